@@ -156,6 +156,23 @@ identifier! {
     RequestId, 16
 }
 
+identifier! {
+    /// A launch digest or measurement register.
+    Measurement, 48
+}
+identifier! {
+    /// AMD's name of one processor.
+    ChipId, 64
+}
+identifier! {
+    /// Intel's name of one platform.
+    PlatformInstanceId, 16
+}
+identifier! {
+    /// TDX extended feature mask, in the byte order of the quote.
+    Xfam, 8
+}
+
 impl ManifestHash {
     /// Hash of a manifest's bytes.
     pub fn of(bytes: &[u8]) -> Self {
@@ -202,10 +219,7 @@ mod tests {
     #[test]
     fn transition_vectors_of_the_spec() {
         let manifest = ManifestHash::of(b"{}");
-        assert_eq!(
-            manifest.to_string(),
-            "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
-        );
+        assert_eq!(manifest.to_string(), "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a");
         let first = TransitionHash::chain(None, manifest);
         assert_eq!(first.to_string(), "a48bf97e27b31e740c70c45c448a6662348ac17929be75f4575cad36401c8211");
         let second = TransitionHash::chain(Some(first), manifest);

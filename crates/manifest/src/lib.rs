@@ -8,10 +8,21 @@
 //! Source: spec `manifest-and-cli.md` section 1, `control-plane.md` sections 3.1 to 3.3 and 6.
 
 mod digest;
+mod keys;
+mod manifest;
+mod reference_values;
 mod time;
 
-pub use digest::{
-    EvidenceHash, InvalidId, KeyDigest, ManifestHash, PolicyHash, ReplicaId, RequestId, SerialNumber,
-    TransitionHash,
+pub use self::{
+    digest::{
+        ChipId, EvidenceHash, InvalidId, KeyDigest, ManifestHash, Measurement, PlatformInstanceId,
+        PolicyHash, ReplicaId, RequestId, SerialNumber, TransitionHash, Xfam,
+    },
+    keys::OwnerKey,
+    manifest::{MAX_MANIFEST_BYTES, MAX_POLICIES, Manifest, ManifestBody, ManifestError, PolicyEntry, Role},
+    reference_values::{
+        GuestPolicy, PlatformInfo, ReferenceValues, SnpProduct, SnpReferenceValues, SnpTcb,
+        TdxReferenceValues,
+    },
+    time::{InvalidTimestamp, Timestamp},
 };
-pub use time::{InvalidTimestamp, Timestamp};

@@ -1,0 +1,344 @@
+//! `manifest.json`: reading, checking, writing.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    ManifestHash, PolicyHash, ReferenceValues, SnpProduct,
+    digest::KeyDigest,
+    keys::OwnerKey,
+    reference_values::{SnpReferenceValues, TdxReferenceValues},
+};
+
+/// Largest accepted manifest, in bytes.
+pub const MAX_MANIFEST_BYTES: usize = 4 << 20;
+/// Most workloads in one manifest.
+pub const MAX_POLICIES: usize = 10_000;
+
+/// A manifest as it was received: the bytes that are hashed, and what they say.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Manifest {
+    bytes: Vec<u8>,
+    hash: ManifestHash,
+    body: ManifestBody,
+}
+
+/// The fields of a manifest.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ManifestBody {
+    /// Workloads by the hash of their policy document.
+    pub policies: BTreeMap<PolicyHash, PolicyEntry>,
+    /// Hardware and firmware that may carry them.
+    pub reference_values: ReferenceValues,
+    /// Keys that may change the manifest; empty (and no digests): updates are disabled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub workload_owner_pub_keys: Vec<OwnerKey>,
+    /// Older form of the same: SHA-256 of the keys.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub workload_owner_key_digests: Vec<KeyDigest>,
+    /// Keys that can recover the Coordinator, RSA in PKCS#1 DER; fixed by the first manifest.
+    #[serde(default, alias = "SeedshareOwnerKeys", skip_serializing_if = "Vec::is_empty")]
+    pub seedshare_owner_pub_keys: Vec<OwnerKey>,
+    /// Oldest HTTP API that may serve this deployment: `v<N>`.
+    #[serde(rename = "MinimumAPIVersion", default, skip_serializing_if = "String::is_empty")]
+    pub minimum_api_version: String,
+}
+
+/// What a workload with a given policy gets.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PolicyEntry {
+    /// Names in its certificate: IP addresses, URIs, else DNS names. The first DNS name is the CN.
+    #[serde(rename = "SANs", default)]
+    pub sans: Vec<String>,
+    /// Names its workload secret; empty means it gets none.
+    #[serde(rename = "WorkloadSecretID", default, skip_serializing_if = "String::is_empty")]
+    pub workload_secret_id: String,
+    /// What else it may be.
+    #[serde(rename = "Role", default, skip_serializing_if = "Role::is_none")]
+    pub role: Role,
+}
+
+/// Extra rights of a workload.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Role {
+    /// An ordinary workload.
+    #[default]
+    #[serde(rename = "")]
+    None,
+    /// A Coordinator: may receive the seed from its peers.
+    #[serde(rename = "coordinator")]
+    Coordinator,
+}
+
+impl Role {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+    fn is_none(&self) -> bool {
+        *self == Self::None
+    }
+}
+
+/// Why bytes are not an acceptable manifest.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ManifestError {
+    /// Larger than [`MAX_MANIFEST_BYTES`].
+    #[error("manifest is {found} bytes long, at most {MAX_MANIFEST_BYTES} are accepted")]
+    TooLarge {
+        /// Size found, in bytes.
+        found: usize,
+    },
+    /// Not JSON, or not of the manifest's shape.
+    #[error("manifest is not valid: {message}")]
+    Malformed {
+        /// What the JSON reader says, with line and column.
+        message: String,
+    },
+    /// JSON of the right shape that breaks a rule.
+    #[error("manifest is not valid: {path}: {rule}, got {found}")]
+    Invalid {
+        /// JSON path of the value.
+        path: String,
+        /// The rule, as an expectation.
+        rule: &'static str,
+        /// The value found.
+        found: String,
+    },
+}
+
+impl Manifest {
+    /// Reads and fully checks a manifest. The bytes are kept as they are: they are what is hashed.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
+        if bytes.len() > MAX_MANIFEST_BYTES {
+            return Err(ManifestError::TooLarge { found: bytes.len() });
+        }
+        let body: ManifestBody = serde_json::from_slice(bytes)
+            .map_err(|error| ManifestError::Malformed { message: error.to_string() })?;
+        body.validate()?;
+        Ok(Self { bytes: bytes.to_vec(), hash: ManifestHash::of(bytes), body })
+    }
+
+    /// The bytes as received.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// SHA-256 of the bytes.
+    pub fn hash(&self) -> ManifestHash {
+        self.hash
+    }
+
+    /// What the manifest says.
+    pub fn body(&self) -> &ManifestBody {
+        &self.body
+    }
+}
+
+impl std::ops::Deref for Manifest {
+    type Target = ManifestBody;
+
+    fn deref(&self) -> &ManifestBody {
+        &self.body
+    }
+}
+
+fn invalid(path: impl Into<String>, rule: &'static str, found: impl ToString) -> ManifestError {
+    ManifestError::Invalid { path: path.into(), rule, found: found.to_string() }
+}
+
+impl ManifestBody {
+    /// The manifest's text: two-space indent and a trailing newline.
+    pub fn to_json(&self) -> Vec<u8> {
+        let mut bytes = serde_json::to_vec_pretty(self).unwrap_or_default();
+        bytes.push(b'\n');
+        bytes
+    }
+
+    /// Whether evidence of simulated platforms, and only that, is accepted.
+    pub fn is_simulated(&self) -> bool {
+        !self.reference_values.simulated_roots.is_empty()
+    }
+
+    /// SHA-256 of every key that may change the manifest.
+    pub fn workload_owner_digests(&self) -> impl Iterator<Item = KeyDigest> {
+        let full = self.workload_owner_pub_keys.iter().map(OwnerKey::digest);
+        full.chain(self.workload_owner_key_digests.iter().copied())
+    }
+
+    /// Checks every rule that does not need the policies' text.
+    pub fn validate(&self) -> Result<(), ManifestError> {
+        if self.policies.is_empty() || self.policies.len() > MAX_POLICIES {
+            return Err(invalid("Policies", "expected 1 to 10000 entries", self.policies.len()));
+        }
+        if !self.policies.values().any(|entry| entry.role == Role::Coordinator) {
+            return Err(invalid("Policies", "expected an entry with role \"coordinator\"", "none"));
+        }
+        for (hash, entry) in &self.policies {
+            entry.validate(hash)?;
+        }
+        self.validate_owners()?;
+        self.reference_values.validate()?;
+        let version = &self.minimum_api_version;
+        if !version.is_empty() && version.strip_prefix('v').is_none_or(|n| n.parse::<u16>().is_err()) {
+            return Err(invalid("MinimumAPIVersion", "expected v<N>", version));
+        }
+        Ok(())
+    }
+
+    fn validate_owners(&self) -> Result<(), ManifestError> {
+        let both = !self.workload_owner_pub_keys.is_empty() && !self.workload_owner_key_digests.is_empty();
+        let agree = || {
+            let mut full: Vec<_> = self.workload_owner_pub_keys.iter().map(OwnerKey::digest).collect();
+            let mut digests = self.workload_owner_key_digests.clone();
+            full.sort();
+            digests.sort();
+            full == digests
+        };
+        if both && !agree() {
+            let rule = "expected the digests of WorkloadOwnerPubKeys, as both are present";
+            return Err(invalid("WorkloadOwnerKeyDigests", rule, "others"));
+        }
+        Ok(())
+    }
+}
+
+impl PolicyEntry {
+    fn validate(&self, hash: &PolicyHash) -> Result<(), ManifestError> {
+        let is_dns = |san: &&String| san.parse::<std::net::IpAddr>().is_err() && !san.contains(':');
+        if !self.sans.iter().any(|san| is_dns(&san)) {
+            let rule = "expected at least one DNS name, which becomes the certificate's common name";
+            return Err(invalid(format!("Policies.{hash}.SANs"), rule, format!("{:?}", self.sans)));
+        }
+        if let Some(san) = self.sans.iter().find(|san| san.is_empty() || san.len() > 253 || !san.is_ascii()) {
+            return Err(invalid(format!("Policies.{hash}.SANs"), "expected 1 to 253 ASCII characters", san));
+        }
+        if self.workload_secret_id.len() > 1024 {
+            let path = format!("Policies.{hash}.WorkloadSecretID");
+            return Err(invalid(path, "expected at most 1024 bytes", self.workload_secret_id.len()));
+        }
+        Ok(())
+    }
+}
+
+impl ReferenceValues {
+    fn validate(&self) -> Result<(), ManifestError> {
+        if self.snp.is_empty() && self.tdx.is_empty() {
+            return Err(invalid("ReferenceValues", "expected at least one snp or tdx entry", "none"));
+        }
+        for (index, entry) in self.snp.iter().enumerate() {
+            entry.validate(&format!("ReferenceValues.snp[{index}]"))?;
+        }
+        for (index, entry) in self.tdx.iter().enumerate() {
+            entry.validate(&format!("ReferenceValues.tdx[{index}]"))?;
+        }
+        Ok(())
+    }
+}
+
+impl SnpReferenceValues {
+    fn validate(&self, path: &str) -> Result<(), ManifestError> {
+        let tcb = &self.minimum_tcb;
+        let required = [
+            ("BootloaderVersion", tcb.bootloader_version),
+            ("TEEVersion", tcb.tee_version),
+            ("SNPVersion", tcb.snp_version),
+            ("MicrocodeVersion", tcb.microcode_version),
+        ];
+        if let Some((name, _)) = required.iter().find(|(_, value)| value.is_none()) {
+            return Err(invalid(format!("{path}.MinimumTCB.{name}"), "expected 0 to 255", "nothing"));
+        }
+        if tcb.fmc_version.is_some() != (self.product_name == SnpProduct::Turin) {
+            let rule = "expected a value for Turin and none for older products";
+            let found = format!("{:?} for {:?}", tcb.fmc_version, self.product_name);
+            return Err(invalid(format!("{path}.MinimumTCB.FMCVersion"), rule, found));
+        }
+        let policy = &self.guest_policy;
+        if policy.debug || policy.migrate_ma {
+            let name = if policy.debug { "Debug" } else { "MigrateMA" };
+            let rule = "expected false, or the host can read or move the guest's memory";
+            return Err(invalid(format!("{path}.GuestPolicy.{name}"), rule, true));
+        }
+        Ok(())
+    }
+}
+
+impl TdxReferenceValues {
+    fn validate(&self, path: &str) -> Result<(), ManifestError> {
+        match self.mr_seam {
+            Some(_) => Ok(()),
+            None => Err(invalid(format!("{path}.MrSeam"), "expected 96 hex digits", "nothing")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn valid() -> Value {
+        json!({
+            "Policies": { "11".repeat(32): { "SANs": ["coordinator", "*"], "Role": "coordinator" } },
+            "ReferenceValues": { "snp": [{
+                "ProductName": "Milan",
+                "TrustedMeasurement": "22".repeat(48),
+                "MinimumTCB": {
+                    "BootloaderVersion": 3, "TEEVersion": 0, "SNPVersion": 8, "MicrocodeVersion": 115
+                },
+            }] },
+            "SomethingNewer": true,
+        })
+    }
+
+    fn refusal(change: impl Fn(&mut Value)) -> String {
+        let mut value = valid();
+        change(&mut value);
+        Manifest::parse(value.to_string().as_bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn bytes_are_kept_and_hashed_as_received() {
+        let text = format!("  {}\n\n", valid());
+        let manifest = Manifest::parse(text.as_bytes()).unwrap();
+        assert_eq!(manifest.bytes(), text.as_bytes());
+        assert_eq!(manifest.hash(), ManifestHash::of(text.as_bytes()));
+    }
+
+    #[test]
+    fn each_broken_rule_is_named_with_its_path() {
+        let cases: [(&str, String); 5] = [
+            (
+                "Policies: expected an entry with role",
+                refusal(|m| m["Policies"]["11".repeat(32)]["Role"] = json!("")),
+            ),
+            (".SANs: expected at least one DNS name", {
+                refusal(|m| m["Policies"]["11".repeat(32)]["SANs"] = json!(["10.0.0.1"]))
+            }),
+            ("ReferenceValues.snp[0].MinimumTCB.SNPVersion", {
+                refusal(|m| m["ReferenceValues"]["snp"][0]["MinimumTCB"]["SNPVersion"] = Value::Null)
+            }),
+            ("ReferenceValues.snp[0].GuestPolicy.Debug", {
+                refusal(|m| m["ReferenceValues"]["snp"][0]["GuestPolicy"] = json!({ "Debug": true }))
+            }),
+            ("at least one snp or tdx entry", refusal(|m| m["ReferenceValues"] = json!({}))),
+        ];
+        for (expected, found) in cases {
+            assert!(found.contains(expected), "{found:?} does not name {expected:?}");
+        }
+    }
+
+    #[test]
+    fn null_and_wrong_types_are_refused_with_a_position() {
+        assert!(Manifest::parse(b"null").unwrap_err().to_string().contains("line 1 column 4"));
+        assert!(refusal(|m| m["Policies"] = json!({ "zz": {} })).contains("64 hex digits"));
+    }
+
+    #[test]
+    fn written_manifest_reads_back() {
+        let body = Manifest::parse(valid().to_string().as_bytes()).unwrap().body().clone();
+        let text = body.to_json();
+        assert!(text.ends_with(b"}\n"));
+        assert_eq!(Manifest::parse(&text).unwrap().body(), &body);
+    }
+}
