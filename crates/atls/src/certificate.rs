@@ -137,7 +137,8 @@ impl PeerCertificate {
             return Err(CertificateError::Malformed(format!("{} bytes follow it", rest.len())));
         }
         certificate.verify_signature(None).map_err(|_| CertificateError::NotSelfSigned)?;
-        let (from, to) = (certificate.validity.not_before.timestamp(), certificate.validity.not_after.timestamp());
+        let (from, to) =
+            (certificate.validity.not_before.timestamp(), certificate.validity.not_after.timestamp());
         if !i64::try_from(now.as_secs()).is_ok_and(|at| (from..=to).contains(&at)) {
             return Err(CertificateError::Expired { from, to, now });
         }
@@ -167,9 +168,9 @@ fn evidence_of(
 ) -> Result<Option<Evidence>, CertificateError> {
     let mut found = Vec::new();
     for extension in certificate.extensions() {
-        let known = EvidenceOid::ALL.into_iter().find(|oid| {
-            Oid::from(oid.components()).is_ok_and(|components| components == extension.oid)
-        });
+        let known = EvidenceOid::ALL
+            .into_iter()
+            .find(|oid| Oid::from(oid.components()).is_ok_and(|components| components == extension.oid));
         match known {
             Some(oid) => found.push(Evidence { oid, document: extension.value.to_vec() }),
             None if extension.critical && extension.parsed_extension().unsupported() => {

@@ -1,1 +1,65 @@
-//! Placeholder until its first commit.
+//! Keys and signatures: what is derived from the seed, the certificate hierarchy, seed shares.
+//!
+//! Secrets are types of their own that zeroize on drop and have neither `Debug` nor `Display` of
+//! their content; getting at the bytes is spelled `expose`. No I/O, no clock.
+//!
+//! Source: spec control-plane.md sections 4 and 5, design section 5.
+
+mod ca;
+mod deterministic;
+mod engine;
+mod replica_secret;
+mod seed_share;
+mod signing;
+
+pub use ca::{ClaimExtension, IssuedCert, LeafRequest, MeshCa, PublicCa};
+pub use engine::{Salt, Seed, SeedEngine, WorkloadSecret, WorkloadSecretId};
+pub use replica_secret::ReplicaSecret;
+pub use seed_share::{
+    decrypt_seed_share, encrypt_seed_share, generate_seedshare_owner_key, generate_workload_owner_key,
+};
+pub use signing::{CaKey, LogKey, LogPublicKey, TransactionKey, TransactionPublicKey};
+
+/// Why a key operation was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// A secret of the wrong size.
+    #[error("{what} has {found} bytes, expected {expected}")]
+    Length {
+        /// Which value.
+        what: &'static str,
+        /// Its size in bytes.
+        found: usize,
+        /// The rule.
+        expected: &'static str,
+    },
+    /// Bytes that are not a key of the wanted kind.
+    #[error("{what} cannot be read as {expected}")]
+    Malformed {
+        /// Which value.
+        what: &'static str,
+        /// The wanted form.
+        expected: &'static str,
+    },
+    /// Decryption or authentication failed: another key, other associated data, or changed bytes.
+    #[error("{0} does not open with this key")]
+    Sealed(&'static str),
+    /// A certificate could not be made.
+    #[error("cannot make the certificate: {0}")]
+    Certificate(String),
+    /// The cryptographic library refused something that it never should.
+    #[error("the cryptographic library failed in {0}")]
+    Library(&'static str),
+}
+
+/// A signature that does not verify.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("signature does not verify")]
+pub struct SignatureError;
+
+/// Random bytes from the operating system's generator.
+pub fn random<const N: usize>() -> Result<[u8; N], KeyError> {
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| KeyError::Library("the random number generator"))?;
+    Ok(bytes)
+}

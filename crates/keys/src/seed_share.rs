@@ -1,0 +1,101 @@
+//! Seed shares: the seed encrypted to each seedshare owner (spec control-plane.md 5.4), and the
+//! keys of owners.
+
+use aws_lc_rs::{
+    encoding::AsDer as _,
+    rsa::{
+        KeySize, OAEP_SHA256_MGF1SHA256, OaepPrivateDecryptingKey, OaepPublicEncryptingKey,
+        PrivateDecryptingKey, PublicEncryptingKey,
+    },
+};
+use p384::pkcs8::{
+    AlgorithmIdentifierRef, LineEnding, ObjectIdentifier, PrivateKeyInfo, SubjectPublicKeyInfoRef,
+    der::{
+        Decode as _, Encode as _, SecretDocument,
+        asn1::{AnyRef, BitStringRef},
+    },
+};
+use zeroize::Zeroizing;
+
+use crate::{KeyError, Seed};
+
+const LABEL: &[u8] = b"seedshare";
+const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+const ALGORITHM: AlgorithmIdentifierRef<'static> =
+    AlgorithmIdentifierRef { oid: RSA_ENCRYPTION, parameters: Some(AnyRef::NULL) };
+
+/// Encrypts the seed to an owner's RSA key (PKCS#1 DER, 2048 to 8192 bits): RSA-OAEP with SHA-256
+/// and the label `seedshare`.
+pub fn encrypt_seed_share(seed: &Seed, owner_pkcs1_der: &[u8]) -> Result<Vec<u8>, KeyError> {
+    let malformed =
+        || KeyError::Malformed { what: "seedshare owner key", expected: "an RSA key in PKCS#1 DER" };
+    let bits = BitStringRef::from_bytes(owner_pkcs1_der).map_err(|_| malformed())?;
+    let spki = SubjectPublicKeyInfoRef { algorithm: ALGORITHM, subject_public_key: bits };
+    let der = spki.to_der().map_err(|_| malformed())?;
+    let key = PublicEncryptingKey::from_der(&der).map_err(|_| malformed())?;
+    let key = OaepPublicEncryptingKey::new(key).map_err(|_| malformed())?;
+    let mut ciphertext = vec![0; key.ciphertext_size()];
+    let share = key
+        .encrypt(&OAEP_SHA256_MGF1SHA256, seed.expose(), &mut ciphertext, Some(LABEL))
+        .map_err(|_| KeyError::Library("RSA-OAEP"))?;
+    Ok(share.to_vec())
+}
+
+/// Opens a seed share with the owner's private key (PKCS#1 PEM, `RSA PRIVATE KEY`).
+pub fn decrypt_seed_share(share: &[u8], owner_private_pem: &str) -> Result<Seed, KeyError> {
+    let malformed =
+        || KeyError::Malformed { what: "seedshare owner key", expected: "PEM with label RSA PRIVATE KEY" };
+    let (label, pkcs1) = SecretDocument::from_pem(owner_private_pem).map_err(|_| malformed())?;
+    if label != "RSA PRIVATE KEY" {
+        return Err(malformed());
+    }
+    let pkcs8 = PrivateKeyInfo::new(ALGORITHM, pkcs1.as_bytes()).to_der().map(Zeroizing::new);
+    let key = PrivateDecryptingKey::from_pkcs8(&pkcs8.map_err(|_| malformed())?).map_err(|_| malformed())?;
+    let key = OaepPrivateDecryptingKey::new(key).map_err(|_| malformed())?;
+    let mut plain = Zeroizing::new(vec![0; key.min_output_size()]);
+    let seed = key
+        .decrypt(&OAEP_SHA256_MGF1SHA256, share, &mut plain, Some(LABEL))
+        .map_err(|_| KeyError::Sealed("seed share"))?;
+    Seed::from_bytes(seed)
+}
+
+/// Makes a seedshare owner's key, RSA-4096: private as PKCS#1 PEM, public as PKCS#1 DER. Takes
+/// about a second.
+pub fn generate_seedshare_owner_key() -> Result<(Zeroizing<String>, Vec<u8>), KeyError> {
+    let library = |_| KeyError::Library("RSA key generation");
+    let key = PrivateDecryptingKey::generate(KeySize::Rsa4096).map_err(library)?;
+    let pkcs8 = key.as_der().map_err(library)?;
+    let encoding = |_| KeyError::Library("key encoding");
+    let private = PrivateKeyInfo::from_der(pkcs8.as_ref()).map_err(encoding)?;
+    let document = SecretDocument::try_from(private.private_key).map_err(encoding)?;
+    let pem = document.to_pem("RSA PRIVATE KEY", LineEnding::LF).map_err(encoding)?;
+    let spki = key.public_key().as_der().map_err(library)?;
+    let spki = SubjectPublicKeyInfoRef::from_der(spki.as_ref()).map_err(encoding)?;
+    let public = spki.subject_public_key.as_bytes().unwrap_or_default().to_vec();
+    Ok((pem, public))
+}
+
+/// Makes a workload owner's key, P-384: private as SEC1 PEM, public as PKIX DER.
+pub fn generate_workload_owner_key() -> Result<(Zeroizing<String>, Vec<u8>), KeyError> {
+    let key = crate::CaKey::generate()?;
+    Ok((key.to_sec1_pem()?, key.public_der()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn share_opens_with_its_owner_key_only() {
+        let (pem, public) = generate_seedshare_owner_key().unwrap();
+        let seed = Seed::generate().unwrap();
+        let share = encrypt_seed_share(&seed, &public).unwrap();
+        assert_eq!(decrypt_seed_share(&share, &pem).unwrap().expose(), seed.expose());
+
+        let (other, _) = generate_seedshare_owner_key().unwrap();
+        let refused = decrypt_seed_share(&share, &other).err();
+        assert_eq!(refused, Some(KeyError::Sealed("seed share")));
+        assert!(decrypt_seed_share(&share, "no pem").is_err());
+        assert!(encrypt_seed_share(&seed, b"no key").is_err());
+    }
+}
