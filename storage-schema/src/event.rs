@@ -1,0 +1,161 @@
+//! The facts in the log.
+//!
+//! Variants and fields are only ever added; a stored variant keeps its name, its fields and its
+//! meaning. `testdata/events/` holds one file of each, which must decode for ever. Secrets are
+//! never events.
+
+use manifest::{
+    EvidenceHash, KeyDigest, ManifestHash, PolicyHash, ReplicaId, RequestId, SerialNumber, Timestamp,
+    TransitionHash,
+};
+use serde::{Deserialize, Serialize};
+
+/// One entry of a stream.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// When it was decided.
+    pub at: Timestamp,
+    /// Which incarnation of which replica decided it.
+    pub replica: ReplicaId,
+    /// The request that caused it.
+    pub request: RequestId,
+    /// What happened.
+    pub fact: Fact,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Fact {
+    /// A manifest became the current one. Control stream.
+    ManifestSet {
+        /// Number of manifests so far, this one included.
+        generation: u64,
+        /// Content, a blob.
+        manifest: ManifestHash,
+        /// Policy documents that it names, blobs.
+        policies: Vec<PolicyHash>,
+        /// What was in force before.
+        previous: Option<TransitionHash>,
+        /// What is in force now.
+        transition: TransitionHash,
+        /// ECDSA P-384 over the transition, ASN.1 DER.
+        #[serde(with = "serde_bytes")]
+        transition_signature: Vec<u8>,
+        /// Who was allowed to make this change, and by what.
+        authorised_by: Authorisation,
+        /// The new mesh CA key, encrypted under the replica secret.
+        #[serde(with = "serde_bytes")]
+        wrapped_mesh_key: Vec<u8>,
+        /// Root certificate, DER.
+        #[serde(with = "serde_bytes")]
+        root_ca: Vec<u8>,
+        /// Mesh CA certificate, DER.
+        #[serde(with = "serde_bytes")]
+        mesh_ca: Vec<u8>,
+    },
+    /// The seed was encrypted to its owners. Control stream, after the first manifest.
+    SeedSharesCreated {
+        /// SHA-256 of each owner's key, PKCS#1 DER.
+        owners: Vec<KeyDigest>,
+    },
+    /// A seedshare owner gave a restarted Coordinator its seed. Control stream.
+    RecoveredByUser {
+        /// SHA-256 of the owner's key, PKCS#1 DER.
+        owner: KeyDigest,
+        /// Where the history stood.
+        transition: TransitionHash,
+        /// The new mesh CA key, encrypted under the new replica secret.
+        #[serde(with = "serde_bytes")]
+        wrapped_mesh_key: Vec<u8>,
+        /// Root certificate, DER.
+        #[serde(with = "serde_bytes")]
+        root_ca: Vec<u8>,
+        /// Mesh CA certificate, DER.
+        #[serde(with = "serde_bytes")]
+        mesh_ca: Vec<u8>,
+    },
+    /// A peer received the secrets. Replica stream.
+    RecoveryGranted {
+        /// The peer's policy.
+        policy: PolicyHash,
+        /// The peer's platform.
+        platform: String,
+    },
+    /// The secrets came from a peer. Replica stream.
+    RecoveryReceived {
+        /// Address of the peer.
+        from: String,
+    },
+    /// A replica opened its stream. Replica stream, first event.
+    ReplicaStarted {
+        /// Version of the program.
+        version: String,
+    },
+    /// A replica closed its stream in order. Replica stream, last event.
+    ReplicaStopped,
+    /// A workload got a certificate. Replica stream.
+    CertificateIssued {
+        /// Serial number.
+        serial: SerialNumber,
+        /// The certificate, DER.
+        #[serde(with = "serde_bytes")]
+        certificate: Vec<u8>,
+        /// The workload's policy.
+        policy: PolicyHash,
+        /// Names in the certificate.
+        sans: Vec<String>,
+        /// Platform kind, simulated ones marked so.
+        platform: String,
+        /// Raw evidence, a blob.
+        evidence: EvidenceHash,
+        /// Security versions that the evidence reports.
+        tcb: String,
+        /// Manifest history at that moment.
+        transition: TransitionHash,
+    },
+    /// A workload was refused. Replica stream.
+    AttestationRefused {
+        /// Address it came from.
+        source: String,
+        /// Each failed check, with expected and found.
+        reason: String,
+        /// Hash of the evidence, if there was any; the bytes are not kept.
+        evidence: Option<EvidenceHash>,
+    },
+    /// A workload secret left the process. Replica stream.
+    SecretReleased {
+        /// Name of the secret.
+        id: String,
+        /// Certificate it went with.
+        serial: SerialNumber,
+    },
+}
+
+/// By what right a manifest was set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Authorisation {
+    /// The first manifest may be set by anyone.
+    First,
+    /// The client's connection key, by its digest.
+    OwnerKey(KeyDigest),
+    /// A detached signature by the key of that digest.
+    Signature(KeyDigest),
+}
+
+impl Fact {
+    /// The variant's name, as it stands in encodings.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::ManifestSet { .. } => "ManifestSet",
+            Self::SeedSharesCreated { .. } => "SeedSharesCreated",
+            Self::RecoveredByUser { .. } => "RecoveredByUser",
+            Self::RecoveryGranted { .. } => "RecoveryGranted",
+            Self::RecoveryReceived { .. } => "RecoveryReceived",
+            Self::ReplicaStarted { .. } => "ReplicaStarted",
+            Self::ReplicaStopped => "ReplicaStopped",
+            Self::CertificateIssued { .. } => "CertificateIssued",
+            Self::AttestationRefused { .. } => "AttestationRefused",
+            Self::SecretReleased { .. } => "SecretReleased",
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! The log on each engine: what was acknowledged is there, and what was changed is named.
+
+use std::{path::Path, sync::Arc};
+
+use keys::LogKey;
+use manifest::{ReplicaId, RequestId, Timestamp};
+use storage_schema::{
+    AppendError, Event, EventStore, Fact, Log, LogError, MemoryStore, SledStore, StoreError, StreamId,
+};
+
+fn key(n: u8) -> LogKey {
+    LogKey::from_secret(&[n; 32]).unwrap()
+}
+
+fn event(n: u64) -> Event {
+    Event {
+        at: Timestamp::from_millis(1_800_000_000_000 + n),
+        replica: ReplicaId::from_bytes([7; 16]),
+        request: RequestId::from_bytes([9; 16]),
+        fact: Fact::ReplicaStarted { version: n.to_string() },
+    }
+}
+
+fn open<S: EventStore>(store: &Arc<S>, key: Option<&LogKey>) -> Result<(Log<S>, Vec<Event>), LogError> {
+    let mut events = Vec::new();
+    let log = Log::open(Arc::clone(store), StreamId::Control, key.map(LogKey::public), |_, event| {
+        events.push(event);
+    })?;
+    Ok((log, events))
+}
+
+/// Three segments: events 0, 1 to 3, 4.
+fn fill<S: EventStore>(store: &Arc<S>) -> Vec<Event> {
+    let (mut log, _) = open(store, Some(&key(1))).unwrap();
+    let all: Vec<Event> = (0..5).map(event).collect();
+    for part in [&all[..1], &all[1..4], &all[4..]] {
+        log.append(part, &key(1)).unwrap();
+    }
+    all
+}
+
+/// What every engine must do.
+fn conformance<S: EventStore>(store: Arc<S>) {
+    let stream = StreamId::Replica(ReplicaId::from_bytes([3; 16]));
+    assert_eq!(store.streams().unwrap(), []);
+    store.append(&stream, 0, b"zero").unwrap();
+    store.append(&stream, 1, b"one").unwrap();
+    assert_eq!(store.append(&stream, 1, b"other"), Err(StoreError::IndexTaken { stream, index: 1 }));
+    assert!(matches!(store.append(&stream, 9, b"gap"), Err(StoreError::Gap { index: 9, .. })));
+    assert_eq!(store.read(&stream, 0, 1).unwrap(), [(0, b"zero".to_vec())], "at least one");
+    assert_eq!(store.read(&stream, 1, 1 << 20).unwrap(), [(1, b"one".to_vec())]);
+    assert_eq!(store.read(&StreamId::Control, 0, 1 << 20).unwrap(), []);
+    let blob = store.put_blob(b"manifest").unwrap();
+    assert_eq!(store.put_blob(b"manifest").unwrap(), blob);
+    assert_eq!(store.get_blob(&blob).unwrap().unwrap(), b"manifest");
+
+    let all = fill(&store);
+    let (log, replayed) = open(&store, Some(&key(1))).unwrap();
+    assert_eq!(replayed, all);
+    assert_eq!((log.head().size, log.head().segments), (5, 3));
+    assert_eq!(store.streams().unwrap(), [StreamId::Control, stream]);
+}
+
+#[test]
+fn memory_conforms() {
+    conformance(Arc::new(MemoryStore::default()));
+}
+
+#[test]
+fn sled_conforms_and_keeps_everything_over_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    conformance(Arc::new(SledStore::open(directory.path()).unwrap()));
+    let store = Arc::new(SledStore::open(directory.path()).unwrap());
+    assert_eq!(open(&store, Some(&key(1))).unwrap().1.len(), 5);
+}
+
+#[test]
+fn a_second_process_and_another_format_are_refused_by_name() {
+    let refusal = |path: &Path| SledStore::open(path).err().unwrap().to_string();
+    let directory = tempfile::tempdir().unwrap();
+    let first = SledStore::open(directory.path()).unwrap();
+    assert!(refusal(directory.path()).contains("in use by another process"));
+    drop(first);
+    std::fs::write(directory.path().join("FORMAT"), "contrast-event-log 99\n").unwrap();
+    let text = refusal(directory.path());
+    assert!(text.contains("contrast-event-log 99") && text.contains("contrast-event-log 1"), "{text}");
+}
+
+fn refused(tamper: impl FnOnce(&mut Vec<Vec<u8>>)) -> String {
+    let store = Arc::new(MemoryStore::default());
+    fill(&store);
+    store.tamper(&StreamId::Control, tamper);
+    open(&store, Some(&key(1))).err().expect("tampered log was accepted").to_string()
+}
+
+#[test]
+fn every_flipped_byte_is_refused() {
+    let store = Arc::new(MemoryStore::default());
+    fill(&store);
+    let length = store.read(&StreamId::Control, 1, 1).unwrap()[0].1.len();
+    for at in 0..length {
+        let text = refused(|segments| segments[1][at] ^= 1);
+        assert!(text.starts_with("stream control, segment 1, byte"), "byte {at}: {text}");
+    }
+}
+
+#[test]
+fn missing_moved_and_foreign_segments_are_named() {
+    assert!(refused(|s| s[2].truncate(50)).contains("segment 2, cut off at byte 50"));
+    assert!(refused(|s| drop(s.remove(1))).contains("segment 1: index: expected 1, found 2"));
+    assert!(refused(|s| s.swap(0, 1)).contains("segment 0: index: expected 0, found 1"));
+    assert!(refused(|s| s[1].truncate(97)).contains("signature does not cover"));
+
+    let store = Arc::new(MemoryStore::default());
+    fill(&store);
+    let text = open(&store, Some(&key(2))).err().unwrap().to_string();
+    assert!(text.contains("segment 0, byte 1: signed by the key"), "{text}");
+}
+
+#[test]
+fn failed_append_poisons_the_writer_until_it_caught_up() {
+    let store = Arc::new(MemoryStore::default());
+    let (mut log, _) = open(&store, None).unwrap();
+    log.append(&[event(0)], &key(1)).unwrap();
+    store.set_failing(true);
+    assert!(matches!(log.append(&[event(1)], &key(1)), Err(AppendError::Store(_))));
+    store.set_failing(false);
+    assert_eq!(log.append(&[event(1)], &key(1)), Err(AppendError::Poisoned(StreamId::Control)));
+    log.catch_up(|_, _| panic!("nothing was written")).unwrap();
+    assert_eq!(log.append(&[event(1)], &key(1)).unwrap().size, 2);
+}
+
+#[test]
+fn two_writers_cannot_both_win_an_index() {
+    let store = Arc::new(MemoryStore::default());
+    let (mut one, _) = open(&store, None).unwrap();
+    let (mut two, _) = open(&store, None).unwrap();
+    one.append(&[event(0)], &key(1)).unwrap();
+    assert!(matches!(
+        two.append(&[event(1)], &key(1)),
+        Err(AppendError::Store(StoreError::IndexTaken { index: 0, .. }))
+    ));
+    let mut seen = Vec::new();
+    two.catch_up(|sequence, event| seen.push((sequence, event))).unwrap();
+    assert_eq!(seen, [(0, event(0))]);
+    assert_eq!(two.head(), one.head());
+}
+
+proptest::proptest! {
+    /// However events are grouped, and wherever the log is reopened, the same events come back.
+    #[test]
+    fn replay_of_any_prefix_is_that_prefix(groups in proptest::collection::vec(1_u64..5, 0..12)) {
+        let store = Arc::new(MemoryStore::default());
+        let (mut log, _) = open(&store, None).unwrap();
+        let mut written = Vec::new();
+        for size in groups {
+            let start = written.len() as u64;
+            let group: Vec<Event> = (start..start + size).map(event).collect();
+            let head = log.append(&group, &key(1)).unwrap();
+            written.extend(group);
+            let (replayed, events) = open(&store, Some(&key(1))).unwrap();
+            proptest::prop_assert_eq!(&events, &written);
+            proptest::prop_assert_eq!(replayed.head(), head);
+        }
+    }
+
+    /// Bytes of an attacker's choice are an error, not a panic.
+    #[test]
+    fn arbitrary_segments_are_refused(bytes: Vec<u8>) {
+        let store = Arc::new(MemoryStore::default());
+        store.tamper(&StreamId::Control, |segments| segments.push(bytes));
+        proptest::prop_assert!(open(&store, None).is_err());
+    }
+}
