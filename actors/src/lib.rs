@@ -1,1 +1,31 @@
-//! Placeholder until its first commit.
+//! The actors of a Coordinator, their messages and the decisions they make.
+//!
+//! | Actor | Owns |
+//! |---|---|
+//! | [`Ledger`] | the control stream, manifest history, the published [`Snapshot`] |
+//! | [`Journal`] | this incarnation's stream: certificates, refusals, secrets released |
+//! | [`Verifiers`] | a pool that judges evidence |
+//! | [`Authority`] | issuing certificates and workload secrets |
+//! | [`Recovery`] | handing the secrets to peers |
+//!
+//! Requests go one way (edge, Authority, Journal; edge, Ledger); news is the snapshot on a `watch`
+//! channel. Nothing here knows sockets, TLS or protobuf. Source: design sections 5 and 6.
+
+mod attestation;
+mod ca;
+mod clock;
+mod event_log;
+mod manifest;
+mod peer_recovery;
+
+pub use self::{
+    attestation::{Verifiers, VerifyEvidence},
+    ca::{Authority, IssueError, IssueMeshCert, IssuedIdentity},
+    clock::{Clock, FixedClock, SystemClock},
+    event_log::{Append, Journal, JournalError, RecordRefusal},
+    manifest::{
+        Active, Ledger, LedgerError, Phase, Recover, RecoverError, SeedShare, SeedShares, SetManifest,
+        SetManifestError, SetManifestReply, Snapshot, State,
+    },
+    peer_recovery::{HandOver, HandOverError, HandedOver, Recovery},
+};

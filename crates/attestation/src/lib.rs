@@ -1,1 +1,19 @@
-//! Placeholder until its first commit.
+//! Evidence in, claims out (terms of RFC 9334).
+//!
+//! An attester's [`Issuer`] makes [`Evidence`] over [`ReportData`], which binds it to a key and a
+//! nonce. [`verify`] is the verifier: it checks signatures over the bytes as received, up to a
+//! pinned vendor root or to a simulated root that the manifest names, compares the reference
+//! values of the manifest, and returns [`Claims`] or a [`Refusal`] that names every failed check.
+//!
+//! No network, no clock, no executor: calls take about half a millisecond of CPU; run them on a
+//! pool. Source: spec attestation.md, control-plane.md 2.5 to 2.7, 3.2 and 4.4.
+
+mod evidence;
+#[cfg(feature = "simulated")]
+pub mod simulated;
+mod snp;
+mod verify;
+
+pub use evidence::{Evidence, EvidenceError, EvidenceOid, IssueError, Issuer, Platform, ReportData};
+pub use snp::{Claims, SnpEvidence, Tcb};
+pub use verify::{FailedCheck, Refusal, verify};

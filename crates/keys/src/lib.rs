@@ -18,7 +18,7 @@ pub use replica_secret::ReplicaSecret;
 pub use seed_share::{
     decrypt_seed_share, encrypt_seed_share, generate_seedshare_owner_key, generate_workload_owner_key,
 };
-pub use signing::{CaKey, LogKey, LogPublicKey, TransactionKey, TransactionPublicKey};
+pub use signing::{CaKey, LogKey, LogPublicKey, TransactionKey, TransactionPublicKey, verify_ecdsa_sha256};
 
 /// Why a key operation was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,0 +1,17 @@
+//! `Ledger`: the only writer of manifest history.
+//!
+//! [`State`] is plain data. `decide_*` reads it and says what a command would cause;
+//! [`State::apply`] folds an event in. Neither reads a clock, draws randomness or touches the disk,
+//! so replaying a log always rebuilds the state it came from. The actor around it does one thing
+//! in order: decide, append, apply, publish.
+
+mod actor;
+mod messages;
+mod state;
+
+pub use actor::Ledger;
+pub use messages::{
+    LedgerError, Recover, RecoverError, SeedShare, SeedShares, SetManifest, SetManifestError,
+    SetManifestReply,
+};
+pub use state::{Active, Entry, Phase, Snapshot, State};

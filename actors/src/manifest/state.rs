@@ -1,0 +1,183 @@
+//! What the control stream means, and what may be added to it.
+
+use std::sync::Arc;
+
+use keys::{MeshCa, ReplicaSecret, SeedEngine};
+use manifest::{KeyDigest, Manifest, ManifestHash, OwnerKey, PolicyHash, Role, Timestamp, TransitionHash};
+use storage_schema::{Authorisation, Event, Fact};
+
+use super::messages::{RecoverError, SetManifest, SetManifestError};
+
+/// The fold over the control stream.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct State {
+    entries: Vec<Entry>,
+    recoveries: u64,
+}
+
+/// One manifest of the history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// When it was set.
+    pub at: Timestamp,
+    /// The manifest.
+    pub manifest: ManifestHash,
+    /// The policies that came with it.
+    pub policies: Vec<PolicyHash>,
+    /// The transition it made.
+    pub transition: TransitionHash,
+    /// That transition's signature, ASN.1 DER.
+    pub signature: Vec<u8>,
+}
+
+impl State {
+    /// The history, oldest first.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// What is in force.
+    pub fn latest(&self) -> Option<&Entry> {
+        self.entries.last()
+    }
+
+    /// How often a seedshare owner brought the seed back.
+    pub fn recoveries(&self) -> u64 {
+        self.recoveries
+    }
+
+    /// Folds one event in. Total: every event that was stored can be applied.
+    pub fn apply(&mut self, event: &Event) {
+        match &event.fact {
+            Fact::ManifestSet { manifest, policies, transition, transition_signature, .. } => {
+                self.entries.push(Entry {
+                    at: event.at,
+                    manifest: *manifest,
+                    policies: policies.clone(),
+                    transition: *transition,
+                    signature: transition_signature.clone(),
+                });
+            }
+            Fact::RecoveredByUser { .. } => self.recoveries += 1,
+            Fact::SeedSharesCreated { .. }
+            | Fact::RecoveryGranted { .. }
+            | Fact::RecoveryReceived { .. }
+            | Fact::ReplicaStarted { .. }
+            | Fact::ReplicaStopped
+            | Fact::CertificateIssued { .. }
+            | Fact::AttestationRefused { .. }
+            | Fact::SecretReleased { .. } => {}
+        }
+    }
+
+    /// Whether `cmd` may extend the history, and by what right. `current` is the manifest in force.
+    pub fn decide_set_manifest(
+        &self,
+        cmd: &SetManifest,
+        current: Option<&Manifest>,
+    ) -> Result<(TransitionHash, Authorisation), SetManifestError> {
+        let latest = self.latest().map(|entry| entry.transition);
+        if let Some(got) = cmd.previous
+            && got != latest.unwrap_or(TransitionHash::ZERO)
+        {
+            return Err(SetManifestError::StaleTransition { expected: latest, got });
+        }
+        for hash in cmd.manifest.policies.keys() {
+            if !cmd.policies.iter().any(|policy| PolicyHash::of(policy) == *hash) {
+                return Err(SetManifestError::PolicyMissing(*hash));
+            }
+        }
+        let transition = TransitionHash::chain(latest, cmd.manifest.hash());
+        let Some(current) = current else { return Ok((transition, Authorisation::First)) };
+        if current.seedshare_owner_pub_keys != cmd.manifest.seedshare_owner_pub_keys {
+            return Err(SetManifestError::SeedshareOwnersChanged);
+        }
+        Ok((transition, authorise(current, cmd, &transition)?))
+    }
+
+    /// Whether the owner of `key` may bring the seed back.
+    pub fn decide_recover(&self, key: KeyDigest, current: &Manifest) -> Result<TransitionHash, RecoverError> {
+        let owners = &current.seedshare_owner_pub_keys;
+        if !owners.iter().map(OwnerKey::digest).any(|owner| owner == key) {
+            return Err(RecoverError::NotAnOwner(key));
+        }
+        self.latest().map(|entry| entry.transition).ok_or(RecoverError::NothingToRecover)
+    }
+}
+
+/// By the client's key or by a detached signature, each from a workload owner of the manifest in
+/// force (spec control-plane.md 7.3 and 7.4).
+fn authorise(
+    current: &Manifest,
+    cmd: &SetManifest,
+    transition: &TransitionHash,
+) -> Result<Authorisation, SetManifestError> {
+    if current.workload_owner_digests().next().is_none() {
+        return Err(SetManifestError::UpdatesDisabled);
+    }
+    if let Some(signature) = &cmd.signature {
+        let message = transition.to_string();
+        let signer = current
+            .workload_owner_pub_keys
+            .iter()
+            .find(|owner| keys::verify_ecdsa_sha256(owner.der(), message.as_bytes(), signature).is_ok());
+        return signer
+            .map(|owner| Authorisation::Signature(owner.digest()))
+            .ok_or(SetManifestError::UntrustedSignature);
+    }
+    let caller = cmd.caller.ok_or(SetManifestError::NoKey)?;
+    if current.workload_owner_digests().any(|owner| owner == caller) {
+        Ok(Authorisation::OwnerKey(caller))
+    } else {
+        Err(SetManifestError::NotAnOwner(caller))
+    }
+}
+
+/// What everybody but the ledger sees: immutable, replaced as a whole.
+#[derive(Clone)]
+pub struct Snapshot {
+    /// The folded history.
+    pub state: Arc<State>,
+    /// What the Coordinator can do now.
+    pub phase: Phase,
+}
+
+/// What a Coordinator can do (spec control-plane.md 7.1).
+#[derive(Clone)]
+pub enum Phase {
+    /// No manifest was ever set.
+    Uninitialised,
+    /// There is a history, but the seed is not in memory.
+    NeedsRecovery,
+    /// In force.
+    Active(Arc<Active>),
+}
+
+/// A manifest in force, with the keys to act on it.
+pub struct Active {
+    /// Number of manifests so far.
+    pub generation: u64,
+    /// The transition in force.
+    pub transition: TransitionHash,
+    /// Its signature, ASN.1 DER.
+    pub signature: Vec<u8>,
+    /// The manifest.
+    pub manifest: Arc<Manifest>,
+    /// Keys of the deployment.
+    pub engine: Arc<SeedEngine>,
+    /// Certificate authority of this generation.
+    pub ca: MeshCa,
+    /// Secret shared with the other replicas.
+    pub replica_secret: ReplicaSecret,
+    /// Every manifest, oldest first.
+    pub manifests: Vec<Arc<[u8]>>,
+    /// Every policy document of the history.
+    pub policies: Vec<Arc<[u8]>>,
+}
+
+impl Active {
+    /// Whether a workload with this policy may receive the secrets of a Coordinator.
+    pub fn is_coordinator(&self, policy: &PolicyHash) -> bool {
+        self.manifest.policies.get(policy).is_some_and(|entry| entry.role == Role::Coordinator)
+    }
+}

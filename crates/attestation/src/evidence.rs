@@ -1,0 +1,135 @@
+//! What travels: evidence, and what it is bound to.
+
+use std::fmt;
+
+use aws_lc_rs::digest::{self, SHA512};
+
+/// Largest evidence document accepted, in bytes: a report with its chain and CRL takes about 10 KiB.
+pub(crate) const MAX_DOCUMENT_BYTES: usize = 64 << 10;
+
+/// An attestation document as it sits in a certificate extension.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Evidence {
+    /// Kind of document.
+    pub oid: EvidenceOid,
+    /// The document, exactly the extension's value.
+    pub document: Vec<u8>,
+}
+
+/// Kinds of evidence documents, named by their extension (spec control-plane.md 2.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EvidenceOid {
+    /// `sevsnp.Attestation`, protobuf.
+    Snp,
+    /// `tdx.QuoteV4`, protobuf.
+    Tdx,
+    /// Upstream's unsigned JSON.
+    Insecure,
+}
+
+impl EvidenceOid {
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::Snp, Self::Tdx, Self::Insecure];
+
+    /// The object identifier.
+    pub fn components(self) -> &'static [u64] {
+        match self {
+            Self::Snp => &[1, 3, 9901, 2, 1],
+            Self::Tdx => &[1, 3, 9901, 2, 2],
+            Self::Insecure => &[1, 3, 9901, 2, 3],
+        }
+    }
+}
+
+/// The 64 bytes that evidence is made over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct ReportData([u8; 64]);
+
+impl ReportData {
+    /// Binds evidence to a connection: `SHA-512(SubjectPublicKeyInfo DER || peer's nonce)`.
+    pub fn bind(spki_der: &[u8], nonce: &[u8]) -> Self {
+        let mut context = digest::Context::new(&SHA512);
+        context.update(spki_der);
+        context.update(nonce);
+        let mut bytes = [0; 64];
+        bytes.copy_from_slice(context.finish().as_ref());
+        Self(bytes)
+    }
+
+    /// Report data of any other protocol.
+    pub fn from_bytes(bytes: [u8; 64]) -> Self {
+        Self(bytes)
+    }
+
+    /// The raw bytes.
+    pub fn as_bytes(&self) -> &[u8; 64] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for ReportData {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ReportData({})", hex::encode(self.0))
+    }
+}
+
+/// What a workload runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Platform {
+    /// AMD SEV-SNP hardware.
+    SevSnp,
+    /// Report format of SEV-SNP, signed by a self-made root. Protects nothing.
+    SimulatedSnp,
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::SevSnp => "sev-snp",
+            Self::SimulatedSnp => "simulated-snp (NOT HARDWARE)",
+        })
+    }
+}
+
+/// Makes evidence for this machine. Calls block: hardware takes milliseconds to seconds.
+pub trait Issuer: Send + Sync {
+    /// Evidence over `data`.
+    fn issue(&self, data: &ReportData) -> Result<Evidence, IssueError>;
+}
+
+/// Why evidence could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum IssueError {
+    /// A file or device.
+    #[error("cannot make evidence: {path}: {source}")]
+    Io {
+        /// Which one.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The platform's key or answer is unusable.
+    #[error("cannot make evidence: {0}")]
+    Platform(String),
+}
+
+/// Why bytes are not an evidence document.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EvidenceError {
+    /// Over the limit.
+    #[error("evidence has {0} bytes, at most {MAX_DOCUMENT_BYTES} are accepted")]
+    TooLarge(usize),
+    /// Not the protobuf message.
+    #[error("evidence is malformed: {0}")]
+    Malformed(String),
+    /// A field of the wrong size.
+    #[error("evidence is malformed: {field} has {found} bytes, expected {expected}")]
+    Length {
+        /// The field.
+        field: &'static str,
+        /// Size expected, in bytes.
+        expected: usize,
+        /// Size found, in bytes.
+        found: usize,
+    },
+}

@@ -1,0 +1,15 @@
+//! AMD SEV-SNP: the report, its wire form, its chain of certificates, and what it claims.
+
+mod chain;
+mod claims;
+mod protobuf;
+mod report;
+mod tcb;
+
+pub(crate) use chain::{Chain, Root};
+pub use claims::Claims;
+pub use protobuf::SnpEvidence;
+pub(crate) use report::{Report, SigningKey};
+#[cfg(feature = "simulated")]
+pub(crate) use report::{REPORT_BYTES, SIGNED_BYTES};
+pub use tcb::Tcb;
