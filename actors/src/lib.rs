@@ -24,7 +24,7 @@ pub use self::{
     clock::{Clock, FixedClock, SystemClock},
     event_log::{Append, Journal, JournalError, RecordRefusal},
     manifest::{
-        Active, Ledger, LedgerError, Phase, Recover, RecoverError, SeedShare, SeedShares, SetManifest,
+        Active, Entry, Ledger, LedgerError, Phase, Recover, RecoverError, SeedShare, SeedShares, SetManifest,
         SetManifestError, SetManifestReply, Snapshot, State,
     },
     peer_recovery::{HandOver, HandOverError, HandedOver, Recovery},

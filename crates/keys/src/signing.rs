@@ -5,10 +5,15 @@ use aws_lc_rs::signature::{
     KeyPair as _, UnparsedPublicKey,
 };
 use manifest::TransitionHash;
-use p384::ecdsa::signature::hazmat::PrehashSigner as _;
 use p384::{
-    ecdsa::{DerSignature, Signature, SigningKey, VerifyingKey, signature::hazmat::{PrehashSigner as _, PrehashVerifier as _}},
-    pkcs8::{DecodePrivateKey as _, DecodePublicKey as _, EncodePrivateKey as _, EncodePublicKey as _},
+    ecdsa::{
+        DerSignature, Signature, SigningKey, VerifyingKey,
+        signature::hazmat::{PrehashSigner as _, PrehashVerifier as _},
+    },
+    pkcs8::{
+        DecodePrivateKey as _, DecodePublicKey as _, EncodePrivateKey as _, EncodePublicKey as _,
+        SubjectPublicKeyInfoRef, der::Decode as _,
+    },
 };
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;

@@ -1,0 +1,163 @@
+//! `Authority`: certificates and workload secrets for verified workloads. Signing happens on a
+//! pool; nothing leaves before its event is on disk.
+
+use std::sync::Arc;
+
+use actix::{Actor, Addr, Context, Handler, Message, ResponseFuture, Supervised, SyncArbiter, SyncContext};
+use attestation::Claims;
+use keys::{ClaimExtension, IssuedCert, KeyError, LeafRequest, WorkloadSecret, WorkloadSecretId};
+use manifest::{EvidenceHash, PolicyHash, RequestId, Timestamp};
+use storage_schema::{EventStore, Fact};
+
+use crate::{Active, Append, Clock, Journal, JournalError};
+
+/// Issues a certificate for a verified workload.
+#[derive(Message)]
+#[rtype(result = "Result<IssuedIdentity, IssueError>")]
+pub struct IssueMeshCert {
+    /// What was in force when the workload was verified.
+    pub active: Arc<Active>,
+    /// What was verified.
+    pub claims: Claims,
+    /// The evidence it was verified by, for the auditor.
+    pub evidence: Vec<u8>,
+    /// The workload's key, SubjectPublicKeyInfo DER.
+    pub spki_der: Vec<u8>,
+    /// The request.
+    pub request: RequestId,
+}
+
+/// What a workload gets.
+pub struct IssuedIdentity {
+    /// Its certificate.
+    pub certificate: IssuedCert,
+    /// Its secret, if its manifest entry names one.
+    pub secret: Option<WorkloadSecret>,
+}
+
+/// Why a workload got nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum IssueError {
+    /// Genuine evidence of a workload that nobody allowed.
+    #[error("policy {policy} is not in the current manifest (generation {generation}), which lists {listed}")]
+    UnknownPolicy {
+        /// The workload's policy.
+        policy: PolicyHash,
+        /// Number of the manifest in force.
+        generation: u64,
+        /// How many policies it lists.
+        listed: usize,
+    },
+    /// A key operation.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The event was not recorded.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// An actor is being rebuilt.
+    #[error("the certificate authority is restarting; try again")]
+    Restarting,
+}
+
+/// Issues certificates.
+pub struct Authority<S: EventStore, C: Clock + Unpin> {
+    journal: Addr<Journal<S, C>>,
+    signers: Addr<Signers>,
+    clock: C,
+}
+
+impl<S: EventStore, C: Clock + Unpin + Clone> Authority<S, C> {
+    /// An authority with a pool of `threads` signers.
+    pub fn new(journal: Addr<Journal<S, C>>, clock: C, threads: usize) -> Self {
+        Self { journal, signers: SyncArbiter::start(threads, || Signers), clock }
+    }
+}
+
+impl<S: EventStore, C: Clock + Unpin> Actor for Authority<S, C> {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(1024);
+    }
+}
+
+impl<S: EventStore, C: Clock + Unpin> Supervised for Authority<S, C> {}
+
+impl<S: EventStore, C: Clock + Unpin> Handler<IssueMeshCert> for Authority<S, C> {
+    type Result = ResponseFuture<Result<IssuedIdentity, IssueError>>;
+
+    fn handle(&mut self, msg: IssueMeshCert, _: &mut Self::Context) -> Self::Result {
+        let (journal, signers, now) = (self.journal.clone(), self.signers.clone(), self.clock.now());
+        Box::pin(async move {
+            let (active, request, evidence) = (Arc::clone(&msg.active), msg.request, msg.evidence.clone());
+            let signed = signers.send(Sign { msg, now }).await.map_err(|_| IssueError::Restarting)??;
+            let append = Append {
+                facts: signed.facts,
+                blobs: vec![evidence],
+                request,
+                engine: Arc::clone(&active.engine),
+            };
+            journal.send(append).await.map_err(|_| IssueError::Restarting)??;
+            Ok(signed.identity)
+        })
+    }
+}
+
+/// One worker of the signing pool.
+struct Signers;
+
+impl Actor for Signers {
+    type Context = SyncContext<Self>;
+}
+
+#[derive(Message)]
+#[rtype(result = "Result<Signed, IssueError>")]
+struct Sign {
+    msg: IssueMeshCert,
+    now: Timestamp,
+}
+
+struct Signed {
+    identity: IssuedIdentity,
+    facts: Vec<Fact>,
+}
+
+impl Handler<Sign> for Signers {
+    type Result = Result<Signed, IssueError>;
+
+    fn handle(&mut self, Sign { msg, now }: Sign, _: &mut Self::Context) -> Self::Result {
+        let (active, claims) = (&msg.active, &msg.claims);
+        let policy = claims.policy_hash();
+        let entry = active.manifest.policies.get(&policy).ok_or(IssueError::UnknownPolicy {
+            policy,
+            generation: active.generation,
+            listed: active.manifest.policies.len(),
+        })?;
+        let secret_id = WorkloadSecretId::new(&entry.workload_secret_id);
+        let extensions: Vec<ClaimExtension> =
+            claims.extensions().into_iter().map(|(oid, der)| ClaimExtension { oid, der }).collect();
+        let request = LeafRequest {
+            spki_der: &msg.spki_der,
+            sans: &entry.sans,
+            workload_secret_id: secret_id.as_ref(),
+            claims: &extensions,
+        };
+        let certificate = active.ca.issue(&request, now)?;
+        let secret = secret_id.as_ref().map(|id| active.engine.workload_secret(id)).transpose()?;
+        let mut facts = vec![Fact::CertificateIssued {
+            serial: certificate.serial,
+            certificate: certificate.der.clone(),
+            policy,
+            sans: entry.sans.clone(),
+            platform: claims.platform().to_string(),
+            evidence: EvidenceHash::of(&msg.evidence),
+            tcb: claims.reported_tcb().to_string(),
+            transition: active.transition,
+        }];
+        facts.extend(secret_id.map(|id| Fact::SecretReleased {
+            id: id.as_str().to_owned(),
+            serial: certificate.serial,
+        }));
+        Ok(Signed { identity: IssuedIdentity { certificate, secret }, facts })
+    }
+}

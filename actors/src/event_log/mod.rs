@@ -1,0 +1,213 @@
+//! `Journal`: the writer of this incarnation's stream.
+//!
+//! Group commit: whatever waits while the last commit is under way becomes the next segment. The
+//! journal gathers, a [`Writer`] on a thread of its own appends and flushes, and only then is
+//! anybody answered.
+
+use std::sync::Arc;
+
+use actix::{
+    Actor, ActorFutureExt as _, Addr, AsyncContext as _, Context, Handler, Message, ResponseFuture,
+    Supervised, SyncContext, WrapFuture as _,
+};
+use keys::SeedEngine;
+use manifest::{EvidenceHash, ReplicaId, RequestId};
+use storage_schema::{AppendError, Event, EventStore, Fact, Log, LogError, StoreError, StreamId};
+use tokio::sync::oneshot;
+
+use crate::Clock;
+
+/// Most events that wait for a commit.
+const MAX_WAITING: usize = 8192;
+/// Most refusals recorded between two of anything else, so that an attacker cannot fill the disk.
+const MAX_REFUSALS: u32 = 1000;
+
+/// Why events were not recorded.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum JournalError {
+    /// Too much waits already.
+    #[error("{MAX_WAITING} events wait to be written; try again in a second")]
+    Full,
+    /// The stream cannot be written.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// The stream cannot be trusted.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The engine.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The actor or its writer is being rebuilt.
+    #[error("the event journal is restarting; try again")]
+    Restarting,
+}
+
+/// Records facts; they are durable when the answer is there.
+#[derive(Message)]
+#[rtype(result = "Result<(), JournalError>")]
+pub struct Append {
+    /// What happened.
+    pub facts: Vec<Fact>,
+    /// Content that the facts name by hash.
+    pub blobs: Vec<Vec<u8>>,
+    /// The request that caused it.
+    pub request: RequestId,
+    /// Whose log key signs.
+    pub engine: Arc<SeedEngine>,
+}
+
+/// Records that a workload was refused; dropped silently once too many came in a row.
+#[derive(Message)]
+#[rtype(result = "Result<(), JournalError>")]
+pub struct RecordRefusal {
+    /// Address it came from.
+    pub source: String,
+    /// Each failed check.
+    pub reason: String,
+    /// Hash of the evidence.
+    pub evidence: Option<EvidenceHash>,
+    /// The request.
+    pub request: RequestId,
+    /// Whose log key signs.
+    pub engine: Arc<SeedEngine>,
+}
+
+type Waiting = (Append, oneshot::Sender<Result<(), JournalError>>);
+
+/// Gathers events for the next commit.
+pub struct Journal<S: EventStore, C: Clock + Unpin> {
+    writer: Addr<Writer<S, C>>,
+    waiting: Vec<Waiting>,
+    committing: bool,
+    refusals: u32,
+}
+
+impl<S: EventStore, C: Clock + Unpin> Journal<S, C> {
+    /// A journal whose stream is named by this incarnation.
+    pub fn new(store: &Arc<S>, clock: C, replica: ReplicaId) -> Self
+    where
+        C: Clone,
+    {
+        let store = Arc::clone(store);
+        let writer = actix::SyncArbiter::start(1, move || Writer {
+            store: Arc::clone(&store),
+            clock: clock.clone(),
+            replica,
+            log: None,
+        });
+        Self { writer, waiting: Vec::new(), committing: false, refusals: 0 }
+    }
+
+    fn commit_waiting(&mut self, ctx: &mut Context<Self>) {
+        if self.committing || self.waiting.is_empty() {
+            return;
+        }
+        self.committing = true;
+        let (batch, replies): (Vec<_>, Vec<_>) = self.waiting.drain(..).unzip();
+        let commit = self.writer.send(Commit(batch));
+        ctx.spawn(commit.into_actor(self).map(|outcome, journal, ctx| {
+            let outcome = outcome.unwrap_or(Err(JournalError::Restarting));
+            for reply in replies {
+                // Whoever hung up in the meantime is not owed an answer.
+                let _ = reply.send(outcome.clone());
+            }
+            journal.committing = false;
+            journal.commit_waiting(ctx);
+        }));
+    }
+}
+
+impl<S: EventStore, C: Clock + Unpin> Actor for Journal<S, C> {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(1024);
+    }
+}
+
+impl<S: EventStore, C: Clock + Unpin> Supervised for Journal<S, C> {
+    fn restarting(&mut self, _: &mut Self::Context) {
+        self.waiting.clear();
+        self.committing = false;
+    }
+}
+
+impl<S: EventStore, C: Clock + Unpin> Handler<Append> for Journal<S, C> {
+    type Result = ResponseFuture<Result<(), JournalError>>;
+
+    fn handle(&mut self, msg: Append, ctx: &mut Self::Context) -> Self::Result {
+        if self.waiting.len() >= MAX_WAITING {
+            return Box::pin(async { Err(JournalError::Full) });
+        }
+        self.refusals = 0;
+        let (reply, answer) = oneshot::channel();
+        self.waiting.push((msg, reply));
+        self.commit_waiting(ctx);
+        Box::pin(async { answer.await.unwrap_or(Err(JournalError::Restarting)) })
+    }
+}
+
+impl<S: EventStore, C: Clock + Unpin> Handler<RecordRefusal> for Journal<S, C> {
+    type Result = ResponseFuture<Result<(), JournalError>>;
+
+    fn handle(&mut self, msg: RecordRefusal, ctx: &mut Self::Context) -> Self::Result {
+        let count = self.refusals.saturating_add(1);
+        if count > MAX_REFUSALS {
+            return Box::pin(async { Ok(()) });
+        }
+        let RecordRefusal { source, reason, evidence, request, engine } = msg;
+        let facts = vec![Fact::AttestationRefused { source, reason, evidence }];
+        let answer = self.handle(Append { facts, blobs: Vec::new(), request, engine }, ctx);
+        self.refusals = count;
+        answer
+    }
+}
+
+/// Appends and flushes. Its stream begins with the first event, because there is no key before.
+struct Writer<S, C> {
+    store: Arc<S>,
+    clock: C,
+    replica: ReplicaId,
+    log: Option<Log<S>>,
+}
+
+#[derive(Message)]
+#[rtype(result = "Result<(), JournalError>")]
+struct Commit(Vec<Append>);
+
+impl<S: EventStore, C: Clock + Unpin> Actor for Writer<S, C> {
+    type Context = SyncContext<Self>;
+}
+
+impl<S: EventStore, C: Clock + Unpin> Handler<Commit> for Writer<S, C> {
+    type Result = Result<(), JournalError>;
+
+    fn handle(&mut self, Commit(batch): Commit, _: &mut Self::Context) -> Self::Result {
+        let Some(engine) = batch.first().map(|append| Arc::clone(&append.engine)) else { return Ok(()) };
+        let (at, replica) = (self.clock.now(), self.replica);
+        let log = match &mut self.log {
+            Some(log) => log,
+            none => {
+                let stream = StreamId::Replica(replica);
+                let key = Some(engine.log_key().public());
+                none.insert(Log::open(Arc::clone(&self.store), stream, key, |_, _| {})?)
+            }
+        };
+        if log.is_poisoned() {
+            log.catch_up(|_, _| {})?;
+        }
+        let mut events = Vec::new();
+        if log.head().size == 0 {
+            let fact = Fact::ReplicaStarted { version: env!("CARGO_PKG_VERSION").to_owned() };
+            events.push(Event { at, replica, request: RequestId::from_bytes([0; 16]), fact });
+        }
+        for Append { facts, blobs, request, .. } in batch {
+            for blob in blobs {
+                self.store.put_blob(&blob)?;
+            }
+            events.extend(facts.into_iter().map(|fact| Event { at, replica, request, fact }));
+        }
+        log.append(&events, engine.log_key())?;
+        Ok(())
+    }
+}

@@ -1,0 +1,96 @@
+//! `Recovery`: the secrets of a Coordinator, for another Coordinator.
+//!
+//! This is the giving side, which existing peers call; finding peers and receiving come with the
+//! store that several replicas share.
+
+use std::sync::Arc;
+
+use actix::{Actor, Addr, Context, Handler, Message, ResponseFuture, Supervised};
+use attestation::Claims;
+use keys::{KeyError, Salt, Seed};
+use manifest::{PolicyHash, RequestId};
+use storage_schema::{EventStore, Fact};
+
+use crate::{Active, Append, Clock, Journal, JournalError};
+
+/// Asks for the secrets on behalf of a verified peer.
+#[derive(Message)]
+#[rtype(result = "Result<HandedOver, HandOverError>")]
+pub struct HandOver {
+    /// What was in force when the peer was verified.
+    pub active: Arc<Active>,
+    /// What was verified.
+    pub claims: Claims,
+    /// The request.
+    pub request: RequestId,
+}
+
+/// The secrets. They leave the process only after the event of it is on disk.
+pub struct HandedOver {
+    /// The seed.
+    pub seed: Seed,
+    /// The salt.
+    pub salt: Salt,
+    /// The mesh CA key, SEC1 PEM.
+    pub mesh_key_pem: String,
+    /// The manifest in force.
+    pub manifest: Vec<u8>,
+}
+
+/// Why a peer got nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum HandOverError {
+    /// A workload, but not a Coordinator.
+    #[error("policy {0} does not have the role coordinator in the current manifest")]
+    NotACoordinator(PolicyHash),
+    /// A key operation.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The event was not recorded.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+/// Hands the secrets to peers.
+pub struct Recovery<S: EventStore, C: Clock + Unpin> {
+    journal: Addr<Journal<S, C>>,
+}
+
+impl<S: EventStore, C: Clock + Unpin> Recovery<S, C> {
+    /// Recovery that records what it does in this journal.
+    pub fn new(journal: Addr<Journal<S, C>>) -> Self {
+        Self { journal }
+    }
+}
+
+impl<S: EventStore, C: Clock + Unpin> Actor for Recovery<S, C> {
+    type Context = Context<Self>;
+}
+
+impl<S: EventStore, C: Clock + Unpin> Supervised for Recovery<S, C> {}
+
+impl<S: EventStore, C: Clock + Unpin> Handler<HandOver> for Recovery<S, C> {
+    type Result = ResponseFuture<Result<HandedOver, HandOverError>>;
+
+    fn handle(&mut self, msg: HandOver, _: &mut Self::Context) -> Self::Result {
+        let journal = self.journal.clone();
+        Box::pin(async move {
+            let HandOver { active, claims, request } = msg;
+            let policy = claims.policy_hash();
+            if !active.is_coordinator(&policy) {
+                return Err(HandOverError::NotACoordinator(policy));
+            }
+            let mesh_key_pem = active.ca.mesh_key().to_sec1_pem()?.to_string();
+            let fact = Fact::RecoveryGranted { policy, platform: claims.platform().to_string() };
+            let engine = Arc::clone(&active.engine);
+            let append = Append { facts: vec![fact], blobs: Vec::new(), request, engine };
+            journal.send(append).await.map_err(|_| JournalError::Restarting)??;
+            Ok(HandedOver {
+                seed: active.engine.seed().clone(),
+                salt: *active.engine.salt(),
+                mesh_key_pem,
+                manifest: active.manifest.bytes().to_vec(),
+            })
+        })
+    }
+}

@@ -1,0 +1,219 @@
+//! Accepts connections: bounded in number, each handshake on its own task and with a deadline,
+//! evidence judged on the verifiers' pool before the first request is read.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use actors::{Active, Phase, RecordRefusal, VerifyEvidence};
+use atls::{PeerCertificate, ServerConfig};
+use attestation::Claims;
+use manifest::{EvidenceHash, RequestId};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+};
+use tokio_rustls::server::TlsStream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::server::Connected;
+
+use crate::wiring::{Actors, now};
+
+/// What a listener asks of its clients.
+#[derive(Clone, Copy)]
+pub(crate) enum PeerPolicy {
+    /// Nothing; a key counts where a request needs one.
+    User,
+    /// Evidence that the manifest accepts.
+    Mesh,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) handshakes: usize,
+    pub(crate) connections: usize,
+}
+
+pub(crate) struct Listener {
+    pub(crate) tls: ServerConfig,
+    pub(crate) policy: PeerPolicy,
+    pub(crate) limits: Limits,
+    pub(crate) actors: Actors,
+    pub(crate) stop: watch::Receiver<bool>,
+}
+
+/// Who is at the other end, for the request handlers.
+#[derive(Clone)]
+pub(crate) enum Peer {
+    /// Of the user listener: the certificate it showed, if any.
+    User(Option<Arc<PeerCertificate>>),
+    /// Of the mesh listener: proven by evidence.
+    Workload(Arc<Workload>),
+    /// Of the mesh listener: refused; every request is answered with the reason.
+    Refused(Arc<str>),
+}
+
+/// A verified workload, and what was in force when it was verified.
+pub(crate) struct Workload {
+    pub(crate) active: Arc<Active>,
+    pub(crate) claims: Claims,
+    pub(crate) evidence: Vec<u8>,
+    pub(crate) spki_der: Vec<u8>,
+}
+
+/// One accepted connection.
+pub(crate) struct Connection {
+    stream: TlsStream<TcpStream>,
+    peer: Peer,
+    _permit: OwnedSemaphorePermit,
+}
+
+type Incoming = ReceiverStream<io::Result<Connection>>;
+
+impl Listener {
+    /// Accepts until stopped.
+    pub(crate) fn incoming(self, socket: TcpListener) -> Incoming {
+        let (ready, incoming) = mpsc::channel(self.limits.handshakes);
+        tokio::spawn(Arc::new(self).accept(socket, ready));
+        ReceiverStream::new(incoming)
+    }
+
+    async fn accept(self: Arc<Self>, socket: TcpListener, ready: mpsc::Sender<io::Result<Connection>>) {
+        let connections = Arc::new(Semaphore::new(self.limits.connections));
+        let handshakes = Arc::new(Semaphore::new(self.limits.handshakes));
+        let mut stop = self.stop.clone();
+        loop {
+            let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
+            let Ok(handshake) = Arc::clone(&handshakes).acquire_owned().await else { return };
+            let accepted = tokio::select! {
+                accepted = socket.accept() => accepted,
+                _ = stop.wait_for(|stopped| *stopped) => return,
+            };
+            match accepted {
+                Ok((stream, source)) => {
+                    let (listener, ready) = (Arc::clone(&self), ready.clone());
+                    tokio::spawn(async move {
+                        let connection = listener.handshake(stream, source, permit).await;
+                        drop(handshake);
+                        if let Some(connection) = connection {
+                            // Fails only when the server is gone, and the connection with it.
+                            let _ = ready.send(Ok(connection)).await;
+                        }
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                }
+            }
+        }
+    }
+
+    async fn handshake(
+        &self,
+        stream: TcpStream,
+        source: SocketAddr,
+        permit: OwnedSemaphorePermit,
+    ) -> Option<Connection> {
+        let _ = stream.set_nodelay(true); // only a matter of speed
+        let active = match (self.policy, &self.actors.snapshot.borrow().phase) {
+            (PeerPolicy::User, _) => None,
+            (PeerPolicy::Mesh, Phase::Active(active)) => Some(Arc::clone(active)),
+            (PeerPolicy::Mesh, _) => {
+                tracing::debug!(%source, "no manifest in force: workload told to wait");
+                return None;
+            }
+        };
+        let accepted = match atls::accept(stream, &self.tls, now()).await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%source, %error, "handshake refused");
+                return None;
+            }
+        };
+        let peer = match active {
+            None => Peer::User(accepted.peer.map(Arc::new)),
+            Some(active) => self.judge(accepted.peer?, active, source).await,
+        };
+        Some(Connection { stream: accepted.stream, peer, _permit: permit })
+    }
+
+    async fn judge(&self, certificate: PeerCertificate, active: Arc<Active>, source: SocketAddr) -> Peer {
+        let expected = certificate.report_data();
+        let Some(evidence) = certificate.evidence else {
+            return self.refuse("the client's certificate carries no evidence".into(), None, &active, source).await;
+        };
+        let document = evidence.document.clone();
+        let manifest = Arc::clone(&active.manifest);
+        let request = VerifyEvidence { evidence, expected, manifest, now: now() };
+        let reason = match self.actors.verifiers.send(request).await {
+            Ok(Ok(claims)) if active.manifest.policies.contains_key(&claims.policy_hash()) => {
+                let spki_der = certificate.spki_der;
+                return Peer::Workload(Arc::new(Workload { active, claims, evidence: document, spki_der }));
+            }
+            Ok(Ok(claims)) => format!(
+                "policy {} is not in the current manifest (generation {}, {} policies): \
+                 generate and set the manifest again, or restart the pod with the policy it lists",
+                claims.policy_hash(),
+                active.generation,
+                active.manifest.policies.len()
+            ),
+            Ok(Err(refusal)) => refusal.to_string(),
+            Err(_) => "the verifiers are restarting; try again".to_owned(),
+        };
+        self.refuse(reason, Some(EvidenceHash::of(&document)), &active, source).await
+    }
+
+    async fn refuse(
+        &self,
+        reason: String,
+        evidence: Option<EvidenceHash>,
+        active: &Active,
+        source: SocketAddr,
+    ) -> Peer {
+        tracing::warn!(%source, %reason, "workload refused");
+        let Ok(request) = keys::random().map(RequestId::from_bytes) else { return Peer::Refused(reason.into()) };
+        let engine = Arc::clone(&active.engine);
+        let record =
+            RecordRefusal { source: source.ip().to_string(), reason: reason.clone(), evidence, request, engine };
+        match self.actors.journal.send(record).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "refusal not recorded"),
+            Err(error) => tracing::error!(%error, "refusal not recorded"),
+        }
+        Peer::Refused(reason.into())
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,49 @@
+//! Probes for the cluster: plain HTTP, nothing secret (spec control-plane.md 8.3).
+
+use std::convert::Infallible;
+
+use actors::{Phase, Snapshot};
+use http_body_util::Full;
+use hyper::{Request, Response, StatusCode, body::Bytes, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpListener, sync::watch};
+
+pub(crate) async fn serve(
+    socket: TcpListener,
+    snapshot: watch::Receiver<Snapshot>,
+    mut stop: watch::Receiver<bool>,
+) -> anyhow::Result<()> {
+    loop {
+        let accepted = tokio::select! {
+            accepted = socket.accept() => accepted,
+            _ = stop.wait_for(|stopped| *stopped) => return Ok(()),
+        };
+        let Ok((stream, _)) = accepted else { continue };
+        let snapshot = snapshot.clone();
+        let answer = service_fn(move |request: Request<hyper::body::Incoming>| {
+            let (status, text) = probe(request.uri().path(), &snapshot.borrow().phase);
+            let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+            *response.status_mut() = status;
+            async { Ok::<_, Infallible>(response) }
+        });
+        let connection = hyper::server::conn::http1::Builder::new()
+            .keep_alive(false)
+            .serve_connection(TokioIo::new(stream), answer);
+        tokio::spawn(tokio::time::timeout(std::time::Duration::from_secs(5), connection));
+    }
+}
+
+fn probe(path: &str, phase: &Phase) -> (StatusCode, &'static str) {
+    let state = match phase {
+        Phase::Uninitialised => "no manifest configured\n",
+        Phase::NeedsRecovery => "coordinator is in recovery mode\n",
+        Phase::Active(_) => "ready\n",
+    };
+    match (path, phase) {
+        ("/probe/startup" | "/probe/liveness", _) | ("/probe/readiness", Phase::Active(_)) => {
+            (StatusCode::OK, state)
+        }
+        ("/probe/readiness", _) => (StatusCode::SERVICE_UNAVAILABLE, state),
+        _ => (StatusCode::NOT_FOUND, "not found\n"),
+    }
+}

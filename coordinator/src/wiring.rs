@@ -1,0 +1,133 @@
+//! Starts the actors and the listeners, and stops them in order.
+
+use std::{sync::Arc, time::Duration};
+
+use actix::{Actor as _, Addr, Supervisor, SyncArbiter};
+use actors::{Authority, Clock as _, Journal, Ledger, Recovery, Snapshot, SystemClock, Verifiers};
+use anyhow::Context as _;
+use atls::{ClientAuth, ServerConfig};
+use attestation::{Issuer, simulated::SimulatedMachine};
+use manifest::ReplicaId;
+use storage_schema::SledStore;
+use tokio::{
+    net::TcpListener,
+    runtime::Handle,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+
+use crate::{
+    config::Config,
+    grpc::{HistoryApi, MeshApi, UserApi},
+    listener::{Listener, Limits, PeerPolicy},
+    probes,
+};
+
+/// Time for requests under way to finish after a signal.
+const DRAIN: Duration = Duration::from_secs(20);
+
+pub(crate) type Store = SledStore;
+
+/// What the edge talks to. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Actors {
+    pub(crate) store: Arc<Store>,
+    pub(crate) snapshot: watch::Receiver<Snapshot>,
+    pub(crate) ledger: Addr<Ledger<Store, SystemClock>>,
+    pub(crate) journal: Addr<Journal<Store, SystemClock>>,
+    pub(crate) verifiers: Addr<Verifiers>,
+    pub(crate) authority: Addr<Authority<Store, SystemClock>>,
+    pub(crate) recovery: Addr<Recovery<Store, SystemClock>>,
+}
+
+pub(crate) async fn run(config: Config, handle: Handle) -> anyhow::Result<()> {
+    let machine = SimulatedMachine::open(&config.simulated_machine)?;
+    tracing::warn!(root = %machine.root(), "simulated machine: evidence is NOT HARDWARE and protects nothing");
+    let issuer: Arc<dyn Issuer> = Arc::new(machine.guest(config.policy_hash));
+    let actors = start_actors(&config)?;
+
+    let bind = async |name, address| {
+        TcpListener::bind(address).await.with_context(|| format!("--{name}-listen {address}"))
+    };
+    let user = bind("user", config.user_listen).await?;
+    let mesh = bind("mesh", config.mesh_listen).await?;
+    let probe = bind("probe", config.probe_listen).await?;
+    tracing::info!(user = %user.local_addr()?, mesh = %mesh.local_addr()?, "listening");
+
+    let (stop, stopped) = watch::channel(false);
+    let tls = |client_auth| ServerConfig {
+        issuer: Arc::clone(&issuer),
+        client_auth,
+        handshake_timeout: Duration::from_secs(config.handshake_seconds),
+    };
+    let limits = Limits { handshakes: config.max_handshakes, connections: config.max_connections };
+    let listener = |tls, policy| Listener { tls, policy, limits, actors: actors.clone(), stop: stopped.clone() };
+    let user_server = tonic::transport::Server::builder()
+        .layer(crate::grpc::path_aliases())
+        .add_service(UserApi::service(actors.clone()))
+        .add_service(HistoryApi::service(actors.clone()))
+        .serve_with_incoming_shutdown(
+            listener(tls(ClientAuth::Optional), PeerPolicy::User).incoming(user),
+            wait_for(stopped.clone()),
+        );
+    let mesh_server = tonic::transport::Server::builder()
+        .layer(crate::grpc::path_aliases())
+        .add_service(MeshApi::service(actors.clone()))
+        .serve_with_incoming_shutdown(
+            listener(tls(ClientAuth::Required), PeerPolicy::Mesh).incoming(mesh),
+            wait_for(stopped.clone()),
+        );
+    let mut servers = tokio::task::JoinSet::new();
+    servers.spawn_on(async move { user_server.await.context("user API") }, &handle);
+    servers.spawn_on(async move { mesh_server.await.context("mesh API") }, &handle);
+    servers.spawn_on(probes::serve(probe, actors.snapshot.clone(), stopped), &handle);
+
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: draining"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: draining"),
+        Some(ended) = servers.join_next() => return ended.context("a listener panicked")?,
+    }
+    stop.send_replace(true);
+    let drained = tokio::time::timeout(DRAIN, async { while servers.join_next().await.is_some() {} }).await;
+    if drained.is_err() {
+        tracing::warn!("requests still under way after {DRAIN:?} were cut off");
+    }
+    Ok(())
+}
+
+async fn wait_for(mut stopped: watch::Receiver<bool>) {
+    // An error means that the sender is gone, which is a stop as well.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+fn start_actors(config: &Config) -> anyhow::Result<Actors> {
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    let replica = ReplicaId::from_bytes(keys::random()?);
+    let store = Arc::new(SledStore::open(&config.state_dir)?);
+    let (publish, snapshot) = watch::channel(Ledger::<Store, SystemClock>::nothing());
+    let publish = Arc::new(publish);
+    // Once here, so that a log that cannot be trusted is an error at start, not a crash later.
+    Ledger::open(Arc::clone(&store), SystemClock, replica, Arc::clone(&publish))?;
+    tracing::info!(%replica, manifests = snapshot.borrow().state.entries().len(), "event log verified");
+
+    let ledger_store = Arc::clone(&store);
+    let ledger = SyncArbiter::start(1, move || {
+        #[expect(clippy::expect_used, reason = "a log that went bad since the start: serving must stop")]
+        Ledger::open(Arc::clone(&ledger_store), SystemClock, replica, Arc::clone(&publish))
+            .expect("the event log verifies, as it did at the start")
+    });
+    let verifiers = SyncArbiter::start(threads, Verifiers::default);
+    let journal_store = Arc::clone(&store);
+    let journal = Supervisor::start(move |_| Journal::new(&journal_store, SystemClock, replica));
+    let for_authority = journal.clone();
+    let authority = Supervisor::start(move |_| Authority::new(for_authority, SystemClock, threads));
+    let recovery = Recovery::new(journal.clone()).start();
+    Ok(Actors { store, snapshot, ledger, journal, verifiers, authority, recovery })
+}
+
+/// The time, for the edge.
+pub(crate) fn now() -> manifest::Timestamp {
+    SystemClock.now()
+}
