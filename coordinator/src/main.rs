@@ -18,15 +18,6 @@ fn main() -> anyhow::Result<()> {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),
     }
-    // Listeners run on all threads; the actors live on this one, their pools on threads of their own.
-    let runtime = || tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime().context("cannot start the asynchronous runtime")?;
-    let handle = runtime.handle().clone();
-    let runtime: &'static tokio::runtime::Runtime = Box::leak(Box::new(runtime));
-    let system = actix::System::with_tokio_rt(|| {
-        #[expect(clippy::expect_used, reason = "actix takes no fallible constructor; nothing runs yet")]
-        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime for the actors")
-    });
-    let _guard = runtime.enter();
-    system.block_on(wiring::run(config, handle))
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.context("cannot start the asynchronous runtime")?.block_on(wiring::run(config))
 }

@@ -1,6 +1,10 @@
 //! Starts the actors and the listeners, and stops them in order.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use actix::{Actor as _, Addr, Supervisor, SyncArbiter};
 use actors::{Authority, Clock as _, Journal, Ledger, Recovery, Snapshot, SystemClock, Verifiers};
@@ -11,9 +15,8 @@ use manifest::ReplicaId;
 use storage_schema::SledStore;
 use tokio::{
     net::TcpListener,
-    runtime::Handle,
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{oneshot, watch},
 };
 
 use crate::{
@@ -40,11 +43,11 @@ pub(crate) struct Actors {
     pub(crate) recovery: Addr<Recovery<Store, SystemClock>>,
 }
 
-pub(crate) async fn run(config: Config, handle: Handle) -> anyhow::Result<()> {
+pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let machine = SimulatedMachine::open(&config.simulated_machine)?;
     tracing::warn!(root = %machine.root(), "simulated machine: evidence is NOT HARDWARE and protects nothing");
     let issuer: Arc<dyn Issuer> = Arc::new(machine.guest(config.policy_hash));
-    let actors = start_actors(&config)?;
+    let actors = actor_system(config.state_dir.clone()).await?;
 
     let bind = async |name, address| {
         TcpListener::bind(address).await.with_context(|| format!("--{name}-listen {address}"))
@@ -78,9 +81,9 @@ pub(crate) async fn run(config: Config, handle: Handle) -> anyhow::Result<()> {
             wait_for(stopped.clone()),
         );
     let mut servers = tokio::task::JoinSet::new();
-    servers.spawn_on(async move { user_server.await.context("user API") }, &handle);
-    servers.spawn_on(async move { mesh_server.await.context("mesh API") }, &handle);
-    servers.spawn_on(probes::serve(probe, actors.snapshot.clone(), stopped), &handle);
+    servers.spawn(async move { user_server.await.context("user API") });
+    servers.spawn(async move { mesh_server.await.context("mesh API") });
+    servers.spawn(probes::serve(probe, actors.snapshot.clone(), stopped));
 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -102,10 +105,25 @@ async fn wait_for(mut stopped: watch::Receiver<bool>) {
     let _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
-fn start_actors(config: &Config) -> anyhow::Result<Actors> {
+/// Starts the actors on a thread of their own, where they live until the process ends; their pools
+/// have further threads. The listeners run on the runtime's.
+async fn actor_system(state_dir: PathBuf) -> anyhow::Result<Actors> {
+    let (started, actors) = oneshot::channel();
+    let thread = move || {
+        actix::System::new().block_on(async move {
+            // Fails only when nobody waits for the actors any more.
+            let _ = started.send(start_actors(&state_dir));
+            std::future::pending::<()>().await;
+        });
+    };
+    std::thread::Builder::new().name("actors".into()).spawn(thread).context("cannot start the actors")?;
+    actors.await.context("the actors' thread ended")?
+}
+
+fn start_actors(state_dir: &Path) -> anyhow::Result<Actors> {
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let replica = ReplicaId::from_bytes(keys::random()?);
-    let store = Arc::new(SledStore::open(&config.state_dir)?);
+    let store = Arc::new(SledStore::open(state_dir)?);
     let (publish, snapshot) = watch::channel(Ledger::<Store, SystemClock>::nothing());
     let publish = Arc::new(publish);
     // Once here, so that a log that cannot be trusted is an error at start, not a crash later.

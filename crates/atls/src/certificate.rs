@@ -7,6 +7,7 @@ use manifest::Timestamp;
 use rcgen::{CertificateParams, CustomExtension, DistinguishedName, DnType, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use x509_parser::{oid_registry::Oid, prelude::FromDer as _};
+use zeroize::Zeroizing;
 
 use crate::Nonce;
 
@@ -65,6 +66,11 @@ impl ConnectionKey {
     /// The private key as PKCS#8 DER.
     pub fn private_key(&self) -> PrivateKeyDer<'static> {
         PrivatePkcs8KeyDer::from(self.0.serialize_der()).into()
+    }
+
+    /// The private key as PKCS#8 PEM.
+    pub fn to_pem(&self) -> Zeroizing<String> {
+        Zeroizing::new(self.0.serialize_pem())
     }
 
     /// The public key as SubjectPublicKeyInfo DER.

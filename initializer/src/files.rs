@@ -1,0 +1,42 @@
+//! What the workload finds (spec control-plane.md 11.2).
+
+use std::{
+    fs::{self, OpenOptions},
+    io::Write as _,
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+};
+
+use anyhow::Context as _;
+use atls::ConnectionKey;
+use wire::mesh::NewMeshCertResponse;
+use zeroize::Zeroizing;
+
+/// Writes everything; the `done` marker comes last.
+pub(crate) fn write(directory: &Path, key: &ConnectionKey, identity: &NewMeshCertResponse) -> anyhow::Result<()> {
+    let (tls, secrets) = (directory.join("tls-config"), directory.join("secrets"));
+    for directory in [&tls, &secrets] {
+        fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
+    }
+    put(&tls.join("mesh-ca.pem"), 0o444, &identity.mesh_ca_cert)?;
+    put(&tls.join("certChain.pem"), 0o444, &identity.cert_chain)?;
+    put(&tls.join("coordinator-root-ca.pem"), 0o444, &identity.root_ca_cert)?;
+    put(&tls.join("key.pem"), 0o400, key.to_pem().as_bytes())?;
+    if !identity.workload_secret.is_empty() {
+        let hex = Zeroizing::new(hex::encode(&identity.workload_secret));
+        put(&secrets.join("workload-secret-seed"), 0o400, hex.as_bytes())?;
+    }
+    put(&directory.join("done"), 0o644, b"")
+}
+
+/// Written beside its place and moved into it, so that nobody reads half a file.
+fn put(path: &Path, mode: u32, content: &[u8]) -> anyhow::Result<()> {
+    let beside = path.with_extension("new");
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&beside)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&beside, path)
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}
