@@ -1,1 +1,63 @@
-fn main() {}
+//! `contrast`: results on stdout, progress on stderr. Exit codes: 0 done, 1 refused, 2 broken.
+
+mod client;
+mod dev;
+mod history;
+mod printer;
+mod recover;
+mod set;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+use printer::{OutputFormat, Printer, Refused};
+
+/// Deploy, verify and recover confidential containers.
+#[derive(Debug, Parser)]
+#[command(name = "contrast", version, propagate_version = true)]
+struct Cli {
+    /// Form of the results on stdout.
+    #[arg(long, global = true, value_enum, default_value_t = OutputFormat::Text, env = "CONTRAST_OUTPUT")]
+    output: OutputFormat,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Dev(dev::Args),
+    Set(set::Args),
+    Verify(verify::Args),
+    Recover(recover::Args),
+    History(history::Args),
+    /// Print a completion script for a shell.
+    Completion {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let printer = Printer::new(cli.output);
+    let outcome = match cli.command {
+        Command::Dev(args) => dev::run(args, &printer).await,
+        Command::Set(args) => set::run(args, &printer).await,
+        Command::Verify(args) => verify::run(args, &printer).await,
+        Command::Recover(args) => recover::run(args, &printer).await,
+        Command::History(args) => history::run(args, &printer).await,
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "contrast", &mut std::io::stdout());
+            Ok(())
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            printer.error(&error);
+            ExitCode::from(if error.downcast_ref::<Refused>().is_some() { 1 } else { 2 })
+        }
+    }
+}

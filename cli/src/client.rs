@@ -1,0 +1,99 @@
+//! A verified connection to a Coordinator's user port.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use atls::{ClientConfig, ConnectionKey};
+use attestation::Claims;
+use hyper_util::rt::TokioIo;
+use manifest::{Manifest, Role, Timestamp};
+use tokio::{net::TcpStream, sync::Mutex};
+use tonic::{
+    Code, Status,
+    transport::{Channel, Endpoint},
+};
+use wire::{history::history_client::HistoryClient, user::user_api_client::UserApiClient};
+
+use crate::printer::Refused;
+
+const HANDSHAKE: Duration = Duration::from_secs(30);
+/// Largest answer: a long history with its policies, in bytes.
+const MAX_ANSWER_BYTES: usize = 256 << 20;
+
+/// A Coordinator whose evidence was verified.
+pub(crate) struct Coordinator {
+    channel: Channel,
+    pub(crate) claims: Claims,
+}
+
+impl Coordinator {
+    /// Connects, and verifies the Coordinator by the manifest: its evidence by the reference
+    /// values, its policy by the role. `key` is the PEM key that the caller proves to hold.
+    pub(crate) async fn connect(address: &str, manifest: &Manifest, key: Option<&str>) -> anyhow::Result<Self> {
+        let key = match key {
+            Some(pem) => ConnectionKey::from_pem(pem)?,
+            None => ConnectionKey::generate()?,
+        };
+        let stream = TcpStream::connect(address)
+            .await
+            .with_context(|| format!("cannot reach the Coordinator at {address}"))?;
+        let config = ClientConfig { key: Arc::new(key), issuer: None, handshake_timeout: HANDSHAKE };
+        let (stream, peer) = atls::connect(stream, &config, now())
+            .await
+            .with_context(|| format!("no attested connection to {address}"))?;
+        let evidence =
+            peer.evidence.as_ref().ok_or_else(|| Refused(format!("{address} sent no evidence")))?;
+        let claims = attestation::verify(evidence, &peer.report_data(), &manifest.reference_values, now())
+            .map_err(|refusal| Refused(format!("the Coordinator at {address}: {refusal}")))?;
+        let policy = claims.policy_hash();
+        let role = manifest.policies.get(&policy).map(|entry| entry.role);
+        if role != Some(Role::Coordinator) {
+            let text = format!("{address} is genuine, but its policy {policy} is not a Coordinator's in the manifest");
+            return Err(Refused(text).into());
+        }
+        let once = Arc::new(Mutex::new(Some(TokioIo::new(stream))));
+        let connector = tower::service_fn(move |_| {
+            let once = Arc::clone(&once);
+            async move { once.lock().await.take().ok_or_else(|| std::io::Error::other("connection closed")) }
+        });
+        let channel = Endpoint::from_static("http://coordinator")
+            .timeout(Duration::from_secs(60))
+            .connect_with_connector(connector)
+            .await?;
+        Ok(Self { channel, claims })
+    }
+
+    pub(crate) fn user(&self) -> UserApiClient<Channel> {
+        UserApiClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    pub(crate) fn history(&self) -> HistoryClient<Channel> {
+        HistoryClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+}
+
+/// A refusal stays one (exit code 1); anything else is a fault.
+#[expect(clippy::needless_pass_by_value, reason = "shape of map_err")]
+pub(crate) fn failure(status: Status) -> anyhow::Error {
+    let text = format!("the Coordinator answered: {}", status.message());
+    match status.code() {
+        Code::PermissionDenied | Code::FailedPrecondition | Code::InvalidArgument => Refused(text).into(),
+        _ => anyhow::anyhow!(text),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the program's edge, where time enters")]
+pub(crate) fn now() -> Timestamp {
+    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_millis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Reads a file; the error names it.
+pub(crate) fn read(path: &std::path::Path) -> anyhow::Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// Reads and checks a manifest file.
+pub(crate) fn read_manifest(path: &std::path::Path) -> anyhow::Result<Manifest> {
+    Manifest::parse(&read(path)?).with_context(|| path.display().to_string())
+}

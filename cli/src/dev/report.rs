@@ -1,0 +1,98 @@
+//! What `contrast dev` found, for people and machines.
+
+use std::{collections::BTreeMap, path::Path};
+
+use manifest::{Manifest, ManifestHash, PolicyHash};
+use serde::Serialize;
+
+use super::{plan::PlannedPod, process::Ports};
+use crate::history::Record;
+
+/// The outcome of a run.
+#[derive(Serialize)]
+pub(super) struct Report {
+    manifest: ManifestHash,
+    workloads: Vec<Workload>,
+    events: BTreeMap<String, usize>,
+    coordinator: String,
+    directory: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    running_pid: Option<u32>,
+}
+
+/// A workload that got its identity.
+#[derive(Serialize)]
+pub(super) struct Workload {
+    name: String,
+    namespace: String,
+    policy: PolicyHash,
+    secret: String,
+    files: String,
+}
+
+impl Workload {
+    pub(super) fn read(pod: &PlannedPod) -> anyhow::Result<Self> {
+        let secret = std::fs::metadata(pod.directory.join("secrets/workload-secret-seed"))?;
+        Ok(Self {
+            name: pod.pod.name.clone(),
+            namespace: pod.pod.namespace.clone(),
+            policy: pod.policy,
+            secret: format!("{} ({} hex digits)", pod.pod.workload_secret_id, secret.len()),
+            files: pod.directory.display().to_string(),
+        })
+    }
+}
+
+impl Report {
+    pub(super) fn new(
+        manifest: &Manifest,
+        workloads: Vec<Workload>,
+        records: &[Record],
+        directory: &Path,
+        ports: &Ports,
+    ) -> Self {
+        let mut events = BTreeMap::new();
+        for record in records {
+            *events.entry(record.kind.clone()).or_default() += 1;
+        }
+        Self {
+            manifest: manifest.hash(),
+            workloads,
+            events,
+            coordinator: ports.user.to_string(),
+            directory: directory.display().to_string(),
+            running_pid: None,
+        }
+    }
+
+    pub(super) fn kept(&mut self, pid: u32) {
+        self.running_pid = Some(pid);
+    }
+
+    pub(super) fn text(&self) -> String {
+        let mut text = format!("\n{:<12} {:<10} {:<18} SECRET\n", "WORKLOAD", "NAMESPACE", "POLICY");
+        for workload in &self.workloads {
+            let Workload { name, namespace, policy, secret, .. } = workload;
+            text += &format!("{name:<12} {namespace:<10} {:<18} {secret}\n", format!("{policy:.16}…"));
+        }
+        text += "\nEVENTS\n";
+        for (kind, count) in &self.events {
+            text += &format!("{count:>6}  {kind}\n");
+        }
+        text += &format!("\nManifest in force: {}\n", self.manifest);
+        match self.running_pid {
+            None => text += "Everything was stopped; run with --keep to look around.\n",
+            Some(pid) => {
+                let (directory, address) = (&self.directory, &self.coordinator);
+                text += &format!(
+                    "Files: {directory}\n\nThe Coordinator runs on {address}. Try next:\n  \
+                     cd {directory}\n  contrast verify -c {address}\n  \
+                     contrast history -c {address} --workload-owner-key workload-owner.pem\n  \
+                     openssl x509 -in pods/frontend.shop/tls-config/certChain.pem -noout -text\n  \
+                     kill {pid}\n"
+                );
+            }
+        }
+        text
+    }
+}

@@ -1,0 +1,115 @@
+//! `contrast verify`.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use manifest::{Manifest, ManifestHash, PolicyHash, TransitionHash};
+use serde::Serialize;
+use wire::user::GetManifestsRequest;
+
+use crate::{
+    client::{Coordinator, failure, read_manifest},
+    printer::{Printer, Refused},
+};
+
+/// Verify a Coordinator as a data owner: evidence, manifest, history, root CA.
+///
+/// Example: contrast verify -c coordinator.example:1313 -m manifest.json
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The Coordinator, as host:port.
+    #[arg(long, short, env = "CONTRAST_COORDINATOR")]
+    coordinator: String,
+    /// The manifest that must be in force, byte for byte.
+    #[arg(long, short, default_value = "manifest.json")]
+    manifest: PathBuf,
+    /// Where to write root CA, mesh CA and the history.
+    #[arg(long, default_value = "verify")]
+    directory: PathBuf,
+}
+
+/// What was found to be true.
+#[derive(Debug, PartialEq, Serialize)]
+pub(crate) struct Verified {
+    pub(crate) platform: String,
+    pub(crate) tcb: String,
+    pub(crate) coordinator_policy: PolicyHash,
+    pub(crate) history: Vec<ManifestHash>,
+    pub(crate) latest_transition: TransitionHash,
+    #[serde(skip)]
+    pub(crate) manifests: Vec<Vec<u8>>,
+    #[serde(skip)]
+    pub(crate) policies: Vec<Vec<u8>>,
+    #[serde(skip)]
+    pub(crate) root_pem: String,
+    #[serde(skip)]
+    pub(crate) mesh_pem: String,
+}
+
+pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
+    let manifest = read_manifest(&args.manifest)?;
+    let verified = check(&args.coordinator, &manifest).await?;
+    write(&args.directory, &verified)?;
+    let text = format!(
+        "Verified: {} on {}\n  TCB: {}\n  manifests: {}, in force: {}\n  files: {}",
+        args.coordinator,
+        verified.platform,
+        verified.tcb,
+        verified.history.len(),
+        manifest.hash(),
+        args.directory.display(),
+    );
+    printer.result(&text, &verified)
+}
+
+/// Connects and checks everything that can be checked from outside.
+pub(crate) async fn check(address: &str, manifest: &Manifest) -> anyhow::Result<Verified> {
+    let coordinator = Coordinator::connect(address, manifest, None).await?;
+    let answer = coordinator.user().get_manifests(GetManifestsRequest {}).await.map_err(failure)?.into_inner();
+    let history: Vec<ManifestHash> = answer.manifests.iter().map(|bytes| ManifestHash::of(bytes)).collect();
+    let in_force = answer.manifests.last().map(Vec::as_slice).unwrap_or_default();
+    if in_force != manifest.bytes() {
+        let found = ManifestHash::of(in_force);
+        let text = format!("the Coordinator enforces manifest {found}, not the given {}", manifest.hash());
+        return Err(Refused(text).into());
+    }
+    let computed = history.iter().fold(None, |previous, manifest| Some(TransitionHash::chain(previous, *manifest)));
+    let latest = answer.latest_transition.unwrap_or_default();
+    if computed.map(|hash| hash.as_bytes().to_vec()) != Some(latest.transition_hash) {
+        return Err(Refused("the Coordinator's history does not add up to its latest transition".into()).into());
+    }
+    for hash in manifest.policies.keys() {
+        if !answer.policies.iter().any(|policy| PolicyHash::of(policy) == *hash) {
+            return Err(Refused(format!("the Coordinator does not show the document of policy {hash}")).into());
+        }
+    }
+    Ok(Verified {
+        platform: coordinator.claims.platform().to_string(),
+        tcb: coordinator.claims.reported_tcb().to_string(),
+        coordinator_policy: coordinator.claims.policy_hash(),
+        history,
+        latest_transition: computed.unwrap_or(TransitionHash::ZERO),
+        manifests: answer.manifests,
+        policies: answer.policies,
+        root_pem: String::from_utf8(answer.root_ca).context("root CA is not PEM")?,
+        mesh_pem: String::from_utf8(answer.mesh_ca).context("mesh CA is not PEM")?,
+    })
+}
+
+fn write(directory: &std::path::Path, verified: &Verified) -> anyhow::Result<()> {
+    std::fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
+    let put = |name: String, content: &[u8]| {
+        let path = directory.join(name);
+        std::fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))
+    };
+    put("coordinator-root-ca.pem".into(), verified.root_pem.as_bytes())?;
+    put("mesh-ca.pem".into(), verified.mesh_pem.as_bytes())?;
+    put("latest-transition".into(), verified.latest_transition.to_string().as_bytes())?;
+    for (number, manifest) in verified.manifests.iter().enumerate() {
+        put(format!("manifest.{number}.json"), manifest)?;
+    }
+    for policy in &verified.policies {
+        put(format!("initdata.{}.toml", PolicyHash::of(policy)), policy)?;
+    }
+    Ok(())
+}
