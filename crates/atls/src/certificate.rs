@@ -5,7 +5,7 @@ use std::time::Duration;
 use attestation::{Evidence, EvidenceOid, ReportData};
 use manifest::Timestamp;
 use rcgen::{CertificateParams, CustomExtension, DistinguishedName, DnType, KeyPair};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject as _};
 use x509_parser::{oid_registry::Oid, prelude::FromDer as _};
 use zeroize::Zeroizing;
 
@@ -17,7 +17,11 @@ const MAX_CERTIFICATE_BYTES: usize = 96 << 10;
 const VALIDITY: Duration = Duration::from_hours(2);
 
 /// A key pair for one side of a connection.
-pub struct ConnectionKey(KeyPair);
+pub struct ConnectionKey {
+    pair: KeyPair,
+    /// As it was read: PKCS#8, SEC1 or PKCS#1.
+    private: PrivateKeyDer<'static>,
+}
 
 /// Why a certificate is not one of attested TLS.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -55,27 +59,32 @@ pub enum CertificateError {
 impl ConnectionKey {
     /// A fresh P-256 key.
     pub fn generate() -> Result<Self, CertificateError> {
-        KeyPair::generate().map(Self).map_err(|error| CertificateError::Making(error.to_string()))
+        let pair = KeyPair::generate().map_err(|error| CertificateError::Making(error.to_string()))?;
+        let private = PrivatePkcs8KeyDer::from(pair.serialize_der()).into();
+        Ok(Self { pair, private })
     }
 
     /// A key from PEM: PKCS#8, SEC1 or PKCS#1; EC P-256 or P-384, or RSA.
     pub fn from_pem(pem: &str) -> Result<Self, CertificateError> {
-        KeyPair::from_pem(pem).map(Self).map_err(|error| CertificateError::Making(error.to_string()))
+        let making = |error: &dyn std::fmt::Display| CertificateError::Making(error.to_string());
+        let private = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|error| making(&error))?;
+        let pair = KeyPair::try_from(&private).map_err(|error| making(&error))?;
+        Ok(Self { pair, private })
     }
 
-    /// The private key as PKCS#8 DER.
+    /// The private key.
     pub fn private_key(&self) -> PrivateKeyDer<'static> {
-        PrivatePkcs8KeyDer::from(self.0.serialize_der()).into()
+        self.private.clone_key()
     }
 
-    /// The private key as PKCS#8 PEM.
+    /// The private key as PEM; PKCS#8 for a key that was generated here.
     pub fn to_pem(&self) -> Zeroizing<String> {
-        Zeroizing::new(self.0.serialize_pem())
+        Zeroizing::new(self.pair.serialize_pem())
     }
 
     /// The public key as SubjectPublicKeyInfo DER.
     pub fn spki_der(&self) -> Vec<u8> {
-        rcgen::PublicKeyData::subject_public_key_info(&self.0)
+        rcgen::PublicKeyData::subject_public_key_info(&self.pair)
     }
 
     /// What evidence for this key and the other side's nonce must say.
@@ -100,7 +109,7 @@ impl ConnectionKey {
             .into_iter()
             .collect();
         let certificate =
-            params.self_signed(&self.0).map_err(|error| CertificateError::Making(error.to_string()))?;
+            params.self_signed(&self.pair).map_err(|error| CertificateError::Making(error.to_string()))?;
         Ok(certificate.der().clone())
     }
 }
