@@ -29,7 +29,11 @@ pub(crate) struct Coordinator {
 impl Coordinator {
     /// Connects, and verifies the Coordinator by the manifest: its evidence by the reference
     /// values, its policy by the role. `key` is the PEM key that the caller proves to hold.
-    pub(crate) async fn connect(address: &str, manifest: &Manifest, key: Option<&str>) -> anyhow::Result<Self> {
+    pub(crate) async fn connect(
+        address: &str,
+        manifest: &Manifest,
+        key: Option<&str>,
+    ) -> anyhow::Result<Self> {
         let key = match key {
             Some(pem) => ConnectionKey::from_pem(pem)?,
             None => ConnectionKey::generate()?,
@@ -48,7 +52,9 @@ impl Coordinator {
         let policy = claims.policy_hash();
         let role = manifest.policies.get(&policy).map(|entry| entry.role);
         if role != Some(Role::Coordinator) {
-            let text = format!("{address} is genuine, but its policy {policy} is not a Coordinator's in the manifest");
+            let text = format!(
+                "{address} is genuine, but its policy {policy} is not a Coordinator's in the manifest"
+            );
             return Err(Refused(text).into());
         }
         let once = Arc::new(Mutex::new(Some(TokioIo::new(stream))));

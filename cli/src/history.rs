@@ -46,7 +46,11 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     printer.result(&table(&records), &records)
 }
 
-pub(crate) async fn fetch(address: &str, manifest: &Manifest, key: Option<&str>) -> anyhow::Result<Vec<Record>> {
+pub(crate) async fn fetch(
+    address: &str,
+    manifest: &Manifest,
+    key: Option<&str>,
+) -> anyhow::Result<Vec<Record>> {
     let coordinator = Coordinator::connect(address, manifest, key).await?;
     let request = EventsRequest { from: 0, replicas: key.is_some() };
     let answer = coordinator.history().events(request).await.map_err(failure)?.into_inner();

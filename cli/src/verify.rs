@@ -65,7 +65,8 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
 /// Connects and checks everything that can be checked from outside.
 pub(crate) async fn check(address: &str, manifest: &Manifest) -> anyhow::Result<Verified> {
     let coordinator = Coordinator::connect(address, manifest, None).await?;
-    let answer = coordinator.user().get_manifests(GetManifestsRequest {}).await.map_err(failure)?.into_inner();
+    let answer =
+        coordinator.user().get_manifests(GetManifestsRequest {}).await.map_err(failure)?.into_inner();
     let history: Vec<ManifestHash> = answer.manifests.iter().map(|bytes| ManifestHash::of(bytes)).collect();
     let in_force = answer.manifests.last().map(Vec::as_slice).unwrap_or_default();
     if in_force != manifest.bytes() {
@@ -73,14 +74,19 @@ pub(crate) async fn check(address: &str, manifest: &Manifest) -> anyhow::Result<
         let text = format!("the Coordinator enforces manifest {found}, not the given {}", manifest.hash());
         return Err(Refused(text).into());
     }
-    let computed = history.iter().fold(None, |previous, manifest| Some(TransitionHash::chain(previous, *manifest)));
+    let computed =
+        history.iter().fold(None, |previous, manifest| Some(TransitionHash::chain(previous, *manifest)));
     let latest = answer.latest_transition.unwrap_or_default();
     if computed.map(|hash| hash.as_bytes().to_vec()) != Some(latest.transition_hash) {
-        return Err(Refused("the Coordinator's history does not add up to its latest transition".into()).into());
+        return Err(
+            Refused("the Coordinator's history does not add up to its latest transition".into()).into()
+        );
     }
     for hash in manifest.policies.keys() {
         if !answer.policies.iter().any(|policy| PolicyHash::of(policy) == *hash) {
-            return Err(Refused(format!("the Coordinator does not show the document of policy {hash}")).into());
+            return Err(
+                Refused(format!("the Coordinator does not show the document of policy {hash}")).into()
+            );
         }
     }
     Ok(Verified {

@@ -146,7 +146,9 @@ impl Listener {
     async fn judge(&self, certificate: PeerCertificate, active: Arc<Active>, source: SocketAddr) -> Peer {
         let expected = certificate.report_data();
         let Some(evidence) = certificate.evidence else {
-            return self.refuse("the client's certificate carries no evidence".into(), None, &active, source).await;
+            return self
+                .refuse("the client's certificate carries no evidence".into(), None, &active, source)
+                .await;
         };
         let document = evidence.document.clone();
         let manifest = Arc::clone(&active.manifest);
@@ -177,10 +179,17 @@ impl Listener {
         source: SocketAddr,
     ) -> Peer {
         tracing::warn!(%source, %reason, "workload refused");
-        let Ok(request) = keys::random().map(RequestId::from_bytes) else { return Peer::Refused(reason.into()) };
+        let Ok(request) = keys::random().map(RequestId::from_bytes) else {
+            return Peer::Refused(reason.into());
+        };
         let engine = Arc::clone(&active.engine);
-        let record =
-            RecordRefusal { source: source.ip().to_string(), reason: reason.clone(), evidence, request, engine };
+        let record = RecordRefusal {
+            source: source.ip().to_string(),
+            reason: reason.clone(),
+            evidence,
+            request,
+            engine,
+        };
         match self.actors.journal.send(record).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, "refusal not recorded"),
@@ -199,7 +208,11 @@ impl Connected for Connection {
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }

@@ -22,7 +22,7 @@ use tokio::{
 use crate::{
     config::Config,
     grpc::{HistoryApi, MeshApi, UserApi},
-    listener::{Listener, Limits, PeerPolicy},
+    listener::{Limits, Listener, PeerPolicy},
     probes,
 };
 
@@ -64,7 +64,8 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         handshake_timeout: Duration::from_secs(config.handshake_seconds),
     };
     let limits = Limits { handshakes: config.max_handshakes, connections: config.max_connections };
-    let listener = |tls, policy| Listener { tls, policy, limits, actors: actors.clone(), stop: stopped.clone() };
+    let listener =
+        |tls, policy| Listener { tls, policy, limits, actors: actors.clone(), stop: stopped.clone() };
     let user_server = tonic::transport::Server::builder()
         .layer(crate::grpc::path_aliases())
         .add_service(UserApi::service(actors.clone()))

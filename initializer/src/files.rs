@@ -13,7 +13,11 @@ use wire::mesh::NewMeshCertResponse;
 use zeroize::Zeroizing;
 
 /// Writes everything; the `done` marker comes last.
-pub(crate) fn write(directory: &Path, key: &ConnectionKey, identity: &NewMeshCertResponse) -> anyhow::Result<()> {
+pub(crate) fn write(
+    directory: &Path,
+    key: &ConnectionKey,
+    identity: &NewMeshCertResponse,
+) -> anyhow::Result<()> {
     let (tls, secrets) = (directory.join("tls-config"), directory.join("secrets"));
     for directory in [&tls, &secrets] {
         fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;

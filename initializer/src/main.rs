@@ -103,8 +103,9 @@ async fn initialize(args: &Args) -> anyhow::Result<()> {
 }
 
 async fn request(address: &str, config: ClientConfig) -> anyhow::Result<NewMeshCertResponse> {
-    let stream =
-        TcpStream::connect(address).await.with_context(|| format!("cannot reach the Coordinator at {address}"))?;
+    let stream = TcpStream::connect(address)
+        .await
+        .with_context(|| format!("cannot reach the Coordinator at {address}"))?;
     let (stream, _unverified) = atls::connect(stream, &config, now())
         .await
         .with_context(|| format!("the Coordinator at {address} did not accept the connection"))?;

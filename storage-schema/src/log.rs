@@ -139,7 +139,12 @@ impl<S: EventStore> Log<S> {
             events.push(codec::decode::<Event>(encoded).map_err(|error| here(error.into()))?);
         }
         if tree.root() != segment.root {
-            return Err(self.misplaced(index, "tree head", hex::encode(tree.root()), hex::encode(segment.root)));
+            return Err(self.misplaced(
+                index,
+                "tree head",
+                hex::encode(tree.root()),
+                hex::encode(segment.root),
+            ));
         }
         self.tree = tree;
         self.key = Some(key);
@@ -205,12 +210,7 @@ impl<S: EventStore> Log<S> {
 
     /// Where the stream stands.
     pub fn head(&self) -> Head {
-        Head {
-            stream: self.stream,
-            size: self.tree.size(),
-            segments: self.segments,
-            root: self.tree.root(),
-        }
+        Head { stream: self.stream, size: self.tree.size(), segments: self.segments, root: self.tree.root() }
     }
 
     /// The key that signed every segment; `None` while there is none. Whoever opened the log

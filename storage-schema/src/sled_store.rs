@@ -120,7 +120,11 @@ impl EventStore for SledStore {
 
     fn get_blob(&self, hash: &BlobHash) -> Result<Option<Vec<u8>>, StoreError> {
         let Some(bytes) = self.blobs.get(hash.as_bytes()).map_err(fault)? else { return Ok(None) };
-        if BlobHash::of(&bytes) == *hash { Ok(Some(bytes.to_vec())) } else { Err(StoreError::BlobChanged(*hash)) }
+        if BlobHash::of(&bytes) == *hash {
+            Ok(Some(bytes.to_vec()))
+        } else {
+            Err(StoreError::BlobChanged(*hash))
+        }
     }
 
     fn streams(&self) -> Result<Vec<StreamId>, StoreError> {

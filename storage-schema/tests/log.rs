@@ -1,4 +1,5 @@
 //! The log on each engine: what was acknowledged is there, and what was changed is named.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::{path::Path, sync::Arc};
 

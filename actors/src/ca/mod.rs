@@ -154,10 +154,10 @@ impl Handler<Sign> for Signers {
             tcb: claims.reported_tcb().to_string(),
             transition: active.transition,
         }];
-        facts.extend(secret_id.map(|id| Fact::SecretReleased {
-            id: id.as_str().to_owned(),
-            serial: certificate.serial,
-        }));
+        facts.extend(
+            secret_id
+                .map(|id| Fact::SecretReleased { id: id.as_str().to_owned(), serial: certificate.serial }),
+        );
         Ok(Signed { identity: IssuedIdentity { certificate, secret }, facts })
     }
 }

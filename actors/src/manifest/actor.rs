@@ -67,15 +67,19 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
     }
 
     /// Durable first, visible second. After a failure nobody knows what is on disk: read it.
-    fn commit(&mut self, facts: Vec<Fact>, request: RequestId, engine: &SeedEngine) -> Result<(), LedgerError> {
+    fn commit(
+        &mut self,
+        facts: Vec<Fact>,
+        request: RequestId,
+        engine: &SeedEngine,
+    ) -> Result<(), LedgerError> {
         let at = self.clock.now();
         if self.log.is_poisoned() {
             let state = &mut self.state;
             self.log.catch_up(|_, event| state.apply(&event))?;
         }
         let replica = self.replica;
-        let events: Vec<Event> =
-            facts.into_iter().map(|fact| Event { at, replica, request, fact }).collect();
+        let events: Vec<Event> = facts.into_iter().map(|fact| Event { at, replica, request, fact }).collect();
         self.log.append(&events, engine.log_key())?;
         for event in &events {
             self.state.apply(event);
@@ -85,7 +89,9 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
 
     fn blob(&self, what: &'static str, hash: [u8; 32]) -> Result<Arc<[u8]>, LedgerError> {
         let found = self.store.get_blob(&BlobHash::from_bytes(hash))?;
-        found.map(Arc::from).ok_or_else(|| LedgerError::BlobMissing { what, hash: BlobHash::from_bytes(hash).to_string() })
+        found
+            .map(Arc::from)
+            .ok_or_else(|| LedgerError::BlobMissing { what, hash: BlobHash::from_bytes(hash).to_string() })
     }
 
     fn manifest_of(&self, entry: &Entry) -> Result<Manifest, LedgerError> {

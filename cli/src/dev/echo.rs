@@ -57,7 +57,8 @@ pub(super) async fn between(client: &Path, server: &Path, name: &str) -> anyhow:
 
 async fn call(client: Identity, server: &Path, name: &str) -> anyhow::Result<String> {
     let server = Identity::read(server)?;
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(server.mesh_ca), provider()).build()?;
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(server.mesh_ca), provider()).build()?;
     let tls = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier)
@@ -80,7 +81,8 @@ async fn call(client: Identity, server: &Path, name: &str) -> anyhow::Result<Str
         .with_client_auth_cert(client.chain, client.key)?;
     let name = ServerName::try_from(name.to_owned())?;
     let request = async {
-        let stream = TlsConnector::from(Arc::new(tls)).connect(name, TcpStream::connect(address).await?).await?;
+        let stream =
+            TlsConnector::from(Arc::new(tls)).connect(name, TcpStream::connect(address).await?).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let connection = tokio::spawn(connection);
         let body = Full::new(Bytes::from_static(b"hello over mutual TLS"));
@@ -103,7 +105,8 @@ pub(super) async fn foreign_client(server: &Path, name: &str) -> anyhow::Result<
     let elsewhere = MeshCa::new(&engine, CaKey::generate()?, now())?;
     let key = atls::ConnectionKey::generate()?;
     let sans = ["frontend".to_owned()];
-    let request = LeafRequest { spki_der: &key.spki_der(), sans: &sans, workload_secret_id: None, claims: &[] };
+    let request =
+        LeafRequest { spki_der: &key.spki_der(), sans: &sans, workload_secret_id: None, claims: &[] };
     let leaf = elsewhere.issue(&request, now())?;
     let client = Identity {
         chain: vec![leaf.der.into()],

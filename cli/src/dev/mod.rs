@@ -69,7 +69,11 @@ async fn deployment(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let step = printer.step("Policies, manifest and owner keys");
     let plan = Plan::make(args.path.as_deref(), &directory).await?;
     let pods = plan.pods.len();
-    step.done(&format!("{pods} pods, manifest {:.16}…, simulated root {:.16}…", plan.manifest.hash(), plan.root));
+    step.done(&format!(
+        "{pods} pods, manifest {:.16}…, simulated root {:.16}…",
+        plan.manifest.hash(),
+        plan.root
+    ));
 
     let step = printer.step("Coordinator on loopback");
     let ports = Ports::choose(args.user_port, args.mesh_port, args.probe_port)?;
@@ -93,9 +97,8 @@ async fn deployment(args: Args, printer: &Printer) -> anyhow::Result<()> {
     step.done(&format!("{} workloads attested and got certificate, key, CA and secret", workloads.len()));
 
     let step = printer.step("Mutual TLS between two workloads");
-    let (client, server) = match workloads.as_slice() {
-        [client, server, ..] => (client, server),
-        _ => anyhow::bail!("at least two confidential pods besides the Coordinator are needed"),
+    let [client, server, ..] = workloads.as_slice() else {
+        anyhow::bail!("at least two confidential pods besides the Coordinator are needed");
     };
     let echoed = echo::between(&client.directory, &server.directory, &server.pod.name).await?;
     ensure!(echoed == "hello over mutual TLS", "the echo came back as {echoed:?}");
@@ -135,14 +138,22 @@ async fn deployment(args: Args, printer: &Printer) -> anyhow::Result<()> {
     ensure!(after.history == before.history, "the history changed over the restart");
     let events = history::fetch(&user, &updated, Some(&owner)).await?;
     for event in &events_before {
-        ensure!(events.contains(event), "event {} of {} is missing after the restart", event.sequence, event.stream);
+        ensure!(
+            events.contains(event),
+            "event {} of {} is missing after the restart",
+            event.sequence,
+            event.stream
+        );
     }
     let again = directory.join("again").join(&client.pod.name);
     initialize(&plan, &ports, client, &again).await?;
     let secret = |directory: &std::path::Path| std::fs::read(directory.join("secrets/workload-secret-seed"));
     ensure!(secret(&client.directory)? == secret(&again)?, "the workload secret changed over the restart");
     echo::chains_to_root(&client.directory, &after.root_pem)?;
-    step.done(&format!("{} events kept, same secret, old certificate valid under the root", events_before.len()));
+    step.done(&format!(
+        "{} events kept, same secret, old certificate valid under the root",
+        events_before.len()
+    ));
 
     let workloads = workloads.iter().map(|pod| Workload::read(pod)).collect::<anyhow::Result<_>>()?;
     let report = Report::new(&updated, workloads, &events, &directory, &ports);

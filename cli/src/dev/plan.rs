@@ -102,7 +102,8 @@ fn planned_pods(yaml: Option<&Path>, directory: &Path) -> anyhow::Result<Vec<Pla
         None => pods.extend(read_pods("deploy/example/shop.yml", EXAMPLE)?),
         Some(path) => {
             for file in yaml_files(path)? {
-                let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+                let text =
+                    fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
                 pods.extend(read_pods(&file.display().to_string(), &text)?);
             }
         }

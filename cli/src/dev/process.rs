@@ -76,7 +76,10 @@ impl Coordinator {
             loop {
                 if let Some(status) = child.try_wait()? {
                     let log = std::fs::read_to_string(&path).unwrap_or_default();
-                    bail!("the Coordinator ended ({status}): {}", log.trim().lines().last().unwrap_or("no log"));
+                    bail!(
+                        "the Coordinator ended ({status}): {}",
+                        log.trim().lines().last().unwrap_or("no log")
+                    );
                 }
                 if tokio::net::TcpStream::connect(ports.probe).await.is_ok() {
                     return Ok(());

@@ -35,7 +35,8 @@ impl Service for HistoryApi {
         };
         let is_owner = |key: KeyDigest| active.manifest.workload_owner_digests().any(|owner| owner == key);
         if replicas && !caller.is_some_and(is_owner) {
-            let reason = "certificates and refusals are shown to workload owners only: give a workload owner key";
+            let reason =
+                "certificates and refusals are shown to workload owners only: give a workload owner key";
             return Err(Failure::Refused(reason.into()).into());
         }
         let (store, key) = (Arc::clone(&self.0.store), active.engine.log_key().public());

@@ -40,7 +40,9 @@ impl From<Failure> for Status {
 
 fn set_manifest(error: &SetManifestError) -> Code {
     match error {
-        SetManifestError::StaleTransition { .. } | SetManifestError::NeedsRecovery => Code::FailedPrecondition,
+        SetManifestError::StaleTransition { .. } | SetManifestError::NeedsRecovery => {
+            Code::FailedPrecondition
+        }
         SetManifestError::SeedshareOwnerKey { .. } => Code::InvalidArgument,
         SetManifestError::SeedshareOwnersChanged
         | SetManifestError::UpdatesDisabled

@@ -6,8 +6,8 @@ use keys::{Salt, Seed};
 use manifest::{KeyDigest, Manifest, RequestId, TransitionHash};
 use tonic::{Request, Response, Status};
 use wire::user::{
-    GetManifestsRequest, GetManifestsResponse, LatestTransition, RecoverRequest, RecoverResponse,
-    SeedShare, SeedShareDocument, SetManifestRequest, SetManifestResponse,
+    GetManifestsRequest, GetManifestsResponse, LatestTransition, RecoverRequest, RecoverResponse, SeedShare,
+    SeedShareDocument, SetManifestRequest, SetManifestResponse,
     user_api_server::{UserApi as Service, UserApiServer},
 };
 

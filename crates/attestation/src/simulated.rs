@@ -12,9 +12,7 @@ use aws_lc_rs::{
     encoding::{AsDer as _, PublicKeyX509Der},
     rand::SystemRandom,
     rsa::{KeyPair as RsaKeyPair, KeySize},
-    signature::{
-        ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, RSA_PSS_SHA384,
-    },
+    signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, RSA_PSS_SHA384},
 };
 use der::{
     Any, Decode as _, Encode as _,
@@ -23,7 +21,10 @@ use der::{
 use manifest::{KeyDigest, PolicyHash, Timestamp};
 use spki::{AlgorithmIdentifierOwned, SubjectPublicKeyInfoOwned};
 use x509_cert::{
-    Certificate, TbsCertificate, Version, ext::Extension, name::Name, serial_number::SerialNumber,
+    Certificate, TbsCertificate, Version,
+    ext::Extension,
+    name::Name,
+    serial_number::SerialNumber,
     time::{Time, Validity},
 };
 
@@ -227,9 +228,7 @@ fn certificate(
     };
     let signed = tbs.to_der().map_err(platform)?;
     let mut signature = vec![0; issuer_key.public_modulus_len()];
-    issuer_key
-        .sign(&RSA_PSS_SHA384, &SystemRandom::new(), &signed, &mut signature)
-        .map_err(platform)?;
+    issuer_key.sign(&RSA_PSS_SHA384, &SystemRandom::new(), &signed, &mut signature).map_err(platform)?;
     let certificate = Certificate {
         tbs_certificate: tbs,
         signature_algorithm: pss,

@@ -93,11 +93,9 @@ pub fn verify(
     for entry in &reference.snp {
         let product = entry.product_name;
         let attempt = match report.product() {
-            Some(found) if found != product => Err(Refusal::one(FailedCheck::new(
-                "processor",
-                format!("{product:?}"),
-                format!("{found:?}"),
-            ))),
+            Some(found) if found != product => {
+                Err(Refusal::one(FailedCheck::new("processor", format!("{product:?}"), format!("{found:?}"))))
+            }
             _ => Chain::verify(&snp, &report, &root, product, now).and_then(|chain| {
                 authentic.push(product);
                 compare(&report, expected, entry)?;

@@ -1,6 +1,7 @@
 //! Real evidence from AMD hardware with the verdicts known for it, and the simulated platform.
 //! Sources of the files: testdata/README.md.
 #![cfg(feature = "simulated")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use attestation::{
     Claims, Evidence, EvidenceOid, Issuer as _, Platform, Refusal, ReportData, SnpEvidence,

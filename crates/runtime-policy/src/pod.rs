@@ -208,7 +208,8 @@ metadata: {name: web}
     fn errors_name_file_and_place() {
         let broken = read_pods("web.yml", "kind: [Pod\nmetadata:").unwrap_err().to_string();
         assert!(broken.starts_with("web.yml: ") && broken.contains("line"), "{broken}");
-        let nameless = DEPLOYMENT.replace("name: web, image: 'registry.example/web@sha256:00', ", "name: web, ");
+        let nameless =
+            DEPLOYMENT.replace("name: web, image: 'registry.example/web@sha256:00', ", "name: web, ");
         assert_eq!(
             read_pods("web.yml", &nameless).unwrap_err().to_string(),
             "web.yml: Deployment \"web\": spec.containers[0].image: an image is needed"

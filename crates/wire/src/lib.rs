@@ -5,19 +5,40 @@
 
 /// What operators and data owners ask: manifests, history, recovery (spec control-plane.md 1.2).
 pub mod user {
-    #![allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated")]
+    #![allow(
+        missing_docs,
+        unreachable_pub,
+        clippy::all,
+        clippy::pedantic,
+        clippy::allow_attributes_without_reason,
+        reason = "generated"
+    )]
     tonic::include_proto!("edgelesssys.contrast.userapi");
 }
 
 /// What workloads and peers ask: certificates, secrets (spec control-plane.md 1.3).
 pub mod mesh {
-    #![allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated")]
+    #![allow(
+        missing_docs,
+        unreachable_pub,
+        clippy::all,
+        clippy::pedantic,
+        clippy::allow_attributes_without_reason,
+        reason = "generated"
+    )]
     tonic::include_proto!("meshapi");
 }
 
 /// The event log for people and auditors (our own).
 pub mod history {
-    #![allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated")]
+    #![allow(
+        missing_docs,
+        unreachable_pub,
+        clippy::all,
+        clippy::pedantic,
+        clippy::allow_attributes_without_reason,
+        reason = "generated"
+    )]
     tonic::include_proto!("contrast.history.v1");
 }
 

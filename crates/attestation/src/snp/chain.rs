@@ -3,7 +3,9 @@
 
 use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, RSA_PSS_2048_8192_SHA384, UnparsedPublicKey};
 use manifest::{KeyDigest, SnpProduct, Timestamp};
-use x509_parser::{certificate::X509Certificate, prelude::FromDer as _, revocation_list::CertificateRevocationList};
+use x509_parser::{
+    certificate::X509Certificate, prelude::FromDer as _, revocation_list::CertificateRevocationList,
+};
 
 use super::{Report, SigningKey, SnpEvidence, Tcb};
 use crate::verify::{FailedCheck, Refusal};
@@ -66,10 +68,13 @@ impl Chain {
             Root::Hardware => pem_pair(built_in(product, kind))?,
             Root::Simulated(_) => (evidence.ask.clone(), evidence.ark.clone()),
         };
-        let (ark_der, vek_der) = (&ark, match kind {
-            SigningKey::Vcek => &evidence.vcek,
-            SigningKey::Vlek => &evidence.vlek,
-        });
+        let (ark_der, vek_der) = (
+            &ark,
+            match kind {
+                SigningKey::Vcek => &evidence.vcek,
+                SigningKey::Vlek => &evidence.vlek,
+            },
+        );
         let digest = KeyDigest::of(ark_der);
         if let Root::Simulated(trusted) = root
             && !trusted.contains(&digest)
@@ -104,8 +109,9 @@ impl Chain {
 }
 
 fn pem_pair(pem: &str) -> Result<(Vec<u8>, Vec<u8>), Refusal> {
-    let mut certificates =
-        x509_parser::pem::Pem::iter_from_buffer(pem.as_bytes()).filter_map(Result::ok).map(|pem| pem.contents);
+    let mut certificates = x509_parser::pem::Pem::iter_from_buffer(pem.as_bytes())
+        .filter_map(Result::ok)
+        .map(|pem| pem.contents);
     match (certificates.next(), certificates.next()) {
         (Some(ask), Some(ark)) => Ok((ask, ark)),
         _ => refuse("built-in root", "two certificates", "fewer"),

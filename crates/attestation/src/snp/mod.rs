@@ -9,7 +9,7 @@ mod tcb;
 pub(crate) use chain::{Chain, Root};
 pub use claims::Claims;
 pub use protobuf::SnpEvidence;
-pub(crate) use report::{Report, SigningKey};
 #[cfg(feature = "simulated")]
 pub(crate) use report::{REPORT_BYTES, SIGNED_BYTES};
+pub(crate) use report::{Report, SigningKey};
 pub use tcb::Tcb;

@@ -273,11 +273,8 @@ fn join(wire: &WireReport) -> Result<Vec<u8>, EvidenceError> {
         put(at, &[byte]);
     }
     let fms = wire.cpuid1eax_fms;
-    let [family, model, stepping] = [
-        (fms >> 8 & 0xf) + (fms >> 20 & 0xff),
-        (fms >> 4 & 0xf) | (fms >> 16 & 0xf) << 4,
-        fms & 0xf,
-    ];
+    let [family, model, stepping] =
+        [(fms >> 8 & 0xf) + (fms >> 20 & 0xff), (fms >> 4 & 0xf) | (fms >> 16 & 0xf) << 4, fms & 0xf];
     for (at, part) in (0x188..).zip([family, model, stepping]) {
         let byte = u8::try_from(part).map_err(|_| EvidenceError::Malformed("processor family".into()))?;
         put(at, &[byte]);

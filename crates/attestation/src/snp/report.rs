@@ -23,8 +23,7 @@ pub(crate) enum SigningKey {
 
 impl Report {
     pub(crate) fn new(bytes: &[u8]) -> Result<Self, EvidenceError> {
-        let length =
-            EvidenceError::Length { field: "report", expected: REPORT_BYTES, found: bytes.len() };
+        let length = EvidenceError::Length { field: "report", expected: REPORT_BYTES, found: bytes.len() };
         bytes.try_into().map(Self).map_err(|_| length)
     }
 

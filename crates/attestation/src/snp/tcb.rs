@@ -24,7 +24,9 @@ impl Tcb {
     pub fn from_report(bytes: [u8; 8], product: SnpProduct) -> Self {
         let [a, b, c, d, .., snp, microcode] = bytes;
         match product {
-            SnpProduct::Milan | SnpProduct::Genoa => Self { fmc: None, bootloader: a, tee: b, snp, microcode },
+            SnpProduct::Milan | SnpProduct::Genoa => {
+                Self { fmc: None, bootloader: a, tee: b, snp, microcode }
+            }
             SnpProduct::Turin => Self { fmc: Some(a), bootloader: b, tee: c, snp: d, microcode },
         }
     }

@@ -1,0 +1,153 @@
+//! The real programs, as a user runs them.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+use chaos_tests::program;
+use serde_json::Value;
+
+fn contrast(args: &[&str]) -> Output {
+    Command::new(program("contrast")).args(args).env_remove("CONTRAST_OUTPUT").output().unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// Kills the Coordinator that `--keep` leaves running, whatever the test does.
+struct Running(u64);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").arg(self.0.to_string()).status();
+    }
+}
+
+#[test]
+fn a_deployment_comes_to_life_and_can_be_used_by_hand() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join("state");
+    let outcome = contrast(&["dev", "--keep", "--output", "json", "--state-dir", text(&state)]);
+    let progress = stderr(&outcome);
+    assert!(outcome.status.success(), "{progress}");
+    let report = json(&outcome);
+    let _running = Running(report["running_pid"].as_u64().unwrap());
+
+    assert_eq!(report["workloads"].as_array().unwrap().len(), 4);
+    let events = &report["events"];
+    assert_eq!(events["ManifestSet"], 2);
+    assert_eq!(events["RecoveredByUser"], 1);
+    assert_eq!(events["AttestationRefused"], 1);
+    assert!(events["CertificateIssued"].as_u64().unwrap() >= 4);
+    for step in ["Mutual TLS", "not in the manifest", "from elsewhere", "SIGKILL", "as before"] {
+        assert!(progress.contains(step), "no step {step:?} in:\n{progress}");
+    }
+
+    let coordinator = report["coordinator"].as_str().unwrap();
+    let manifest = state.join("manifest.json");
+    let verify = |manifest: &Path| {
+        let files = directory.path().join("verify");
+        contrast(&["verify", "-c", coordinator, "-m", text(manifest), "--directory", text(&files)])
+    };
+    let verified = verify(&manifest);
+    assert!(verified.status.success(), "{}", stderr(&verified));
+    assert!(String::from_utf8_lossy(&verified.stdout).contains("NOT HARDWARE"));
+    assert!(directory.path().join("verify/manifest.1.json").is_file());
+
+    // Another manifest, byte for byte: refused, exit code 1.
+    let other = directory.path().join("other.json");
+    let mut bytes = fs::read(&manifest).unwrap();
+    bytes.push(b'\n');
+    fs::write(&other, bytes).unwrap();
+    let refused = verify(&other);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("not the given"), "{}", stderr(&refused));
+
+    // Certificates are for workload owners only.
+    let history = |extra: &[&str]| {
+        contrast(
+            &[&["history", "--output", "json", "-c", coordinator, "-m", text(&manifest)], extra].concat(),
+        )
+    };
+    let public = json(&history(&[]));
+    assert!(public.as_array().unwrap().iter().all(|event| event["stream"] == "control"));
+    let seedshare_key = state.join("seedshare-owner.pem");
+    let wrong_key = history(&["--workload-owner-key", text(&seedshare_key)]);
+    assert_eq!(wrong_key.status.code(), Some(1), "{}", stderr(&wrong_key));
+    let owner_key = state.join("workload-owner.pem");
+    let all = json(&history(&["--workload-owner-key", text(&owner_key)]));
+    assert!(all.as_array().unwrap().iter().any(|event| event["kind"] == "CertificateIssued"));
+
+    // A Coordinator that has its seed takes no other.
+    let shares = state.join("seedshares.json");
+    let recover = ["recover", "-c", coordinator, "-m", text(&manifest), "--seed-shares", text(&shares)];
+    let again = contrast(&[recover.as_slice(), &["--seedshare-owner-key", text(&seedshare_key)]].concat());
+    assert_eq!(again.status.code(), Some(1));
+    assert!(stderr(&again).contains("coordinator is already recovered"), "{}", stderr(&again));
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let broken = directory.path().join("broken.yml");
+    fs::write(&broken, "kind: Pod\nmetadata: [\n").unwrap();
+    let outcome = contrast(&["dev", text(&broken)]);
+    assert_eq!(outcome.status.code(), Some(2));
+    assert!(
+        stderr(&outcome).contains("broken.yml") && stderr(&outcome).contains("line"),
+        "{}",
+        stderr(&outcome)
+    );
+
+    let used = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = used.local_addr().unwrap().port().to_string();
+    let outcome = contrast(&["dev", "--user-port", &port]);
+    assert!(
+        stderr(&outcome).contains(&format!("--user-port {port}: the port is in use")),
+        "{}",
+        stderr(&outcome)
+    );
+
+    let outcome = contrast(&["dev", "--state-dir", text(directory.path())]);
+    assert!(stderr(&outcome).contains("is not empty"), "{}", stderr(&outcome));
+
+    let outcome = contrast(&["verify", "-c", "127.0.0.1:1", "-m", text(&broken)]);
+    assert!(stderr(&outcome).contains("broken.yml: manifest is not valid"), "{}", stderr(&outcome));
+}
+
+#[test]
+fn a_state_directory_of_another_version_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join("state");
+    let outcome = contrast(&["dev", "--state-dir", text(&state)]);
+    assert!(outcome.status.success(), "{}", stderr(&outcome));
+    fs::write(state.join("event-log/FORMAT"), "contrast-event-log 99\n").unwrap();
+    let outcome = Command::new(program("coordinator"))
+        .args(["--state-dir", text(&state.join("event-log"))])
+        .args(["--simulated-machine", text(&state.join("machine"))])
+        .args(["--policy-hash", &"00".repeat(32)])
+        .args([
+            "--user-listen",
+            "127.0.0.1:0",
+            "--mesh-listen",
+            "127.0.0.1:0",
+            "--probe-listen",
+            "127.0.0.1:0",
+        ])
+        .output()
+        .unwrap();
+    assert!(!outcome.status.success());
+    assert!(stderr(&outcome).contains("contrast-event-log 99"), "{}", stderr(&outcome));
+}
