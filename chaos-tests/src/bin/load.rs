@@ -1,0 +1,149 @@
+//! Load generator: real attested TLS connections with simulated evidence, each asking for one
+//! certificate. Runs its own deployment, and reports rate, latency and the Coordinator's CPU.
+//!
+//! The clients share the machine with the Coordinator, so the rate is a lower bound; CPU per
+//! certificate is the figure to compare with the floor.
+
+use std::{
+    fs,
+    process::Command,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, ensure};
+use atls::{ClientConfig, ConnectionKey};
+use attestation::{Issuer, simulated::SimulatedMachine};
+use chaos_tests::program;
+use clap::Parser;
+use hyper_util::rt::TokioIo;
+use manifest::{PolicyHash, Timestamp};
+use tokio::{net::TcpStream, sync::Mutex, task::JoinSet};
+use tonic::transport::Endpoint;
+use wire::mesh::{NewMeshCertRequest, mesh_api_client::MeshApiClient};
+
+/// Ask a Coordinator of its own for certificates, over and over.
+#[derive(Parser)]
+#[command(
+    after_help = "Example:\n  cargo build --release --workspace --bins && ./target/release/load --seconds 20"
+)]
+struct Args {
+    /// Clients at once.
+    #[arg(long, default_value_t = 16)]
+    clients: usize,
+    /// How long, in seconds.
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+}
+
+/// Ends the Coordinator, however this program ends.
+struct Running(u64);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").arg(self.0.to_string()).status();
+    }
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let directory = tempfile::tempdir()?;
+    let state = directory.path().join("state");
+    let mesh = free_port()?;
+    let output = Command::new(program("contrast"))
+        .args(["dev", "--keep", "--output", "json", "--mesh-port", &mesh.to_string(), "--state-dir"])
+        .arg(&state)
+        .output()
+        .context("cannot run contrast: build the workspace first")?;
+    ensure!(output.status.success(), "contrast dev: {}", String::from_utf8_lossy(&output.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let pid = report["running_pid"].as_u64().context("no running_pid in the report")?;
+    let _running = Running(pid);
+    let policy: PolicyHash = report["workloads"][0]["policy"].as_str().context("no policy")?.parse()?;
+
+    let issuer: Arc<dyn Issuer> = Arc::new(SimulatedMachine::open(&state.join("machine"))?.guest(policy));
+    let (memory_before, cpu_before, started) = (resident_kib(pid)?, cpu_seconds(pid)?, Instant::now());
+    let mut clients = JoinSet::new();
+    for _ in 0..args.clients {
+        clients.spawn(client(mesh, Arc::clone(&issuer), started + Duration::from_secs(args.seconds)));
+    }
+    let mut latencies = Vec::new();
+    while let Some(client) = clients.join_next().await {
+        latencies.extend(client??);
+    }
+    let elapsed = started.elapsed().as_secs_f64();
+    let cpu = cpu_seconds(pid)? - cpu_before;
+    latencies.sort();
+    ensure!(!latencies.is_empty(), "not one certificate was issued");
+    let count = latencies.len();
+    let at = |percent: usize| latencies[(count - 1) * percent / 100].as_secs_f64() * 1e3;
+    let figures = serde_json::json!({
+        "clients": args.clients,
+        "certificates": count,
+        "certificates_per_second": count as f64 / elapsed,
+        "p50_ms": at(50),
+        "p99_ms": at(99),
+        "coordinator_cpu_ms_per_certificate": cpu * 1e3 / count as f64,
+        "coordinator_resident_kib_idle": memory_before,
+        "coordinator_resident_kib_after": resident_kib(pid)?,
+    });
+    #[expect(clippy::print_stdout, reason = "the result")]
+    {
+        println!("{figures:#}");
+    }
+    Ok(())
+}
+
+fn free_port() -> anyhow::Result<u16> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+async fn client(port: u16, issuer: Arc<dyn Issuer>, until: Instant) -> anyhow::Result<Vec<Duration>> {
+    let mut latencies = Vec::new();
+    while Instant::now() < until {
+        let started = Instant::now();
+        one_certificate(port, &issuer).await?;
+        latencies.push(started.elapsed());
+    }
+    Ok(latencies)
+}
+
+async fn one_certificate(port: u16, issuer: &Arc<dyn Issuer>) -> anyhow::Result<()> {
+    let config = ClientConfig {
+        key: Arc::new(ConnectionKey::generate()?),
+        issuer: Some(Arc::clone(issuer)),
+        handshake_timeout: Duration::from_secs(30),
+    };
+    let stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    let (stream, _) = atls::connect(stream, &config, now()).await?;
+    let once = Arc::new(Mutex::new(Some(TokioIo::new(stream))));
+    let connector = tower::service_fn(move |_| {
+        let once = Arc::clone(&once);
+        async move { once.lock().await.take().ok_or_else(|| std::io::Error::other("connection closed")) }
+    });
+    let channel = Endpoint::from_static("http://coordinator").connect_with_connector(connector).await?;
+    let answer = MeshApiClient::new(channel).new_mesh_cert(NewMeshCertRequest {}).await?;
+    ensure!(!answer.into_inner().cert_chain.is_empty(), "an empty certificate chain");
+    Ok(())
+}
+
+#[expect(clippy::disallowed_methods, reason = "the program's edge, where time enters")]
+fn now() -> Timestamp {
+    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_millis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// User and system time of a process (proc(5): fields 14 and 15 of stat, in 1/100 s on Linux).
+fn cpu_seconds(pid: u64) -> anyhow::Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, fields) = stat.rsplit_once(')').context("/proc/PID/stat")?;
+    let ticks = |n: usize| fields.split_whitespace().nth(n).and_then(|field| field.parse::<f64>().ok());
+    Ok((ticks(11).context("utime")? + ticks(12).context("stime")?) / 100.0)
+}
+
+fn resident_kib(pid: u64) -> anyhow::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+    Ok(line.trim().trim_end_matches("kB").trim().parse()?)
+}
