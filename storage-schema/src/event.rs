@@ -10,6 +10,8 @@ use manifest::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::{CodecError, codec};
+
 /// One entry of a stream.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {
@@ -21,6 +23,19 @@ pub struct Event {
     pub request: RequestId,
     /// What happened.
     pub fact: Fact,
+}
+
+impl Event {
+    /// The bytes that are stored, and that are an entry of the Merkle tree: CBOR with named fields.
+    pub fn to_cbor(&self) -> Result<Vec<u8>, CodecError> {
+        codec::encode(self)
+    }
+
+    /// Decodes stored bytes. Whoever has them from a store authenticates them first; see
+    /// [`crate::Log`].
+    pub fn from_cbor(bytes: &[u8]) -> Result<Self, CodecError> {
+        codec::decode(bytes)
+    }
 }
 
 /// What happened.

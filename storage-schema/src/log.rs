@@ -6,7 +6,7 @@ use keys::{LogKey, LogPublicKey};
 use serde_bytes::ByteBuf;
 
 use crate::{
-    CodecError, Event, EventStore, SegmentError, StoreError, StreamId, codec,
+    CodecError, Event, EventStore, SegmentError, StoreError, StreamId,
     merkle::{Frontier, Hash},
     segment::{Segment, segment_hash},
 };
@@ -136,7 +136,7 @@ impl<S: EventStore> Log<S> {
         let mut events = Vec::with_capacity(segment.events.len());
         for encoded in &segment.events {
             tree.push(encoded);
-            events.push(codec::decode::<Event>(encoded).map_err(|error| here(error.into()))?);
+            events.push(Event::from_cbor(encoded).map_err(|error| here(error.into()))?);
         }
         if tree.root() != segment.root {
             return Err(self.misplaced(
@@ -185,7 +185,7 @@ impl<S: EventStore> Log<S> {
         let mut tree = self.tree.clone();
         let mut encoded = Vec::with_capacity(events.len());
         for event in events {
-            let bytes = codec::encode(event)?;
+            let bytes = event.to_cbor()?;
             tree.push(&bytes);
             encoded.push(ByteBuf::from(bytes));
         }

@@ -181,3 +181,149 @@ impl Active {
         self.manifest.policies.get(policy).is_some_and(|entry| entry.role == Role::Coordinator)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use manifest::{ReplicaId, RequestId};
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    const POLICY: &[u8] = b"policy of the Coordinator";
+
+    fn manifest(owners: &[&str], note: u32) -> Manifest {
+        let text = json!({
+            "Policies": { PolicyHash::of(POLICY).to_string(): { "SANs": ["coordinator"], "Role": "coordinator" } },
+            "ReferenceValues": { "snp": [{
+                "ProductName": "Milan",
+                "TrustedMeasurement": "22".repeat(48),
+                "MinimumTCB": {
+                    "BootloaderVersion": 3, "TEEVersion": 0, "SNPVersion": 8, "MicrocodeVersion": 115
+                },
+                "Platform": note.to_string(),
+            }] },
+            "WorkloadOwnerKeyDigests": owners.iter().map(|o| KeyDigest::of(o.as_bytes())).collect::<Vec<_>>(),
+            "SeedshareOwnerPubKeys": ["00"],
+        });
+        Manifest::parse(text.to_string().as_bytes()).unwrap()
+    }
+
+    fn set(manifest: Manifest) -> SetManifest {
+        SetManifest {
+            manifest,
+            policies: vec![POLICY.to_vec()],
+            previous: None,
+            caller: None,
+            signature: None,
+            request: RequestId::from_bytes([0; 16]),
+        }
+    }
+
+    fn event(fact: Fact) -> Event {
+        let [replica, request] = [[1; 16], [2; 16]];
+        Event {
+            at: Timestamp::from_millis(7),
+            replica: ReplicaId::from_bytes(replica),
+            request: RequestId::from_bytes(request),
+            fact,
+        }
+    }
+
+    fn manifest_set(manifest: &Manifest, previous: Option<TransitionHash>) -> Event {
+        event(Fact::ManifestSet {
+            generation: 1,
+            manifest: manifest.hash(),
+            policies: vec![PolicyHash::of(POLICY)],
+            previous,
+            transition: TransitionHash::chain(previous, manifest.hash()),
+            transition_signature: vec![1],
+            authorised_by: Authorisation::First,
+            wrapped_mesh_key: vec![],
+            root_ca: vec![],
+            mesh_ca: vec![],
+        })
+    }
+
+    fn refusal(cmd: &SetManifest, current: &Manifest) -> SetManifestError {
+        let mut state = State::default();
+        state.apply(&manifest_set(current, None));
+        state.decide_set_manifest(cmd, Some(current)).unwrap_err()
+    }
+
+    #[test]
+    fn first_manifest_may_be_set_by_anyone_but_needs_its_policies() {
+        let first = set(manifest(&[], 1));
+        let (transition, right) = State::default().decide_set_manifest(&first, None).unwrap();
+        assert_eq!(right, Authorisation::First);
+        assert_eq!(transition, TransitionHash::chain(None, first.manifest.hash()));
+        let without = SetManifest { policies: vec![], ..first };
+        let refused = State::default().decide_set_manifest(&without, None);
+        assert!(
+            matches!(refused, Err(SetManifestError::PolicyMissing(hash)) if hash == PolicyHash::of(POLICY))
+        );
+    }
+
+    #[test]
+    fn update_needs_an_owner_of_the_manifest_in_force() {
+        let current = manifest(&["anna"], 1);
+        let next = |caller: Option<&str>| SetManifest {
+            caller: caller.map(|name| KeyDigest::of(name.as_bytes())),
+            ..set(manifest(&["ben"], 2))
+        };
+        assert!(matches!(refusal(&next(None), &current), SetManifestError::NoKey));
+        assert!(matches!(refusal(&next(Some("ben")), &current), SetManifestError::NotAnOwner(_)));
+        let forged = SetManifest { signature: Some(vec![1, 2, 3]), ..next(Some("anna")) };
+        assert!(matches!(refusal(&forged, &current), SetManifestError::UntrustedSignature));
+        assert!(matches!(refusal(&next(Some("anna")), &manifest(&[], 1)), SetManifestError::UpdatesDisabled));
+        let mut state = State::default();
+        state.apply(&manifest_set(&current, None));
+        let (_, right) = state.decide_set_manifest(&next(Some("anna")), Some(&current)).unwrap();
+        assert_eq!(right, Authorisation::OwnerKey(KeyDigest::of(b"anna")));
+    }
+
+    #[test]
+    fn stale_transition_is_refused_with_both_values() {
+        let current = manifest(&["anna"], 1);
+        let stale = SetManifest { previous: Some(TransitionHash::ZERO), ..set(manifest(&["anna"], 2)) };
+        let latest = TransitionHash::chain(None, current.hash());
+        let text = refusal(&stale, &current).to_string();
+        assert!(text.contains(&latest.to_string()) && text.contains(&TransitionHash::ZERO.to_string()));
+    }
+
+    #[test]
+    fn only_a_seedshare_owner_recovers() {
+        let current = manifest(&[], 1);
+        let mut state = State::default();
+        state.apply(&manifest_set(&current, None));
+        assert!(matches!(
+            state.decide_recover(KeyDigest::of(b"stranger"), &current),
+            Err(RecoverError::NotAnOwner(_))
+        ));
+        let owner = KeyDigest::of(&[0]);
+        assert_eq!(
+            state.decide_recover(owner, &current).unwrap(),
+            TransitionHash::chain(None, current.hash())
+        );
+    }
+
+    proptest! {
+        /// Whatever is in the log, folding its encoding rebuilds the live state at every prefix.
+        #[test]
+        fn replay_of_any_prefix_rebuilds_the_live_state(notes in prop::collection::vec(prop::option::of(0_u32..9), 0..12)) {
+            let (mut live, mut log) = (State::default(), Vec::new());
+            for note in notes {
+                let previous = live.latest().map(|entry| entry.transition);
+                let next = match note {
+                    Some(note) => manifest_set(&manifest(&[], note), previous),
+                    None => event(Fact::ReplicaStopped),
+                };
+                live.apply(&next);
+                log.push(next.to_cbor().unwrap());
+                let mut replayed = State::default();
+                log.iter().for_each(|bytes| replayed.apply(&Event::from_cbor(bytes).unwrap()));
+                prop_assert_eq!(&replayed, &live);
+            }
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! One real Milan report: three RSA-PSS signatures, one ECDSA, every comparison.
+#![expect(clippy::unwrap_used, missing_docs, reason = "a benchmark")]
+
+use attestation::{Evidence, EvidenceOid, ReportData, SnpEvidence, verify};
+use criterion::{Criterion, criterion_group, criterion_main};
+use manifest::{ReferenceValues, Timestamp};
+use serde_json::json;
+
+fn milan(c: &mut Criterion) {
+    let report = include_bytes!("../testdata/milan-v3-oak-cb.report.bin").as_slice();
+    let vcek = include_bytes!("../testdata/milan-v3-oak-cb.vcek.der").to_vec();
+    let reference: ReferenceValues = serde_json::from_value(json!({ "snp": [{
+        "ProductName": "Milan",
+        "TrustedMeasurement": hex::encode(&report[0x90..0xc0]),
+        "MinimumTCB": { "BootloaderVersion": 0, "TEEVersion": 0, "SNPVersion": 0, "MicrocodeVersion": 0 },
+        "GuestPolicy": { "SMT": true, "MigrateMA": true, "Debug": true },
+    }] }))
+    .unwrap();
+    let expected = ReportData::from_bytes(report[0x50..0x90].try_into().unwrap());
+    let evidence = SnpEvidence { report: report.to_vec(), vcek, ..SnpEvidence::default() };
+    let evidence = Evidence { oid: EvidenceOid::Snp, document: evidence.to_protobuf().unwrap() };
+    let now = Timestamp::from_millis(1_780_272_000_000);
+    c.bench_function("verify SNP evidence", |b| {
+        b.iter(|| verify(&evidence, &expected, &reference, now).unwrap());
+    });
+}
+
+criterion_group!(benches, milan);
+criterion_main!(benches);
