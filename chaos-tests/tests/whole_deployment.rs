@@ -151,3 +151,19 @@ fn a_state_directory_of_another_version_is_refused() {
     assert!(!outcome.status.success());
     assert!(stderr(&outcome).contains("contrast-event-log 99"), "{}", stderr(&outcome));
 }
+
+#[test]
+fn options_come_from_a_file_unless_a_flag_gives_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("coordinator.toml");
+    let run = |content: &str, extra: &[&str]| {
+        fs::write(&config, content).unwrap();
+        Command::new(program("coordinator")).args(["--config", text(&config)]).args(extra).output().unwrap()
+    };
+    let policy = "00".repeat(32);
+    let content =
+        format!("state-dir = \"nowhere\"\npolicy-hash = \"{policy}\"\nsimulated-machine = \"from-file\"\n");
+    assert!(stderr(&run(&content, &[])).contains("from-file/vcek.der"));
+    assert!(stderr(&run(&content, &["--simulated-machine", "from-flag"])).contains("from-flag/vcek.der"));
+    assert!(stderr(&run("stat-dir = 1\n", &[])).contains("unknown option \"stat-dir\""));
+}

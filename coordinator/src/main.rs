@@ -7,11 +7,10 @@ mod probes;
 mod wiring;
 
 use anyhow::Context as _;
-use clap::Parser as _;
 use config::{Config, LogFormat};
 
 fn main() -> anyhow::Result<()> {
-    let config = Config::parse();
+    let config = Config::load()?;
     let filter = tracing_subscriber::EnvFilter::try_new(&config.log_level).context("--log-level")?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match config.log_format {

@@ -1,6 +1,5 @@
 //! Every stored event decodes for ever: one checked-in file per variant. A file is written when it
 //! is missing (a new variant) and never changed.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::Path;
 
