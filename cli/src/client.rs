@@ -41,6 +41,7 @@ impl Coordinator {
         let stream = TcpStream::connect(address)
             .await
             .with_context(|| format!("cannot reach the Coordinator at {address}"))?;
+        stream.set_nodelay(true)?; // or the handshake waits 40 ms for a delayed acknowledgement
         let config = ClientConfig { key: Arc::new(key), issuer: None, handshake_timeout: HANDSHAKE };
         let (stream, peer) = atls::connect(stream, &config, now())
             .await

@@ -106,6 +106,7 @@ async fn request(address: &str, config: ClientConfig) -> anyhow::Result<NewMeshC
     let stream = TcpStream::connect(address)
         .await
         .with_context(|| format!("cannot reach the Coordinator at {address}"))?;
+    stream.set_nodelay(true)?; // or the handshake waits 40 ms for a delayed acknowledgement
     let (stream, _unverified) = atls::connect(stream, &config, now())
         .await
         .with_context(|| format!("the Coordinator at {address} did not accept the connection"))?;

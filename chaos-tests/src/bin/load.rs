@@ -116,6 +116,7 @@ async fn one_certificate(port: u16, issuer: &Arc<dyn Issuer>) -> anyhow::Result<
         handshake_timeout: Duration::from_secs(30),
     };
     let stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    stream.set_nodelay(true)?;
     let (stream, _) = atls::connect(stream, &config, now()).await?;
     let once = Arc::new(Mutex::new(Some(TokioIo::new(stream))));
     let connector = tower::service_fn(move |_| {
