@@ -17,9 +17,10 @@ mod clock;
 mod event_log;
 mod manifest;
 mod peer_recovery;
+mod supervision;
 
 pub use self::{
-    attestation::{Verifiers, VerifyEvidence},
+    attestation::{Verifiers, VerifyError, VerifyEvidence},
     ca::{Authority, IssueError, IssueMeshCert, IssuedIdentity},
     clock::{Clock, FixedClock, SystemClock},
     event_log::{Append, Journal, JournalError, RecordRefusal},

@@ -5,6 +5,8 @@ use attestation::{Claims, Evidence, Refusal, ReportData};
 use manifest::{Manifest, Timestamp};
 use std::sync::Arc;
 
+use crate::supervision::rebuild_on_panic;
+
 /// One worker of the pool. Start with `SyncArbiter::start`.
 #[derive(Debug, Default)]
 pub struct Verifiers;
@@ -13,9 +15,20 @@ impl Actor for Verifiers {
     type Context = SyncContext<Self>;
 }
 
+/// Why there are no claims.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// The evidence.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Not the peer's doing.
+    #[error("the verifier is restarting; try again")]
+    Restarting,
+}
+
 /// Judges evidence by the reference values of a manifest.
 #[derive(Message)]
-#[rtype(result = "Result<Claims, Refusal>")]
+#[rtype(result = "Result<Claims, VerifyError>")]
 pub struct VerifyEvidence {
     /// The evidence.
     pub evidence: Evidence,
@@ -28,9 +41,11 @@ pub struct VerifyEvidence {
 }
 
 impl Handler<VerifyEvidence> for Verifiers {
-    type Result = Result<Claims, Refusal>;
+    type Result = Result<Claims, VerifyError>;
 
-    fn handle(&mut self, msg: VerifyEvidence, _: &mut Self::Context) -> Self::Result {
-        attestation::verify(&msg.evidence, &msg.expected, &msg.manifest.reference_values, msg.now)
+    fn handle(&mut self, msg: VerifyEvidence, ctx: &mut Self::Context) -> Self::Result {
+        let reference = &msg.manifest.reference_values;
+        let judge = || attestation::verify(&msg.evidence, &msg.expected, reference, msg.now);
+        Ok(rebuild_on_panic(ctx, judge).ok_or(VerifyError::Restarting)??)
     }
 }

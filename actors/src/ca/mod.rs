@@ -9,7 +9,7 @@ use keys::{ClaimExtension, IssuedCert, KeyError, LeafRequest, WorkloadSecret, Wo
 use manifest::{EvidenceHash, PolicyHash, RequestId, Timestamp};
 use storage_schema::{EventStore, Fact};
 
-use crate::{Active, Append, Clock, Journal, JournalError};
+use crate::{Active, Append, Clock, Journal, JournalError, supervision::rebuild_on_panic};
 
 /// Issues a certificate for a verified workload.
 #[derive(Message)]
@@ -125,7 +125,14 @@ struct Signed {
 impl Handler<Sign> for Signers {
     type Result = Result<Signed, IssueError>;
 
-    fn handle(&mut self, Sign { msg, now }: Sign, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, msg: Sign, ctx: &mut Self::Context) -> Self::Result {
+        rebuild_on_panic(ctx, || msg.sign()).unwrap_or(Err(IssueError::Restarting))
+    }
+}
+
+impl Sign {
+    fn sign(self) -> Result<Signed, IssueError> {
+        let Self { msg, now } = self;
         let (active, claims) = (&msg.active, &msg.claims);
         let policy = claims.policy_hash();
         let entry = active.manifest.policies.get(&policy).ok_or(IssueError::UnknownPolicy {

@@ -15,7 +15,7 @@ use manifest::{EvidenceHash, ReplicaId, RequestId};
 use storage_schema::{AppendError, Event, EventStore, Fact, Log, LogError, StoreError, StreamId};
 use tokio::sync::oneshot;
 
-use crate::Clock;
+use crate::{Clock, supervision::rebuild_on_panic};
 
 /// Most events that wait for a commit.
 const MAX_WAITING: usize = 8192;
@@ -182,7 +182,13 @@ impl<S: EventStore, C: Clock + Unpin> Actor for Writer<S, C> {
 impl<S: EventStore, C: Clock + Unpin> Handler<Commit> for Writer<S, C> {
     type Result = Result<(), JournalError>;
 
-    fn handle(&mut self, Commit(batch): Commit, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, Commit(batch): Commit, ctx: &mut Self::Context) -> Self::Result {
+        rebuild_on_panic(ctx, || self.commit(batch)).unwrap_or(Err(JournalError::Restarting))
+    }
+}
+
+impl<S: EventStore, C: Clock + Unpin> Writer<S, C> {
+    fn commit(&mut self, batch: Vec<Append>) -> Result<(), JournalError> {
         let Some(engine) = batch.first().map(|append| Arc::clone(&append.engine)) else { return Ok(()) };
         let (at, replica) = (self.clock.now(), self.replica);
         let log = match &mut self.log {

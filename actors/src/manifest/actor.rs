@@ -16,7 +16,7 @@ use super::{
     },
     state::{Active, Entry, Phase, Snapshot, State},
 };
-use crate::Clock;
+use crate::{Clock, supervision::rebuild_on_panic};
 
 /// The only writer of manifest history. Start with `SyncArbiter::start(1, ..)`.
 pub struct Ledger<S, C> {
@@ -257,15 +257,15 @@ fn seed_shares(engine: &SeedEngine, manifest: &Manifest) -> Result<SeedShares, S
 impl<S: EventStore, C: Clock + Unpin> Handler<SetManifest> for Ledger<S, C> {
     type Result = Result<SetManifestReply, SetManifestError>;
 
-    fn handle(&mut self, msg: SetManifest, _: &mut Self::Context) -> Self::Result {
-        self.set_manifest(&msg)
+    fn handle(&mut self, msg: SetManifest, ctx: &mut Self::Context) -> Self::Result {
+        rebuild_on_panic(ctx, || self.set_manifest(&msg)).unwrap_or(Err(LedgerError::Restarting.into()))
     }
 }
 
 impl<S: EventStore, C: Clock + Unpin> Handler<Recover> for Ledger<S, C> {
     type Result = Result<manifest::TransitionHash, RecoverError>;
 
-    fn handle(&mut self, msg: Recover, _: &mut Self::Context) -> Self::Result {
-        self.recover(&msg)
+    fn handle(&mut self, msg: Recover, ctx: &mut Self::Context) -> Self::Result {
+        rebuild_on_panic(ctx, || self.recover(&msg)).unwrap_or(Err(LedgerError::Restarting.into()))
     }
 }

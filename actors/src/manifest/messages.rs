@@ -162,6 +162,9 @@ pub enum LedgerError {
         /// Its name.
         hash: String,
     },
+    /// A bug ended the actor; it is being rebuilt from the log.
+    #[error("the ledger is restarting; fetch the history to see whether this took effect")]
+    Restarting,
     /// A stored manifest that does not parse any more.
     #[error("stored manifest: {0}")]
     Manifest(#[from] manifest::ManifestError),

@@ -65,6 +65,7 @@ fn recover(error: &RecoverError) -> Code {
 
 fn ledger(error: &LedgerError) -> Code {
     match error {
+        LedgerError::Restarting => Code::Unavailable,
         LedgerError::Append(_)
         | LedgerError::Log(_)
         | LedgerError::Store(_)
