@@ -15,6 +15,7 @@ mod attestation;
 mod ca;
 mod clock;
 mod event_log;
+mod mailbox;
 mod manifest;
 mod peer_recovery;
 mod supervision;
@@ -24,6 +25,7 @@ pub use self::{
     ca::{Authority, IssueError, IssueMeshCert, IssuedIdentity},
     clock::{Clock, FixedClock, SystemClock},
     event_log::{Append, Journal, JournalError, RecordRefusal},
+    mailbox::{AskError, Mailbox, Traced},
     manifest::{
         Active, Entry, Ledger, LedgerError, Phase, Recover, RecoverError, SeedShare, SeedShares, SetManifest,
         SetManifestError, SetManifestReply, Snapshot, State,

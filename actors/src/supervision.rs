@@ -1,13 +1,15 @@
-//! Rebuilding a pool's worker after a panic.
+//! A panic costs one answer, not the service.
 //!
-//! actix supervises asynchronous actors; a panic in a `SyncContext` ends the worker's thread for
-//! good, and with one worker every later message fails. So each handler of such an actor runs its
-//! work through [`rebuild_on_panic`]: the caller gets an error, and actix makes the actor anew from
-//! its factory, which for the ledger means from the log.
+//! actix's supervisor restarts an actor that stopped; a panic ends the task or thread that the
+//! actor, and its supervisor, live on. So a handler on a pool runs its work through
+//! [`rebuild_on_panic`]: the caller gets an error, and actix makes the actor anew from its factory,
+//! which for the ledger means from the log. A handler that answers with a future, which owns all it
+//! works on, wraps it in [`survive_panic`].
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use actix::{Actor, ActorContext as _, SyncContext};
+use futures_util::FutureExt as _;
 
 /// Runs `work`; `None` after a panic, and then the actor is replaced before its next message.
 pub(crate) fn rebuild_on_panic<A, R>(ctx: &mut SyncContext<A>, work: impl FnOnce() -> R) -> Option<R>
@@ -19,6 +21,15 @@ where
     if outcome.is_none() {
         tracing::error!(actor = std::any::type_name::<A>(), "panicked; it is rebuilt");
         ctx.stop();
+    }
+    outcome
+}
+
+/// Awaits `work`; `None` after a panic.
+pub(crate) async fn survive_panic<A, R>(work: impl Future<Output = R>) -> Option<R> {
+    let outcome = AssertUnwindSafe(work).catch_unwind().await.ok();
+    if outcome.is_none() {
+        tracing::error!(actor = std::any::type_name::<A>(), "panicked; its other requests go on");
     }
     outcome
 }

@@ -166,4 +166,41 @@ fn options_come_from_a_file_unless_a_flag_gives_them() {
     assert!(stderr(&run(&content, &[])).contains("from-file/vcek.der"));
     assert!(stderr(&run(&content, &["--simulated-machine", "from-flag"])).contains("from-flag/vcek.der"));
     assert!(stderr(&run("stat-dir = 1\n", &[])).contains("unknown option \"stat-dir\""));
+
+    let options = "manifest = \"from-workspace.json\"\n[verify]\ncoordinator = \"127.0.0.1:1\"\n";
+    fs::write(directory.path().join("contrast.toml"), options).unwrap();
+    let workspace = Command::new(program("contrast")).arg("verify").current_dir(&directory).output().unwrap();
+    assert!(stderr(&workspace).contains("cannot read from-workspace.json"), "{}", stderr(&workspace));
+}
+
+#[test]
+fn an_interrupt_leaves_no_process_and_no_directory_behind() {
+    let temporary = tempfile::tempdir().unwrap();
+    let mut run = Command::new(program("contrast"))
+        .arg("dev")
+        .env("TMPDIR", temporary.path())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(run.stderr.take().unwrap()));
+    let started = lines.by_ref().map_while(Result::ok).any(|line| line.contains("Coordinator on loopback"));
+    assert!(started);
+    let coordinators: Vec<u32> = fs::read_dir(format!("/proc/{}/task", run.id()))
+        .unwrap()
+        .flat_map(|task| {
+            let path = task.unwrap().path().join("children");
+            let text = fs::read_to_string(path).unwrap_or_default();
+            text.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<u32>>()
+        })
+        .collect();
+    assert!(!coordinators.is_empty(), "a Coordinator runs");
+    Command::new("kill").args(["-INT", &run.id().to_string()]).status().unwrap();
+    let rest: Vec<String> = lines.map_while(Result::ok).collect();
+    assert_eq!(run.wait().unwrap().code(), Some(2));
+    assert!(rest.iter().any(|line| line.contains("interrupted")), "{rest:?}");
+    assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0, "the temporary directory is gone");
+    for pid in coordinators {
+        let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        assert!(state.is_empty() || state.contains(") Z"), "process {pid} lives on: {state}");
+    }
 }

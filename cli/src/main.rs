@@ -8,7 +8,7 @@ mod recover;
 mod set;
 mod verify;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use printer::{OutputFormat, Printer, Refused};
@@ -20,6 +20,11 @@ struct Cli {
     /// Form of the results on stdout.
     #[arg(long, global = true, value_enum, default_value_t = OutputFormat::Text, env = "CONTRAST_OUTPUT")]
     output: OutputFormat,
+    /// TOML file with options; a table such as `[set]` is for one command. `contrast.toml` if it is there.
+    #[arg(long, global = true, env = "CONTRAST_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    log: program::LogOptions,
     #[command(subcommand)]
     command: Command,
 }
@@ -40,7 +45,8 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = program::parse(Some("contrast.toml"));
+    cli.log.init();
     let printer = Printer::new(cli.output);
     let outcome = match cli.command {
         Command::Dev(args) => dev::run(args, &printer).await,

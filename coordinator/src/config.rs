@@ -1,9 +1,8 @@
 //! Flags, environment and file, in this order of precedence.
 
-use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf};
 
-use anyhow::Context as _;
-use clap::{CommandFactory as _, Parser, ValueEnum};
+use clap::Parser;
 use manifest::PolicyHash;
 
 /// Attests workloads against a manifest, issues their certificates and secrets, keeps the history.
@@ -17,7 +16,7 @@ use manifest::PolicyHash;
         SIGTERM and SIGINT stop accepting, finish what is under way (20 s), then exit."
 )]
 pub(crate) struct Config {
-    /// TOML file with any of these options, named as the flags are without their dashes in front.
+    /// TOML file with any of these options, named as the flags are without the dashes in front.
     #[arg(long, env = "CONTRAST_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 
@@ -49,6 +48,10 @@ pub(crate) struct Config {
     #[arg(long, env = "CONTRAST_MAX_HANDSHAKES", default_value_t = 256)]
     pub(crate) max_handshakes: usize,
 
+    /// Handshakes under way at once from one address (IPv6: from one /64), on each listener.
+    #[arg(long, env = "CONTRAST_MAX_HANDSHAKES_PER_SOURCE", default_value_t = 64)]
+    pub(crate) max_handshakes_per_source: usize,
+
     /// Connections at once, on each listener.
     #[arg(long, env = "CONTRAST_MAX_CONNECTIONS", default_value_t = 4096)]
     pub(crate) max_connections: usize,
@@ -57,51 +60,6 @@ pub(crate) struct Config {
     #[arg(long, env = "CONTRAST_HANDSHAKE_SECONDS", default_value_t = 30)]
     pub(crate) handshake_seconds: u64,
 
-    /// What to log: a level, or tracing directives such as `info,actors=debug`.
-    #[arg(long, env = "CONTRAST_LOG_LEVEL", default_value = "info")]
-    pub(crate) log_level: String,
-
-    /// How to log.
-    #[arg(long, env = "CONTRAST_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
-    pub(crate) log_format: LogFormat,
-}
-
-impl Config {
-    /// Reads the command line and, if it or the environment names one, the file. A file's option
-    /// counts where neither flag nor variable gives it.
-    pub(crate) fn load() -> anyhow::Result<Self> {
-        let mut arguments: Vec<OsString> = std::env::args_os().collect();
-        let named = arguments.iter().position(|argument| argument == "--config");
-        let path = named.and_then(|at| arguments.get(at + 1).cloned());
-        if let Some(path) = path.or_else(|| std::env::var_os("CONTRAST_CONFIG")) {
-            let path = PathBuf::from(path);
-            let place = path.display().to_string();
-            let text = std::fs::read_to_string(&path).with_context(|| format!("--config {place}"))?;
-            let options: toml::Table = toml::from_str(&text).with_context(|| place.clone())?;
-            let given = |flag: &OsString| {
-                let text = flag.to_string_lossy().into_owned();
-                arguments.iter().any(|a| a == flag || a.to_string_lossy().starts_with(&format!("{text}=")))
-            };
-            let mut from_file = Vec::new();
-            for (name, value) in options {
-                let command = Self::command();
-                let argument = command.get_arguments().find(|a| a.get_long() == Some(name.as_str()));
-                let argument = argument.with_context(|| format!("{place}: unknown option {name:?}"))?;
-                let flag = OsString::from(format!("--{name}"));
-                let in_environment = argument.get_env().is_some_and(|key| std::env::var_os(key).is_some());
-                if !given(&flag) && !in_environment {
-                    let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-                    from_file.extend([flag, value.into()]);
-                }
-            }
-            arguments.extend(from_file);
-        }
-        Ok(Self::parse_from(arguments))
-    }
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum LogFormat {
-    Text,
-    Json,
+    #[command(flatten)]
+    pub(crate) log: program::LogOptions,
 }

@@ -22,7 +22,10 @@ use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
-use crate::wiring::{Actors, now};
+use crate::{
+    sources::Sources,
+    wiring::{Actors, now},
+};
 
 /// What a listener asks of its clients.
 #[derive(Clone, Copy)]
@@ -36,6 +39,7 @@ pub(crate) enum PeerPolicy {
 #[derive(Clone, Copy)]
 pub(crate) struct Limits {
     pub(crate) handshakes: usize,
+    pub(crate) handshakes_per_source: usize,
     pub(crate) connections: usize,
 }
 
@@ -86,6 +90,7 @@ impl Listener {
     async fn accept(self: Arc<Self>, socket: TcpListener, ready: mpsc::Sender<io::Result<Connection>>) {
         let connections = Arc::new(Semaphore::new(self.limits.connections));
         let handshakes = Arc::new(Semaphore::new(self.limits.handshakes));
+        let sources = Sources::new(self.limits.handshakes_per_source);
         let mut stop = self.stop.clone();
         loop {
             let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
@@ -96,10 +101,14 @@ impl Listener {
             };
             match accepted {
                 Ok((stream, source)) => {
+                    let Some(under_way) = sources.begin(source.ip()) else {
+                        tracing::debug!(%source, "connection dropped: too many handshakes under way from there");
+                        continue;
+                    };
                     let (listener, ready) = (Arc::clone(&self), ready.clone());
                     tokio::spawn(async move {
                         let connection = listener.handshake(stream, source, permit).await;
-                        drop(handshake);
+                        drop((handshake, under_way));
                         if let Some(connection) = connection {
                             // Fails only when the server is gone, and the connection with it.
                             let _ = ready.send(Ok(connection)).await;
@@ -153,7 +162,7 @@ impl Listener {
         let document = evidence.document.clone();
         let manifest = Arc::clone(&active.manifest);
         let request = VerifyEvidence { evidence, expected, manifest, now: now() };
-        let reason = match self.actors.verifiers.send(request).await {
+        let reason = match self.actors.verifiers.ask(request).await {
             Ok(Ok(claims)) if active.manifest.policies.contains_key(&claims.policy_hash()) => {
                 let spki_der = certificate.spki_der;
                 return Peer::Workload(Arc::new(Workload { active, claims, evidence: document, spki_der }));
@@ -166,7 +175,7 @@ impl Listener {
                 active.manifest.policies.len()
             ),
             Ok(Err(refusal)) => refusal.to_string(),
-            Err(_) => "the verifiers are restarting; try again".to_owned(),
+            Err(error) => error.to_string(),
         };
         self.refuse(reason, Some(EvidenceHash::of(&document)), &active, source).await
     }
@@ -190,7 +199,7 @@ impl Listener {
             request,
             engine,
         };
-        match self.actors.journal.send(record).await {
+        match self.actors.journal.ask(record).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, "refusal not recorded"),
             Err(error) => tracing::error!(%error, "refusal not recorded"),

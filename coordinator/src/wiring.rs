@@ -6,8 +6,8 @@ use std::{
     time::Duration,
 };
 
-use actix::{Actor as _, Addr, Supervisor, SyncArbiter};
-use actors::{Authority, Clock as _, Journal, Ledger, Recovery, Snapshot, SystemClock, Verifiers};
+use actix::{Actor as _, Supervisor, SyncArbiter};
+use actors::{Authority, Clock as _, Journal, Ledger, Mailbox, Recovery, Snapshot, SystemClock, Verifiers};
 use anyhow::Context as _;
 use atls::{ClientAuth, ServerConfig};
 use attestation::{Issuer, simulated::SimulatedMachine};
@@ -29,6 +29,11 @@ use crate::{
 /// Time for requests under way to finish after a signal.
 const DRAIN: Duration = Duration::from_secs(20);
 
+/// Questions that an actor has waiting or under way before it answers "try again".
+const ROOM: usize = 8192;
+/// The same for manifest changes and recoveries, which are few and may be 16 MiB each.
+const LEDGER_ROOM: usize = 16;
+
 pub(crate) type Store = SledStore;
 
 /// What the edge talks to. Cheap to clone.
@@ -36,11 +41,11 @@ pub(crate) type Store = SledStore;
 pub(crate) struct Actors {
     pub(crate) store: Arc<Store>,
     pub(crate) snapshot: watch::Receiver<Snapshot>,
-    pub(crate) ledger: Addr<Ledger<Store, SystemClock>>,
-    pub(crate) journal: Addr<Journal<Store, SystemClock>>,
-    pub(crate) verifiers: Addr<Verifiers>,
-    pub(crate) authority: Addr<Authority<Store, SystemClock>>,
-    pub(crate) recovery: Addr<Recovery<Store, SystemClock>>,
+    pub(crate) ledger: Mailbox<Ledger<Store, SystemClock>>,
+    pub(crate) journal: Mailbox<Journal<Store, SystemClock>>,
+    pub(crate) verifiers: Mailbox<Verifiers>,
+    pub(crate) authority: Mailbox<Authority<Store, SystemClock>>,
+    pub(crate) recovery: Mailbox<Recovery<Store, SystemClock>>,
 }
 
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
@@ -63,7 +68,11 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         client_auth,
         handshake_timeout: Duration::from_secs(config.handshake_seconds),
     };
-    let limits = Limits { handshakes: config.max_handshakes, connections: config.max_connections };
+    let limits = Limits {
+        handshakes: config.max_handshakes,
+        handshakes_per_source: config.max_handshakes_per_source,
+        connections: config.max_connections,
+    };
     let listener =
         |tls, policy| Listener { tls, policy, limits, actors: actors.clone(), stop: stopped.clone() };
     let user_server = tonic::transport::Server::builder()
@@ -137,12 +146,15 @@ fn start_actors(state_dir: &Path) -> anyhow::Result<Actors> {
         Ledger::open(Arc::clone(&ledger_store), SystemClock, replica, Arc::clone(&publish))
             .expect("the event log verifies, as it did at the start")
     });
-    let verifiers = SyncArbiter::start(threads, Verifiers::default);
+    let ledger = Mailbox::new(ledger, LEDGER_ROOM);
+    let verifiers = Mailbox::new(SyncArbiter::start(threads, Verifiers::default), ROOM);
     let journal_store = Arc::clone(&store);
     let journal = Supervisor::start(move |_| Journal::new(&journal_store, SystemClock, replica));
+    let journal = Mailbox::new(journal, ROOM);
     let for_authority = journal.clone();
     let authority = Supervisor::start(move |_| Authority::new(for_authority, SystemClock, threads));
-    let recovery = Recovery::new(journal.clone()).start();
+    let authority = Mailbox::new(authority, ROOM);
+    let recovery = Mailbox::new(Recovery::new(journal.clone()).start(), ROOM);
     Ok(Actors { store, snapshot, ledger, journal, verifiers, authority, recovery })
 }
 

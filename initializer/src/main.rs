@@ -11,7 +11,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use atls::{ClientConfig, ConnectionKey};
 use attestation::{Issuer, simulated::SimulatedMachine};
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use hyper_util::rt::TokioIo;
 use manifest::{PolicyHash, Timestamp};
 use tokio::{net::TcpStream, signal::unix::SignalKind, sync::Mutex};
@@ -31,6 +31,9 @@ const HANDSHAKE: Duration = Duration::from_secs(30);
         Example:\n  initializer --coordinator coordinator:7777 --directory /contrast"
 )]
 struct Args {
+    /// TOML file with any of these options, named as the flags are without the dashes in front.
+    #[arg(long, env = "CONTRAST_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
     /// The Coordinator, as host or host:port (port 7777 if none).
     #[arg(long, env = "COORDINATOR_HOST")]
     coordinator: String,
@@ -46,25 +49,14 @@ struct Args {
     /// Give up at the first refusal instead of trying again every 5 seconds.
     #[arg(long)]
     once: bool,
-    /// How to log.
-    #[arg(long, env = "CONTRAST_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
-    log_format: LogFormat,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum LogFormat {
-    Text,
-    Json,
+    #[command(flatten)]
+    log: program::LogOptions,
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let args = Args::parse();
-    let log = tracing_subscriber::fmt().with_writer(std::io::stderr);
-    match args.log_format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
-    }
+    let args: Args = program::parse(None);
+    args.log.init();
     let mut terminate = tokio::signal::unix::signal(SignalKind::terminate())?;
     tokio::select! {
         outcome = initialize(&args) => outcome,

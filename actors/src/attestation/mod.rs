@@ -5,7 +5,7 @@ use attestation::{Claims, Evidence, Refusal, ReportData};
 use manifest::{Manifest, Timestamp};
 use std::sync::Arc;
 
-use crate::supervision::rebuild_on_panic;
+use crate::{Traced, supervision::rebuild_on_panic};
 
 /// One worker of the pool. Start with `SyncArbiter::start`.
 #[derive(Debug, Default)]
@@ -40,12 +40,17 @@ pub struct VerifyEvidence {
     pub now: Timestamp,
 }
 
-impl Handler<VerifyEvidence> for Verifiers {
+impl Handler<Traced<VerifyEvidence>> for Verifiers {
     type Result = Result<Claims, VerifyError>;
 
-    fn handle(&mut self, msg: VerifyEvidence, ctx: &mut Self::Context) -> Self::Result {
+    fn handle(
+        &mut self,
+        Traced { message: msg, span }: Traced<VerifyEvidence>,
+        ctx: &mut Self::Context,
+    ) -> Self::Result {
         let reference = &msg.manifest.reference_values;
-        let judge = || attestation::verify(&msg.evidence, &msg.expected, reference, msg.now);
+        let judge =
+            || span.in_scope(|| attestation::verify(&msg.evidence, &msg.expected, reference, msg.now));
         Ok(rebuild_on_panic(ctx, judge).ok_or(VerifyError::Restarting)??)
     }
 }

@@ -8,8 +8,12 @@ use attestation::Claims;
 use keys::{ClaimExtension, IssuedCert, KeyError, LeafRequest, WorkloadSecret, WorkloadSecretId};
 use manifest::{EvidenceHash, PolicyHash, RequestId, Timestamp};
 use storage_schema::{EventStore, Fact};
+use tracing::Instrument as _;
 
-use crate::{Active, Append, Clock, Journal, JournalError, supervision::rebuild_on_panic};
+use crate::{
+    Active, Append, AskError, Clock, Journal, JournalError, Mailbox, Traced,
+    supervision::{rebuild_on_panic, survive_panic},
+};
 
 /// Issues a certificate for a verified workload.
 #[derive(Message)]
@@ -54,52 +58,52 @@ pub enum IssueError {
     /// The event was not recorded.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// An actor is being rebuilt.
-    #[error("the certificate authority is restarting; try again")]
-    Restarting,
+    /// Another actor is busy or being rebuilt.
+    #[error(transparent)]
+    Ask(#[from] AskError),
 }
 
 /// Issues certificates.
 pub struct Authority<S: EventStore, C: Clock + Unpin> {
-    journal: Addr<Journal<S, C>>,
+    journal: Mailbox<Journal<S, C>>,
     signers: Addr<Signers>,
     clock: C,
 }
 
 impl<S: EventStore, C: Clock + Unpin + Clone> Authority<S, C> {
     /// An authority with a pool of `threads` signers.
-    pub fn new(journal: Addr<Journal<S, C>>, clock: C, threads: usize) -> Self {
+    pub fn new(journal: Mailbox<Journal<S, C>>, clock: C, threads: usize) -> Self {
         Self { journal, signers: SyncArbiter::start(threads, || Signers), clock }
     }
 }
 
 impl<S: EventStore, C: Clock + Unpin> Actor for Authority<S, C> {
     type Context = Context<Self>;
-
-    fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.set_mailbox_capacity(1024);
-    }
 }
 
 impl<S: EventStore, C: Clock + Unpin> Supervised for Authority<S, C> {}
 
-impl<S: EventStore, C: Clock + Unpin> Handler<IssueMeshCert> for Authority<S, C> {
+impl<S: EventStore, C: Clock + Unpin + Clone> Handler<Traced<IssueMeshCert>> for Authority<S, C> {
     type Result = ResponseFuture<Result<IssuedIdentity, IssueError>>;
 
-    fn handle(&mut self, msg: IssueMeshCert, _: &mut Self::Context) -> Self::Result {
-        let (journal, signers, now) = (self.journal.clone(), self.signers.clone(), self.clock.now());
-        Box::pin(async move {
+    fn handle(&mut self, msg: Traced<IssueMeshCert>, _: &mut Self::Context) -> Self::Result {
+        let (journal, signers, clock) = (self.journal.clone(), self.signers.clone(), self.clock.clone());
+        let Traced { message: msg, span } = msg;
+        let work = async move {
+            let now = clock.now();
             let (active, request, evidence) = (Arc::clone(&msg.active), msg.request, msg.evidence.clone());
-            let signed = signers.send(Sign { msg, now }).await.map_err(|_| IssueError::Restarting)??;
+            let signed = signers.send(Sign { msg, now }).await.map_err(|_| AskError::Restarting)??;
             let append = Append {
                 facts: signed.facts,
                 blobs: vec![evidence],
                 request,
                 engine: Arc::clone(&active.engine),
             };
-            journal.send(append).await.map_err(|_| IssueError::Restarting)??;
+            journal.ask(append).await??;
             Ok(signed.identity)
-        })
+        };
+        let work = survive_panic::<Self, _>(work.instrument(span));
+        Box::pin(async { work.await.unwrap_or(Err(AskError::Restarting.into())) })
     }
 }
 
@@ -126,7 +130,7 @@ impl Handler<Sign> for Signers {
     type Result = Result<Signed, IssueError>;
 
     fn handle(&mut self, msg: Sign, ctx: &mut Self::Context) -> Self::Result {
-        rebuild_on_panic(ctx, || msg.sign()).unwrap_or(Err(IssueError::Restarting))
+        rebuild_on_panic(ctx, || msg.sign()).unwrap_or(Err(AskError::Restarting.into()))
     }
 }
 

@@ -15,19 +15,14 @@ use manifest::{EvidenceHash, ReplicaId, RequestId};
 use storage_schema::{AppendError, Event, EventStore, Fact, Log, LogError, StoreError, StreamId};
 use tokio::sync::oneshot;
 
-use crate::{Clock, supervision::rebuild_on_panic};
+use crate::{Clock, Traced, supervision::rebuild_on_panic};
 
-/// Most events that wait for a commit.
-const MAX_WAITING: usize = 8192;
 /// Most refusals recorded between two of anything else, so that an attacker cannot fill the disk.
 const MAX_REFUSALS: u32 = 1000;
 
 /// Why events were not recorded.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum JournalError {
-    /// Too much waits already.
-    #[error("{MAX_WAITING} events wait to be written; try again in a second")]
-    Full,
     /// The stream cannot be written.
     #[error(transparent)]
     Append(#[from] AppendError),
@@ -98,6 +93,17 @@ impl<S: EventStore, C: Clock + Unpin> Journal<S, C> {
         Self { writer, waiting: Vec::new(), committing: false, refusals: 0 }
     }
 
+    fn append(
+        &mut self,
+        append: Append,
+        ctx: &mut Context<Self>,
+    ) -> ResponseFuture<Result<(), JournalError>> {
+        let (reply, answer) = oneshot::channel();
+        self.waiting.push((append, reply));
+        self.commit_waiting(ctx);
+        Box::pin(async { answer.await.unwrap_or(Err(JournalError::Restarting)) })
+    }
+
     fn commit_waiting(&mut self, ctx: &mut Context<Self>) {
         if self.committing || self.waiting.is_empty() {
             return;
@@ -119,10 +125,6 @@ impl<S: EventStore, C: Clock + Unpin> Journal<S, C> {
 
 impl<S: EventStore, C: Clock + Unpin> Actor for Journal<S, C> {
     type Context = Context<Self>;
-
-    fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.set_mailbox_capacity(1024);
-    }
 }
 
 impl<S: EventStore, C: Clock + Unpin> Supervised for Journal<S, C> {
@@ -132,34 +134,26 @@ impl<S: EventStore, C: Clock + Unpin> Supervised for Journal<S, C> {
     }
 }
 
-impl<S: EventStore, C: Clock + Unpin> Handler<Append> for Journal<S, C> {
+impl<S: EventStore, C: Clock + Unpin> Handler<Traced<Append>> for Journal<S, C> {
     type Result = ResponseFuture<Result<(), JournalError>>;
 
-    fn handle(&mut self, msg: Append, ctx: &mut Self::Context) -> Self::Result {
-        if self.waiting.len() >= MAX_WAITING {
-            return Box::pin(async { Err(JournalError::Full) });
-        }
+    fn handle(&mut self, msg: Traced<Append>, ctx: &mut Self::Context) -> Self::Result {
         self.refusals = 0;
-        let (reply, answer) = oneshot::channel();
-        self.waiting.push((msg, reply));
-        self.commit_waiting(ctx);
-        Box::pin(async { answer.await.unwrap_or(Err(JournalError::Restarting)) })
+        self.append(msg.message, ctx)
     }
 }
 
-impl<S: EventStore, C: Clock + Unpin> Handler<RecordRefusal> for Journal<S, C> {
+impl<S: EventStore, C: Clock + Unpin> Handler<Traced<RecordRefusal>> for Journal<S, C> {
     type Result = ResponseFuture<Result<(), JournalError>>;
 
-    fn handle(&mut self, msg: RecordRefusal, ctx: &mut Self::Context) -> Self::Result {
-        let count = self.refusals.saturating_add(1);
-        if count > MAX_REFUSALS {
+    fn handle(&mut self, msg: Traced<RecordRefusal>, ctx: &mut Self::Context) -> Self::Result {
+        if self.refusals >= MAX_REFUSALS {
             return Box::pin(async { Ok(()) });
         }
-        let RecordRefusal { source, reason, evidence, request, engine } = msg;
+        self.refusals += 1;
+        let RecordRefusal { source, reason, evidence, request, engine } = msg.message;
         let facts = vec![Fact::AttestationRefused { source, reason, evidence }];
-        let answer = self.handle(Append { facts, blobs: Vec::new(), request, engine }, ctx);
-        self.refusals = count;
-        answer
+        self.append(Append { facts, blobs: Vec::new(), request, engine }, ctx)
     }
 }
 

@@ -16,7 +16,7 @@ use super::{
     },
     state::{Active, Entry, Phase, Snapshot, State},
 };
-use crate::{Clock, supervision::rebuild_on_panic};
+use crate::{Clock, Traced, supervision::rebuild_on_panic};
 
 /// The only writer of manifest history. Start with `SyncArbiter::start(1, ..)`.
 pub struct Ledger<S, C> {
@@ -254,18 +254,24 @@ fn seed_shares(engine: &SeedEngine, manifest: &Manifest) -> Result<SeedShares, S
     Ok(SeedShares { shares: shares.collect::<Result<_, SetManifestError>>()?, salt: *engine.salt() })
 }
 
-impl<S: EventStore, C: Clock + Unpin> Handler<SetManifest> for Ledger<S, C> {
+impl<S: EventStore, C: Clock + Unpin> Handler<Traced<SetManifest>> for Ledger<S, C> {
     type Result = Result<SetManifestReply, SetManifestError>;
 
-    fn handle(&mut self, msg: SetManifest, ctx: &mut Self::Context) -> Self::Result {
-        rebuild_on_panic(ctx, || self.set_manifest(&msg)).unwrap_or(Err(LedgerError::Restarting.into()))
+    fn handle(
+        &mut self,
+        Traced { message, span }: Traced<SetManifest>,
+        ctx: &mut Self::Context,
+    ) -> Self::Result {
+        let work = || span.in_scope(|| self.set_manifest(&message));
+        rebuild_on_panic(ctx, work).unwrap_or(Err(LedgerError::Restarting.into()))
     }
 }
 
-impl<S: EventStore, C: Clock + Unpin> Handler<Recover> for Ledger<S, C> {
+impl<S: EventStore, C: Clock + Unpin> Handler<Traced<Recover>> for Ledger<S, C> {
     type Result = Result<manifest::TransitionHash, RecoverError>;
 
-    fn handle(&mut self, msg: Recover, ctx: &mut Self::Context) -> Self::Result {
-        rebuild_on_panic(ctx, || self.recover(&msg)).unwrap_or(Err(LedgerError::Restarting.into()))
+    fn handle(&mut self, Traced { message, span }: Traced<Recover>, ctx: &mut Self::Context) -> Self::Result {
+        let work = || span.in_scope(|| self.recover(&message));
+        rebuild_on_panic(ctx, work).unwrap_or(Err(LedgerError::Restarting.into()))
     }
 }

@@ -5,13 +5,16 @@
 
 use std::sync::Arc;
 
-use actix::{Actor, Addr, Context, Handler, Message, ResponseFuture, Supervised};
+use actix::{Actor, Context, Handler, Message, ResponseFuture, Supervised};
 use attestation::Claims;
 use keys::{KeyError, Salt, Seed};
 use manifest::{PolicyHash, RequestId};
 use storage_schema::{EventStore, Fact};
+use tracing::Instrument as _;
 
-use crate::{Active, Append, Clock, Journal, JournalError};
+use crate::{
+    Active, Append, AskError, Clock, Journal, JournalError, Mailbox, Traced, supervision::survive_panic,
+};
 
 /// Asks for the secrets on behalf of a verified peer.
 #[derive(Message)]
@@ -49,16 +52,19 @@ pub enum HandOverError {
     /// The event was not recorded.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// Another actor is busy or being rebuilt.
+    #[error(transparent)]
+    Ask(#[from] AskError),
 }
 
 /// Hands the secrets to peers.
 pub struct Recovery<S: EventStore, C: Clock + Unpin> {
-    journal: Addr<Journal<S, C>>,
+    journal: Mailbox<Journal<S, C>>,
 }
 
 impl<S: EventStore, C: Clock + Unpin> Recovery<S, C> {
     /// Recovery that records what it does in this journal.
-    pub fn new(journal: Addr<Journal<S, C>>) -> Self {
+    pub fn new(journal: Mailbox<Journal<S, C>>) -> Self {
         Self { journal }
     }
 }
@@ -69,12 +75,16 @@ impl<S: EventStore, C: Clock + Unpin> Actor for Recovery<S, C> {
 
 impl<S: EventStore, C: Clock + Unpin> Supervised for Recovery<S, C> {}
 
-impl<S: EventStore, C: Clock + Unpin> Handler<HandOver> for Recovery<S, C> {
+impl<S: EventStore, C: Clock + Unpin> Handler<Traced<HandOver>> for Recovery<S, C> {
     type Result = ResponseFuture<Result<HandedOver, HandOverError>>;
 
-    fn handle(&mut self, msg: HandOver, _: &mut Self::Context) -> Self::Result {
+    fn handle(
+        &mut self,
+        Traced { message: msg, span }: Traced<HandOver>,
+        _: &mut Self::Context,
+    ) -> Self::Result {
         let journal = self.journal.clone();
-        Box::pin(async move {
+        let work = async move {
             let HandOver { active, claims, request } = msg;
             let policy = claims.policy_hash();
             if !active.is_coordinator(&policy) {
@@ -84,13 +94,15 @@ impl<S: EventStore, C: Clock + Unpin> Handler<HandOver> for Recovery<S, C> {
             let fact = Fact::RecoveryGranted { policy, platform: claims.platform().to_string() };
             let engine = Arc::clone(&active.engine);
             let append = Append { facts: vec![fact], blobs: Vec::new(), request, engine };
-            journal.send(append).await.map_err(|_| JournalError::Restarting)??;
+            journal.ask(append).await??;
             Ok(HandedOver {
                 seed: active.engine.seed().clone(),
                 salt: *active.engine.salt(),
                 mesh_key_pem,
                 manifest: active.manifest.bytes().to_vec(),
             })
-        })
+        };
+        let work = survive_panic::<Self, _>(work.instrument(span));
+        Box::pin(async { work.await.unwrap_or(Err(AskError::Restarting.into())) })
     }
 }

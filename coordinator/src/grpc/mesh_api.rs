@@ -36,6 +36,7 @@ fn workload<T>(request: &Request<T>) -> Result<Arc<Workload>, Failure> {
 
 #[tonic::async_trait]
 impl Service for MeshApi {
+    #[tracing::instrument(skip_all, fields(request))]
     async fn new_mesh_cert(
         &self,
         request: Request<NewMeshCertRequest>,
@@ -49,7 +50,7 @@ impl Service for MeshApi {
             spki_der: workload.spki_der.clone(),
             request: request_id()?,
         };
-        let reply = self.0.authority.send(command).await.map_err(|_| Failure::Restarting)?;
+        let reply = self.0.authority.ask(command).await.map_err(Failure::Ask)?;
         let identity = reply.map_err(Failure::Issue)?;
         let (serial, policy) = (identity.certificate.serial, workload.claims.policy_hash());
         tracing::info!(%serial, %policy, platform = %workload.claims.platform(), "certificate issued");
@@ -62,6 +63,7 @@ impl Service for MeshApi {
         }))
     }
 
+    #[tracing::instrument(skip_all, fields(request))]
     async fn recover(&self, request: Request<RecoverRequest>) -> Result<Response<RecoverResponse>, Status> {
         let workload = workload(&request)?;
         let command = HandOver {
@@ -69,7 +71,7 @@ impl Service for MeshApi {
             claims: workload.claims.clone(),
             request: request_id()?,
         };
-        let reply = self.0.recovery.send(command).await.map_err(|_| Failure::Restarting)?;
+        let reply = self.0.recovery.ask(command).await.map_err(Failure::Ask)?;
         let secrets = reply.map_err(Failure::HandOver)?;
         Ok(Response::new(RecoverResponse {
             seed: secrets.seed.expose().to_vec(),

@@ -1,7 +1,12 @@
 //! Every gRPC status code, chosen in one place (spec control-plane.md 1.5).
 
-use actors::{HandOverError, IssueError, JournalError, LedgerError, RecoverError, SetManifestError};
-use tonic::{Code, Status};
+use actors::{
+    AskError, HandOverError, IssueError, JournalError, LedgerError, RecoverError, SetManifestError,
+};
+use tonic::{Code, Status, metadata::MetadataValue};
+
+/// Milliseconds after which to try again (gRFC A6, server pushback).
+const RETRY_HINT: &str = "grpc-retry-pushback-ms";
 
 /// Anything that a request can end with.
 pub(crate) enum Failure {
@@ -9,7 +14,7 @@ pub(crate) enum Failure {
     Refused(String),
     NoManifest,
     NeedsRecovery,
-    Restarting,
+    Ask(AskError),
     SetManifest(SetManifestError),
     Recover(RecoverError),
     Issue(IssueError),
@@ -24,7 +29,7 @@ impl From<Failure> for Status {
             Failure::Refused(message) => (Code::PermissionDenied, message),
             Failure::NoManifest => (Code::FailedPrecondition, "no manifest configured".into()),
             Failure::NeedsRecovery => (Code::FailedPrecondition, "coordinator is in recovery mode".into()),
-            Failure::Restarting => (Code::Unavailable, "an actor is restarting; try again".into()),
+            Failure::Ask(error) => (ask(&error), error.to_string()),
             Failure::SetManifest(error) => (set_manifest(&error), error.to_string()),
             Failure::Recover(error) => (recover(&error), error.to_string()),
             Failure::Issue(error) => (issue(&error), error.to_string()),
@@ -34,7 +39,18 @@ impl From<Failure> for Status {
         if matches!(code, Code::Internal) {
             tracing::error!(%message, "request failed");
         }
-        Self::new(code, message)
+        let mut status = Self::new(code, message);
+        if matches!(code, Code::ResourceExhausted | Code::Unavailable) {
+            status.metadata_mut().insert(RETRY_HINT, MetadataValue::from_static("1000"));
+        }
+        status
+    }
+}
+
+fn ask(error: &AskError) -> Code {
+    match error {
+        AskError::Full(_) => Code::ResourceExhausted,
+        AskError::Restarting => Code::Unavailable,
     }
 }
 
@@ -80,7 +96,7 @@ fn issue(error: &IssueError) -> Code {
         IssueError::UnknownPolicy { .. } => Code::PermissionDenied,
         IssueError::Key(_) => Code::Unknown,
         IssueError::Journal(error) => journal(error),
-        IssueError::Restarting => Code::Unavailable,
+        IssueError::Ask(error) => ask(error),
     }
 }
 
@@ -89,12 +105,12 @@ fn hand_over(error: &HandOverError) -> Code {
         HandOverError::NotACoordinator(_) => Code::PermissionDenied,
         HandOverError::Key(_) => Code::Unknown,
         HandOverError::Journal(error) => journal(error),
+        HandOverError::Ask(error) => ask(error),
     }
 }
 
 fn journal(error: &JournalError) -> Code {
     match error {
-        JournalError::Full => Code::ResourceExhausted,
         JournalError::Restarting => Code::Unavailable,
         JournalError::Append(_) | JournalError::Log(_) | JournalError::Store(_) => Code::Unknown,
     }

@@ -36,8 +36,11 @@ pub(super) fn caller<T>(request: &Request<T>) -> Option<KeyDigest> {
     }
 }
 
+/// A new request's name, in the events it causes and in the span of its log lines.
 pub(super) fn request_id() -> Result<RequestId, Failure> {
-    keys::random().map(RequestId::from_bytes).map_err(|error| Failure::Fault(error.to_string()))
+    let id = keys::random().map(RequestId::from_bytes).map_err(|error| Failure::Fault(error.to_string()))?;
+    tracing::Span::current().record("request", tracing::field::display(id));
+    Ok(id)
 }
 
 fn malformed(error: impl ToString) -> Failure {
@@ -46,6 +49,7 @@ fn malformed(error: impl ToString) -> Failure {
 
 #[tonic::async_trait]
 impl Service for UserApi {
+    #[tracing::instrument(skip_all, fields(request))]
     async fn set_manifest(
         &self,
         request: Request<SetManifestRequest>,
@@ -64,7 +68,7 @@ impl Service for UserApi {
             signature: Some(message.signature).filter(|signature| !signature.is_empty()),
             request: request_id()?,
         };
-        let reply = self.0.ledger.send(command).await.map_err(|_| Failure::Restarting)?;
+        let reply = self.0.ledger.ask(command).await.map_err(Failure::Ask)?;
         let reply = reply.map_err(Failure::SetManifest)?;
         let document = |shares: actors::SeedShares| SeedShareDocument {
             salt: shares.salt.as_bytes().to_vec(),
@@ -84,6 +88,7 @@ impl Service for UserApi {
         }))
     }
 
+    #[tracing::instrument(skip_all, fields(request))]
     async fn get_manifests(
         &self,
         _: Request<GetManifestsRequest>,
@@ -106,6 +111,7 @@ impl Service for UserApi {
         }))
     }
 
+    #[tracing::instrument(skip_all, fields(request))]
     async fn recover(&self, request: Request<RecoverRequest>) -> Result<Response<RecoverResponse>, Status> {
         let caller = caller(&request);
         let message = request.into_inner();
@@ -115,7 +121,7 @@ impl Service for UserApi {
             caller,
             request: request_id()?,
         };
-        let reply = self.0.ledger.send(command).await.map_err(|_| Failure::Restarting)?;
+        let reply = self.0.ledger.ask(command).await.map_err(Failure::Ask)?;
         reply.map_err(Failure::Recover)?;
         Ok(Response::new(RecoverResponse {}))
     }

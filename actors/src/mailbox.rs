@@ -1,0 +1,117 @@
+//! How one part asks an actor: bounded, and with the span of the request that caused it.
+
+use std::sync::Arc;
+
+use actix::{
+    Actor, Addr, Handler, Message,
+    dev::{MessageResponse, ToEnvelope},
+};
+use tokio::sync::Semaphore;
+use tracing::Span;
+
+/// A message and the tracing span it was sent in, so that what an actor logs names its request.
+pub struct Traced<M> {
+    /// The message.
+    pub message: M,
+    /// The sender's span.
+    pub span: Span,
+}
+
+impl<M: Message> Message for Traced<M> {
+    type Result = M::Result;
+}
+
+/// Why an actor did not take or did not answer a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    /// As much is under way as the actor takes; nothing was done.
+    #[error("{0} requests are under way already; try again in a second")]
+    Full(usize),
+    /// A bug ended the actor while it had the question; it is being rebuilt.
+    #[error("an actor is restarting; try again")]
+    Restarting,
+}
+
+/// An actor's address, with a bound on the questions that are waiting or under way.
+pub struct Mailbox<A: Actor> {
+    address: Addr<A>,
+    room: Arc<Semaphore>,
+    capacity: usize,
+}
+
+impl<A: Actor> Clone for Mailbox<A> {
+    fn clone(&self) -> Self {
+        Self { address: self.address.clone(), room: Arc::clone(&self.room), capacity: self.capacity }
+    }
+}
+
+impl<A: Actor> Mailbox<A> {
+    /// At most `capacity` questions at once, over all clones.
+    pub fn new(address: Addr<A>, capacity: usize) -> Self {
+        Self { address, room: Arc::new(Semaphore::new(capacity)), capacity }
+    }
+
+    /// Asks and waits for the answer. A full mailbox is an error at once, never a queue that grows.
+    pub async fn ask<M>(&self, message: M) -> Result<M::Result, AskError>
+    where
+        M: Message + Send + 'static,
+        M::Result: Send,
+        A: Handler<Traced<M>>,
+        A::Context: ToEnvelope<A, Traced<M>>,
+        A::Result: MessageResponse<A, Traced<M>>,
+    {
+        let _room = self.room.try_acquire().map_err(|_| AskError::Full(self.capacity))?;
+        let message = Traced { message, span: Span::current() };
+        self.address.send(message).await.map_err(|_| AskError::Restarting)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix::{Context, ResponseFuture};
+
+    use super::*;
+
+    struct Slow;
+
+    impl Actor for Slow {
+        type Context = Context<Self>;
+    }
+
+    #[derive(Message)]
+    #[rtype(result = "()")]
+    struct Wait(tokio::sync::oneshot::Receiver<()>);
+
+    impl Handler<Traced<Wait>> for Slow {
+        type Result = ResponseFuture<()>;
+
+        fn handle(
+            &mut self,
+            Traced { message: Wait(end), .. }: Traced<Wait>,
+            _: &mut Self::Context,
+        ) -> Self::Result {
+            Box::pin(async { end.await.unwrap() })
+        }
+    }
+
+    #[test]
+    fn a_full_mailbox_is_an_error_at_once_and_has_room_again() {
+        actix::System::new().block_on(async {
+            let mailbox = Mailbox::new(Slow.start(), 1);
+            let (finish, end) = tokio::sync::oneshot::channel();
+            let first = actix::spawn({
+                let mailbox = mailbox.clone();
+                async move { mailbox.ask(Wait(end)).await }
+            });
+            tokio::task::yield_now().await;
+            let (done, other) = tokio::sync::oneshot::channel();
+            assert_eq!(mailbox.ask(Wait(other)).await, Err(AskError::Full(1)));
+            finish.send(()).unwrap();
+            assert_eq!(first.await.unwrap(), Ok(()));
+            assert!(done.send(()).is_err(), "the refused message was dropped");
+            let (done, end) = tokio::sync::oneshot::channel();
+            done.send(()).unwrap();
+            assert_eq!(mailbox.ask(Wait(end)).await, Ok(()));
+        });
+    }
+}
