@@ -10,7 +10,7 @@ use manifest::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{CodecError, codec};
+use crate::{CodecError, StreamId, codec};
 
 /// One entry of a stream.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -127,6 +127,13 @@ pub enum Fact {
         tcb: String,
         /// Manifest history at that moment.
         transition: TransitionHash,
+        /// The nonce that the evidence answers, with which the verification can be repeated. 32
+        /// bytes; empty in the first version of this event.
+        #[serde(default, with = "serde_bytes")]
+        nonce: Vec<u8>,
+        /// Why the evidence was accepted: the reference values that it met.
+        #[serde(default)]
+        verdict: String,
     },
     /// A workload was refused. Replica stream.
     AttestationRefused {
@@ -136,6 +143,16 @@ pub enum Fact {
         reason: String,
         /// Hash of the evidence, if there was any; the bytes are not kept.
         evidence: Option<EvidenceHash>,
+        /// How many refusals were left out before this one, because their source or everybody
+        /// together had too many.
+        #[serde(default)]
+        left_out: u64,
+    },
+    /// Where the replica streams stand, so that one signed control head covers everything. Control
+    /// stream.
+    Checkpoint {
+        /// Each stream that moved since the last checkpoint.
+        heads: Vec<StreamHead>,
     },
     /// A workload secret left the process. Replica stream.
     SecretReleased {
@@ -144,6 +161,18 @@ pub enum Fact {
         /// Certificate it went with.
         serial: SerialNumber,
     },
+}
+
+/// Tree head of a stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamHead {
+    /// The stream.
+    pub stream: StreamId,
+    /// Number of events.
+    pub size: u64,
+    /// Head of the tree over them.
+    #[serde(with = "serde_bytes")]
+    pub root: [u8; 32],
 }
 
 /// By what right a manifest was set.
@@ -170,6 +199,7 @@ impl Fact {
             Self::ReplicaStopped => "ReplicaStopped",
             Self::CertificateIssued { .. } => "CertificateIssued",
             Self::AttestationRefused { .. } => "AttestationRefused",
+            Self::Checkpoint { .. } => "Checkpoint",
             Self::SecretReleased { .. } => "SecretReleased",
         }
     }

@@ -3,24 +3,39 @@
 //!
 //! State is a fold over events; nothing else is state. An engine ([`EventStore`]) is a dumb,
 //! untrusted, conditional append of opaque bytes. [`Log`] is what makes a stream of it
-//! trustworthy: it refuses a gap, a changed byte, a foreign signature, and says where.
+//! trustworthy: it refuses a gap, a changed byte, a foreign signature, and says where. [`Position`]
+//! is the verifier inside, for whoever gets segments from elsewhere; [`Archive`] answers questions
+//! with proofs; [`Checkpoint`] is a signed head for the world.
 //!
 //! This crate is what an auditor's own tool links: no actix, no network, no TLS.
-//! Source: design sections 3 and 4; RFC 6962 for the tree.
+//! Source: design sections 3 and 4; RFC 6962 for the tree; C2SP for checkpoints and tiles.
 
+mod archive;
+mod checkpoint;
 mod codec;
 mod event;
+mod index;
 mod log;
 mod memory;
 pub mod merkle;
+mod position;
 mod segment;
 mod sled_store;
+mod snapshot;
 mod store;
+mod tiles;
 
+use snapshot::Snapshot;
+
+pub use archive::{Archive, Inclusion};
+pub use checkpoint::{Checkpoint, CheckpointError, InvalidLogId, LogId};
 pub use codec::CodecError;
-pub use event::{Authorisation, Event, Fact};
-pub use log::{AppendError, Head, Log, LogError};
+pub use event::{Authorisation, Event, Fact, StreamHead};
+pub use log::{AppendError, Folded, Log, LogError};
 pub use memory::MemoryStore;
+pub use position::{Head, Position, Verified};
 pub use segment::SegmentError;
 pub use sled_store::SledStore;
+pub use snapshot::{Projection, SnapshotError};
 pub use store::{BlobHash, EventStore, StoreError, StreamId};
+pub use tiles::Tiles;

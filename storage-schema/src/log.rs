@@ -3,39 +3,35 @@
 use std::sync::Arc;
 
 use keys::{LogKey, LogPublicKey};
-use serde_bytes::ByteBuf;
 
 use crate::{
-    CodecError, Event, EventStore, SegmentError, StoreError, StreamId,
-    merkle::{Frontier, Hash},
-    segment::{Segment, segment_hash},
+    CodecError, Event, EventStore, Head, Position, SegmentError, Snapshot, SnapshotError, StoreError,
+    StreamId, Tiles, Verified,
+    index::serial_entry,
+    merkle::{Hash, Prover, leaf_hash, verify_consistency, verify_inclusion},
+    segment::Header,
+    snapshot::Projection,
 };
 
 /// Bytes read from the engine at once.
 const PAGE_BYTES: usize = 4 << 20;
 
-/// Where a stream stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Head {
-    /// The stream.
-    pub stream: StreamId,
-    /// Number of events.
-    pub size: u64,
-    /// Number of segments.
-    pub segments: u64,
-    /// Head of the Merkle tree over the events.
-    pub root: Hash,
-}
-
-/// A stream, verified from its first byte on.
+/// A stream, verified from its first byte or from a snapshot on.
 pub struct Log<S> {
     store: Arc<S>,
-    stream: StreamId,
-    key: Option<LogPublicKey>,
-    tree: Frontier,
-    segments: u64,
-    previous: Hash,
+    position: Position,
+    tiles: Tiles,
     poisoned: bool,
+}
+
+/// A stream and what was folded from it.
+pub struct Folded<S, P> {
+    /// The stream.
+    pub log: Log<S>,
+    /// The fold over all its events.
+    pub projection: P,
+    /// Why a snapshot was not used, if there was one.
+    pub dropped: Option<SnapshotError>,
 }
 
 /// Why a stream cannot be trusted or read. Nothing is skipped and nothing is repaired.
@@ -68,6 +64,41 @@ pub enum LogError {
         /// Its value in the segment.
         found: String,
     },
+    /// An authentic event of unknown shape: written by a newer program.
+    #[error("stream {stream}, event {sequence}: {error}")]
+    Event {
+        /// The stream.
+        stream: StreamId,
+        /// Its place.
+        sequence: u64,
+        /// What is wrong.
+        error: CodecError,
+    },
+    /// Signed segments were there and are not any more.
+    #[error(
+        "stream {stream}: {expected} segments were signed, the store has {found}; it lost or hides the rest"
+    )]
+    Lost {
+        /// The stream.
+        stream: StreamId,
+        /// How many there were at least.
+        expected: u64,
+        /// How many there are.
+        found: u64,
+    },
+    /// A question about events that are not there.
+    #[error("stream {stream} has {size} events, asked was for {asked}")]
+    Beyond {
+        /// The stream.
+        stream: StreamId,
+        /// How many there are.
+        size: u64,
+        /// What was asked for.
+        asked: u64,
+    },
+    /// The cached tree does not fit the signed head.
+    #[error("stream {0}: the stored tree nodes do not yield the signed tree head")]
+    Tiles(StreamId),
 }
 
 /// Why events were not written.
@@ -93,134 +124,197 @@ impl<S: EventStore> Log<S> {
         key: Option<LogPublicKey>,
         on_event: impl FnMut(u64, Event),
     ) -> Result<Self, LogError> {
-        let mut log = Self {
-            store,
-            stream,
-            key,
-            tree: Frontier::default(),
-            segments: 0,
-            previous: [0; 32],
-            poisoned: false,
-        };
+        let position = Position::start(stream, key);
+        let mut log = Self { store, position, tiles: Tiles::default(), poisoned: false };
         log.catch_up(on_event)?;
         Ok(log)
+    }
+
+    /// Folds a stream, from its last snapshot on if there is one that fits.
+    pub fn open_folded<P: Projection>(
+        store: Arc<S>,
+        stream: StreamId,
+        key: Option<LogPublicKey>,
+    ) -> Result<Folded<S, P>, LogError> {
+        let (start, dropped) = match Snapshot::<P>::load(store.as_ref(), stream, key) {
+            Ok(None) => (None, None),
+            Ok(Some(snapshot)) => (Some(snapshot), None),
+            Err(error) => (None, Some(error)),
+        };
+        let Snapshot { position, tiles, mut projection } = start.unwrap_or_else(|| Snapshot {
+            position: Position::start(stream, key),
+            tiles: Tiles::default(),
+            projection: P::default(),
+        });
+        check_last(store.as_ref(), &position)?;
+        let mut log = Self { store, position, tiles, poisoned: false };
+        log.catch_up(|sequence, event| projection.apply(sequence, &event))?;
+        Ok(Folded { log, projection, dropped })
+    }
+
+    /// Stores a snapshot, so that the next [`Log::open_folded`] starts here. `projection` is the
+    /// fold over exactly the events so far.
+    pub fn save_snapshot<P: Projection>(&self, projection: &P, key: &LogKey) -> Result<(), AppendError> {
+        if self.poisoned {
+            return Err(AppendError::Poisoned(self.position.stream));
+        }
+        let (position, tiles) = (&self.position, &self.tiles);
+        Snapshot::save(self.store.as_ref(), position, tiles, projection, key)
     }
 
     /// Reads what was appended since, by others or by a write whose outcome was unknown. A
     /// poisoned writer works again after it.
     pub fn catch_up(&mut self, mut on_event: impl FnMut(u64, Event)) -> Result<(), LogError> {
+        let stream = self.position.stream;
         loop {
-            let page = self.store.read(&self.stream, self.segments, PAGE_BYTES)?;
+            let page = self.store.read(&stream, self.position.segments, PAGE_BYTES)?;
             if page.is_empty() {
                 self.poisoned = false;
                 return Ok(());
             }
             for (index, bytes) in page {
-                self.take(index, &bytes, &mut on_event)?;
+                let mut position = self.position.clone();
+                let Verified { first, events, leaves, .. } = position.advance(index, &bytes)?;
+                let decode =
+                    |(sequence, event)| {
+                        Event::from_cbor(event)
+                            .map(|event| (sequence, event))
+                            .map_err(|error| LogError::Event { stream, sequence, error })
+                    };
+                let events: Vec<(u64, Event)> =
+                    (first..).zip(events).map(decode).collect::<Result<_, _>>()?;
+                for leaf in leaves {
+                    self.tiles.push(self.store.as_ref(), &stream, leaf)?;
+                }
+                self.position = position;
+                for (sequence, event) in events {
+                    on_event(sequence, event);
+                }
             }
         }
-    }
-
-    fn take(
-        &mut self,
-        index: u64,
-        bytes: &[u8],
-        on_event: &mut impl FnMut(u64, Event),
-    ) -> Result<(), LogError> {
-        let stream = self.stream;
-        let here = |error| LogError::Segment { stream, index, error };
-        let (segment, key) = Segment::open(bytes, self.key).map_err(here)?;
-        self.check(index, &segment)?;
-        let first = self.tree.size();
-        let mut tree = self.tree.clone();
-        let mut events = Vec::with_capacity(segment.events.len());
-        for encoded in &segment.events {
-            tree.push(encoded);
-            events.push(Event::from_cbor(encoded).map_err(|error| here(error.into()))?);
-        }
-        if tree.root() != segment.root {
-            return Err(self.misplaced(
-                index,
-                "tree head",
-                hex::encode(tree.root()),
-                hex::encode(segment.root),
-            ));
-        }
-        self.tree = tree;
-        self.key = Some(key);
-        self.segments += 1;
-        self.previous = segment_hash(bytes);
-        for (sequence, event) in (first..).zip(events) {
-            on_event(sequence, event);
-        }
-        Ok(())
-    }
-
-    fn check(&self, index: u64, segment: &Segment) -> Result<(), LogError> {
-        let links = [
-            ("stream", self.stream.to_string(), segment.stream.to_string()),
-            ("position in the store", self.segments.to_string(), index.to_string()),
-            ("index", self.segments.to_string(), segment.index.to_string()),
-            ("first event", self.tree.size().to_string(), segment.first.to_string()),
-            ("previous segment", hex::encode(self.previous), hex::encode(segment.previous)),
-        ];
-        for (what, expected, found) in links {
-            if expected != found {
-                return Err(self.misplaced(index, what, expected, found));
-            }
-        }
-        Ok(())
-    }
-
-    fn misplaced(&self, index: u64, what: &'static str, expected: String, found: String) -> LogError {
-        LogError::Chain { stream: self.stream, index, what, expected, found }
     }
 
     /// Writes events as one segment; they are durable when it returns. After a failure the writer
     /// refuses everything until [`Log::catch_up`] told what is on disk.
     pub fn append(&mut self, events: &[Event], key: &LogKey) -> Result<Head, AppendError> {
         if self.poisoned {
-            return Err(AppendError::Poisoned(self.stream));
+            return Err(AppendError::Poisoned(self.position.stream));
         }
-        let mut tree = self.tree.clone();
-        let mut encoded = Vec::with_capacity(events.len());
-        for event in events {
-            let bytes = event.to_cbor()?;
-            tree.push(&bytes);
-            encoded.push(ByteBuf::from(bytes));
-        }
-        let segment = Segment {
-            stream: self.stream,
-            index: self.segments,
-            first: self.tree.size(),
-            previous: self.previous,
-            events: encoded,
-            root: tree.root(),
-        };
-        let bytes = segment.sign(key)?;
+        let Some(last) = events.last() else { return Ok(self.head()) };
+        let stream = self.position.stream;
+        let encoded: Vec<Vec<u8>> = events.iter().map(Event::to_cbor).collect::<Result<_, _>>()?;
+        let (mut position, mut tiles) = (self.position.clone(), self.tiles.clone());
         self.poisoned = true;
-        self.store.append(&self.stream, self.segments, &bytes)?;
+        for (event, bytes) in events.iter().zip(&encoded) {
+            let leaf = leaf_hash(bytes);
+            if let Some((name, place)) = serial_entry(event, stream, position.tree.size()) {
+                self.store.put_derived(&name, &place)?;
+            }
+            position.tree.push(leaf);
+            tiles.push(self.store.as_ref(), &stream, leaf)?;
+        }
+        let header = Header {
+            stream,
+            index: position.segments,
+            first: self.position.tree.size(),
+            count: events.len() as u64,
+            previous: *position.previous,
+            root: position.tree.root(),
+            at: last.at,
+        };
+        let (bytes, header_hash) = header.seal(&encoded, key)?;
+        self.store.append(&stream, position.segments, &bytes)?;
         self.poisoned = false;
-        self.key = Some(key.public());
-        self.tree = tree;
-        self.segments += 1;
-        self.previous = segment_hash(&bytes);
+        position.key = Some(key.public());
+        position.segments += 1;
+        position.previous = header_hash.into();
+        (self.position, self.tiles) = (position, tiles);
         Ok(self.head())
     }
 
     /// Where the stream stands.
     pub fn head(&self) -> Head {
-        Head { stream: self.stream, size: self.tree.size(), segments: self.segments, root: self.tree.root() }
+        self.position.head()
+    }
+
+    /// How far it was verified.
+    pub fn position(&self) -> &Position {
+        &self.position
     }
 
     /// The key that signed every segment; `None` while there is none. Whoever opened the log
     /// without a key compares this one with the key derived from the seed as soon as it is there.
     pub fn key(&self) -> Option<LogPublicKey> {
-        self.key
+        self.position.key
     }
 
     /// Whether a failed append must be cleared up first.
     pub fn is_poisoned(&self) -> bool {
         self.poisoned
     }
+
+    /// Tree head over the first `size` events.
+    pub fn root_at(&self, size: u64) -> Result<Hash, LogError> {
+        self.within(size)?;
+        Ok(self.prover().root(size)?)
+    }
+
+    /// Proof that the event at `sequence`, of this leaf hash, is below the tree head at `size`.
+    pub fn inclusion(&self, leaf: &Hash, sequence: u64, size: u64) -> Result<Vec<Hash>, LogError> {
+        self.within(size)?;
+        self.within(sequence + 1)?;
+        let (root, proof) = (self.root_at(size)?, self.prover().inclusion(sequence, size)?);
+        if verify_inclusion(leaf, sequence, size, &proof, &root) && self.tree_fits()? {
+            Ok(proof)
+        } else {
+            Err(LogError::Tiles(self.position.stream))
+        }
+    }
+
+    /// Proof that the tree at `new` events extends the one at `old`.
+    pub fn consistency(&self, old: u64, new: u64) -> Result<Vec<Hash>, LogError> {
+        self.within(old.max(new))?;
+        let proof = self.prover().consistency(old, new)?;
+        let (old_root, new_root) = (self.root_at(old)?, self.root_at(new)?);
+        if verify_consistency((old, &old_root), (new, &new_root), &proof) && self.tree_fits()? {
+            Ok(proof)
+        } else {
+            Err(LogError::Tiles(self.position.stream))
+        }
+    }
+
+    /// The stored nodes must yield the head that was computed from the segments.
+    fn tree_fits(&self) -> Result<bool, LogError> {
+        Ok(self.prover().root(self.head().size)? == self.head().root)
+    }
+
+    fn within(&self, asked: u64) -> Result<(), LogError> {
+        let (stream, size) = (self.position.stream, self.position.tree.size());
+        if asked > size { Err(LogError::Beyond { stream, size, asked }) } else { Ok(()) }
+    }
+
+    fn prover(&self) -> Prover<impl FnMut(u32, u64) -> Result<Hash, StoreError> + '_> {
+        let stream = self.position.stream;
+        Prover::new(move |level, index| self.tiles.node(self.store.as_ref(), &stream, level, index))
+    }
+}
+
+/// The last segment that a snapshot covers must still be there, and be that one.
+fn check_last<S: EventStore>(store: &S, position: &Position) -> Result<(), LogError> {
+    let Some(last) = position.segments.checked_sub(1) else { return Ok(()) };
+    let stream = position.stream;
+    let Some((index, bytes)) = store.read(&stream, last, 1)?.into_iter().next() else {
+        let mut found = 0;
+        while let Some((index, _)) = store.read(&stream, found, PAGE_BYTES)?.last() {
+            found = index + 1;
+        }
+        return Err(LogError::Lost { stream, expected: position.segments, found });
+    };
+    let here = |error| LogError::Segment { stream, index, error };
+    let segment = crate::segment::Segment::open(&bytes, position.key).map_err(here)?;
+    if segment.header_hash == *position.previous {
+        return Ok(());
+    }
+    let (expected, found) = (hex::encode(*position.previous), hex::encode(segment.header_hash));
+    Err(LogError::Chain { stream, index, what: "header, according to the signed snapshot", expected, found })
 }

@@ -15,6 +15,7 @@ pub struct MemoryStore(Mutex<Inner>);
 struct Inner {
     streams: BTreeMap<StreamId, Vec<Vec<u8>>>,
     blobs: HashMap<[u8; 32], Vec<u8>>,
+    derived: HashMap<Vec<u8>, Vec<u8>>,
     failing: bool,
 }
 
@@ -27,6 +28,13 @@ impl MemoryStore {
     /// Lets a test rewrite history.
     pub fn tamper(&self, stream: &StreamId, change: impl FnOnce(&mut Vec<Vec<u8>>)) {
         change(self.inner().streams.entry(*stream).or_default());
+    }
+
+    /// Lets a test damage what was derived.
+    pub fn tamper_derived(&self, change: impl Fn(&[u8], &mut Vec<u8>)) {
+        for (name, value) in &mut self.inner().derived {
+            change(name, value);
+        }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -80,6 +88,19 @@ impl EventStore for MemoryStore {
 
     fn get_blob(&self, hash: &BlobHash) -> Result<Option<Vec<u8>>, StoreError> {
         Ok(self.inner().blobs.get(hash.as_bytes()).cloned())
+    }
+
+    fn put_derived(&self, name: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        self.inner().derived.insert(name.to_vec(), value.to_vec());
+        Ok(())
+    }
+
+    fn get_derived(&self, name: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.inner().derived.get(name).cloned())
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        Ok(())
     }
 
     fn streams(&self) -> Result<Vec<StreamId>, StoreError> {

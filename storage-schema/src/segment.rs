@@ -1,46 +1,68 @@
 //! The unit of commit.
 //!
-//! Bytes: format version (1), log public key (32), Ed25519 signature (64), body (CBOR). The
-//! signature covers a fixed prefix, the version, the key and the body, so a segment is
-//! authenticated before its body is decoded; whether the key is the *right* one is the log's
-//! question.
+//! Bytes: format version (1), log public key (32), Ed25519 signature (64), length of the header
+//! (4, big endian), header (CBOR), then each event as its length (4, big endian) and its bytes. The
+//! signature covers a fixed prefix, the version, the key and the header. The header's tree head
+//! commits to the events. So nothing is decoded before it is authenticated, and each byte is hashed
+//! once. Whether the key is the *right* one is the reader's question.
 
 use keys::{LogKey, LogPublicKey};
 use serde::{Deserialize, Serialize};
-use serde_bytes::ByteBuf;
 use sha2::{Digest as _, Sha256};
 
-use crate::{CodecError, StreamId, codec, merkle::Hash};
+use crate::{
+    CodecError, StreamId,
+    codec::{self, MAX_BYTES},
+    merkle::Hash,
+};
 
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 const CONTEXT: &[u8] = b"contrast event log segment\0";
 const KEY_AT: usize = 1;
 const SIGNATURE_AT: usize = KEY_AT + 32;
-const BODY_AT: usize = SIGNATURE_AT + 64;
+const LENGTH_AT: usize = SIGNATURE_AT + 64;
+const HEADER_AT: usize = LENGTH_AT + 4;
+const MAX_HEADER: usize = 1 << 10;
 
-/// What a segment says.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Segment {
+/// What the signature covers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Header {
     pub(crate) stream: StreamId,
     pub(crate) index: u64,
     /// Sequence number, in its stream, of the first event.
     pub(crate) first: u64,
-    /// SHA-256 of the previous segment's bytes; zeros for the first.
+    /// Number of events.
+    pub(crate) count: u64,
+    /// SHA-256 of the previous segment's header; zeros for the first.
     #[serde(with = "serde_bytes")]
     pub(crate) previous: Hash,
-    /// Encoded events; each is an entry of the Merkle tree.
-    pub(crate) events: Vec<ByteBuf>,
     /// Head of the stream's tree after these events.
     #[serde(with = "serde_bytes")]
     pub(crate) root: Hash,
+    /// When it was written.
+    pub(crate) at: manifest::Timestamp,
+}
+
+/// An authentic header, and events that are authentic once the tree head was compared.
+pub(crate) struct Segment<'a> {
+    pub(crate) key: LogPublicKey,
+    pub(crate) header: Header,
+    /// What the next segment names as its predecessor.
+    pub(crate) header_hash: Hash,
+    pub(crate) events: Vec<&'a [u8]>,
 }
 
 /// Why bytes are not an authentic segment.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SegmentError {
-    /// Too short to hold even its header.
-    #[error("cut off at byte {0}, a segment has at least {BODY_AT}")]
-    Truncated(usize),
+    /// Ends in the middle of something.
+    #[error("cut off at byte {at}: {what} is not whole")]
+    Truncated {
+        /// Number of bytes there are.
+        at: usize,
+        /// What is cut.
+        what: &'static str,
+    },
     /// Written by a newer program.
     #[error("byte 0: format {0}, this program reads format {FORMAT}")]
     Format(u8),
@@ -53,47 +75,111 @@ pub enum SegmentError {
         found: String,
     },
     /// Changed after it was signed.
-    #[error("byte {SIGNATURE_AT}: the signature does not cover these bytes")]
+    #[error("byte {SIGNATURE_AT}: the signature does not cover the header")]
     Signature,
+    /// A header of impossible size.
+    #[error("byte {LENGTH_AT}: a header of {0} bytes, at most {MAX_HEADER} are possible")]
+    HeaderLength(usize),
     /// Signed, but not of the expected shape.
-    #[error("byte {BODY_AT}: {0}")]
-    Body(#[from] CodecError),
+    #[error("byte {at}: {error}")]
+    Codec {
+        /// Where.
+        at: usize,
+        /// What is wrong.
+        error: CodecError,
+    },
+    /// More or fewer events than the header says.
+    #[error("byte {at}: {found} events, the header says {expected}")]
+    Count {
+        /// Where they end.
+        at: usize,
+        /// According to the header.
+        expected: u64,
+        /// According to the bytes.
+        found: usize,
+    },
+    /// An event that is not the one that was signed.
+    #[error("bytes {at} on: these events have the tree head {found}, signed was {expected}")]
+    Events {
+        /// Where the events begin.
+        at: usize,
+        /// Signed tree head, hex.
+        expected: String,
+        /// Computed tree head, hex.
+        found: String,
+    },
 }
 
-impl Segment {
-    pub(crate) fn sign(&self, key: &LogKey) -> Result<Vec<u8>, CodecError> {
-        let body = codec::encode(self)?;
+impl Header {
+    /// Signs the header and puts the events behind it.
+    pub(crate) fn seal(&self, events: &[Vec<u8>], key: &LogKey) -> Result<(Vec<u8>, Hash), CodecError> {
+        let header = codec::encode(self)?;
         let public = key.public();
-        let signature = key.sign(&signed_part(&public, &body));
-        Ok([&[FORMAT], public.as_bytes().as_slice(), &signature, &body].concat())
-    }
-
-    /// Authenticates and decodes. Without an expected key, the segment's own is taken.
-    pub(crate) fn open(
-        bytes: &[u8],
-        expected: Option<LogPublicKey>,
-    ) -> Result<(Self, LogPublicKey), SegmentError> {
-        let truncated = SegmentError::Truncated(bytes.len());
-        let (header, body) = bytes.split_first_chunk::<BODY_AT>().ok_or(truncated.clone())?;
-        if header[0] != FORMAT {
-            return Err(SegmentError::Format(header[0]));
+        let signature = key.sign(&signed_part(&public, &header));
+        let size: usize = events.iter().map(|event| event.len() + 4).sum();
+        let mut bytes = Vec::with_capacity(HEADER_AT + header.len() + size);
+        bytes.push(FORMAT);
+        bytes.extend_from_slice(public.as_bytes());
+        bytes.extend_from_slice(&signature);
+        for part in std::iter::once(&header).chain(events) {
+            let length = u32::try_from(part.len()).map_err(|_| CodecError::TooLarge(part.len()))?;
+            bytes.extend_from_slice(&length.to_be_bytes());
+            bytes.extend_from_slice(part);
         }
-        let key: [u8; 32] = header[KEY_AT..SIGNATURE_AT].try_into().map_err(|_| truncated)?;
-        let key = LogPublicKey::from_bytes(key);
+        Ok((bytes, Sha256::digest(&header).into()))
+    }
+}
+
+impl<'a> Segment<'a> {
+    /// Authenticates and decodes the header, and finds the events. Without an expected key, the
+    /// segment's own is taken.
+    pub(crate) fn open(bytes: &'a [u8], expected: Option<LogPublicKey>) -> Result<Self, SegmentError> {
+        let cut = |what| SegmentError::Truncated { at: bytes.len(), what };
+        let format = *bytes.first().ok_or(cut("the format"))?;
+        if format != FORMAT {
+            return Err(SegmentError::Format(format));
+        }
+        let key = bytes.get(KEY_AT..SIGNATURE_AT).and_then(|key| key.try_into().ok());
+        let key = LogPublicKey::from_bytes(key.ok_or(cut("the key"))?);
         if let Some(expected) = expected.filter(|expected| *expected != key) {
             let hex = |key: LogPublicKey| hex::encode(key.as_bytes());
             return Err(SegmentError::Key { expected: hex(expected), found: hex(key) });
         }
-        key.verify(&signed_part(&key, body), &header[SIGNATURE_AT..]).map_err(|_| SegmentError::Signature)?;
-        Ok((codec::decode(body)?, key))
+        let signature = bytes.get(SIGNATURE_AT..LENGTH_AT).ok_or(cut("the signature"))?;
+        let (header, mut rest) = split(bytes.get(LENGTH_AT..).ok_or(cut("the header"))?, MAX_HEADER)
+            .map_err(|length| length.map_or(cut("the header"), SegmentError::HeaderLength))?;
+        key.verify(&signed_part(&key, header), signature).map_err(|_| SegmentError::Signature)?;
+        let header_hash = Sha256::digest(header).into();
+        let header: Header =
+            codec::decode(header).map_err(|error| SegmentError::Codec { at: HEADER_AT, error })?;
+        let mut events = Vec::new();
+        while !rest.is_empty() {
+            let at = bytes.len() - rest.len();
+            let (event, behind) = split(rest, MAX_BYTES).map_err(|length| match length {
+                None => cut("an event"),
+                Some(length) => SegmentError::Codec { at, error: CodecError::TooLarge(length) },
+            })?;
+            events.push(event);
+            rest = behind;
+        }
+        if events.len() as u64 != header.count {
+            let (expected, found) = (header.count, events.len());
+            return Err(SegmentError::Count { at: bytes.len(), expected, found });
+        }
+        Ok(Self { key, header, header_hash, events })
     }
 }
 
-fn signed_part(key: &LogPublicKey, body: &[u8]) -> Vec<u8> {
-    [CONTEXT, &[FORMAT], key.as_bytes(), body].concat()
+/// Splits `length || part || rest`. The error is a length over the limit, or `None` for too few bytes.
+fn split(bytes: &[u8], limit: usize) -> Result<(&[u8], &[u8]), Option<usize>> {
+    let (length, rest) = bytes.split_first_chunk::<4>().ok_or(None)?;
+    let length = u32::from_be_bytes(*length) as usize;
+    if length > limit {
+        return Err(Some(length));
+    }
+    rest.split_at_checked(length).ok_or(None)
 }
 
-/// What the next segment names as its predecessor.
-pub(crate) fn segment_hash(bytes: &[u8]) -> Hash {
-    Sha256::digest(bytes).into()
+fn signed_part(key: &LogPublicKey, header: &[u8]) -> Vec<u8> {
+    [CONTEXT, &[FORMAT], key.as_bytes(), header].concat()
 }

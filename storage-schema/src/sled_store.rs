@@ -1,62 +1,156 @@
 //! The embedded engine: sled.
+//!
+//! sled checks its pages, but after damage it may come up with less than was there. So how many
+//! segments of each stream were acknowledged is also written beside it, in `heads/`, and compared
+//! when the directory is opened. After a failed write (a full disk) sled refuses everything until
+//! it is opened anew; the next call does that.
 
-use std::{fs, path::Path};
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError, RwLock},
+};
 
 use crate::{BlobHash, EventStore, StoreError, StreamId};
 
 /// What the directory's FORMAT file says.
-const FORMAT: &str = "contrast-event-log 1";
+const FORMAT: &str = "contrast-event-log 2";
 /// sled keeps at most this much in memory, in bytes.
 const CACHE_BYTES: u64 = 16 << 20;
 
 /// An event store in a directory of its own.
 pub struct SledStore {
+    directory: PathBuf,
+    /// Nothing after a fault, until the next call opens it again.
+    engine: RwLock<Option<Engine>>,
+    heads: Mutex<HashMap<StreamId, File>>,
+}
+
+struct Engine {
     db: sled::Db,
     segments: sled::Tree,
     blobs: sled::Tree,
+    derived: sled::Tree,
 }
 
 impl SledStore {
     /// Opens the directory, making it if it is not there. One process at a time.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
-        let path = directory.display().to_string();
-        let io = |error: std::io::Error| StoreError::Fault(format!("{path}: {error}"));
-        fs::create_dir_all(directory).map_err(io)?;
-        check_format(directory, &path)?;
+        let store =
+            Self { directory: directory.to_owned(), engine: RwLock::new(None), heads: Mutex::default() };
+        store.in_directory(fs::create_dir_all(directory))?;
+        store.check_format()?;
+        store.in_directory(fs::create_dir_all(directory.join("heads")))?;
+        let engine = store.open_engine()?;
+        *store.engine.write().unwrap_or_else(PoisonError::into_inner) = Some(engine);
+        Ok(store)
+    }
+
+    fn path(&self) -> String {
+        self.directory.display().to_string()
+    }
+
+    fn in_directory<T>(&self, outcome: std::io::Result<T>) -> Result<T, StoreError> {
+        outcome.map_err(|error| StoreError::Fault(format!("{}: {error}", self.path())))
+    }
+
+    fn check_format(&self) -> Result<(), StoreError> {
+        let file = self.directory.join("FORMAT");
+        let fresh = self.in_directory(fs::read_dir(&self.directory))?.next().is_none();
+        if fresh {
+            return self.in_directory(fs::write(&file, format!("{FORMAT}\n")));
+        }
+        let found = fs::read_to_string(&file).unwrap_or_default();
+        if found.trim() == FORMAT {
+            return Ok(());
+        }
+        let found = found.trim().chars().take(80).collect();
+        Err(StoreError::Format { path: self.path(), found, expected: FORMAT })
+    }
+
+    fn open_engine(&self) -> Result<Engine, StoreError> {
         let open = || {
             let db = sled::Config::new()
-                .path(directory.join("sled"))
+                .path(self.directory.join("sled"))
                 .cache_capacity(CACHE_BYTES)
                 .flush_every_ms(None) // every append flushes itself
                 .open()?;
-            Ok(Self { segments: db.open_tree("segments")?, blobs: db.open_tree("blobs")?, db })
+            let [segments, blobs, derived] = ["segments", "blobs", "derived"].map(|name| db.open_tree(name));
+            Ok(Engine { segments: segments?, blobs: blobs?, derived: derived?, db })
         };
-        open().map_err(|error: sled::Error| match error {
+        // sled asserts where its files make no sense; that is a fault of the files, not of ours.
+        let opened = std::panic::catch_unwind(open).map_err(|_| {
+            StoreError::Fault(format!("{}: the files of the event store are damaged", self.path()))
+        })?;
+        let engine = opened.map_err(|error: sled::Error| match error {
             sled::Error::Io(io) if io.to_string().contains("could not acquire lock") => {
-                StoreError::InUse(path.clone())
+                StoreError::InUse(self.path())
             }
-            other => fault(other),
-        })
+            other => StoreError::Fault(format!("{}: {other}", self.path())),
+        })?;
+        self.check_heads(&engine)?;
+        Ok(engine)
     }
 
-    fn flush(&self) -> Result<(), StoreError> {
-        self.db.flush().map(drop).map_err(fault)
+    /// Compares what is there with what was acknowledged.
+    fn check_heads(&self, engine: &Engine) -> Result<(), StoreError> {
+        for entry in self.in_directory(fs::read_dir(self.directory.join("heads")))? {
+            let entry = self.in_directory(entry)?;
+            let name = entry.file_name();
+            let Some(stream) = name.to_str().and_then(|name| name.parse::<StreamId>().ok()) else {
+                return Err(StoreError::Fault(format!("{}: not a stream", entry.path().display())));
+            };
+            let bytes = self.in_directory(fs::read(entry.path()))?;
+            let Ok(expected) = bytes.as_slice().try_into().map(u64::from_be_bytes) else {
+                continue; // made, but never written: nothing was acknowledged by it
+            };
+            let found = count(engine, &stream)?;
+            if found < expected {
+                return Err(StoreError::Lost { path: self.path(), stream, expected, found });
+            }
+        }
+        Ok(())
     }
-}
 
-fn check_format(directory: &Path, path: &str) -> Result<(), StoreError> {
-    let file = directory.join("FORMAT");
-    let io = |error: std::io::Error| StoreError::Fault(format!("{}: {error}", file.display()));
-    let fresh = fs::read_dir(directory).map_err(io)?.next().is_none();
-    if fresh {
-        return fs::write(&file, format!("{FORMAT}\n")).map_err(io);
+    /// Remembers how many segments were acknowledged. Not flushed: it may lag behind the segments,
+    /// which are, but never run ahead of them.
+    fn note_head(&self, stream: &StreamId, segments: u64) -> Result<(), StoreError> {
+        let mut heads = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
+        if !heads.contains_key(stream) {
+            let path = self.directory.join("heads").join(stream.to_string());
+            let file = File::options().create(true).truncate(false).write(true).open(path);
+            heads.insert(*stream, self.in_directory(file)?);
+        }
+        match heads.get(stream) {
+            Some(file) => self.in_directory(file.write_all_at(&segments.to_be_bytes(), 0)),
+            None => Ok(()),
+        }
     }
-    let found = fs::read_to_string(&file).unwrap_or_default();
-    if found.trim() == FORMAT {
-        return Ok(());
+
+    /// Runs `work` on the engine, opening it anew if an earlier call met a fault.
+    fn with<R>(&self, work: impl Fn(&Engine) -> Result<R, StoreError>) -> Result<R, StoreError> {
+        let outcome = {
+            let engine = self.engine.read().unwrap_or_else(PoisonError::into_inner);
+            engine.as_ref().map(&work)
+        };
+        let outcome = match outcome {
+            Some(outcome) => outcome,
+            None => {
+                let mut engine = self.engine.write().unwrap_or_else(PoisonError::into_inner);
+                let engine = match engine.take() {
+                    Some(reopened) => engine.insert(reopened),
+                    None => engine.insert(self.open_engine()?),
+                };
+                work(engine)
+            }
+        };
+        if matches!(outcome, Err(StoreError::Fault(_))) {
+            *self.engine.write().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+        outcome
     }
-    let found = found.trim().chars().take(80).collect();
-    Err(StoreError::Format { path: path.to_owned(), found, expected: FORMAT })
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "shape of map_err")]
@@ -75,18 +169,37 @@ fn segment_key(stream: &StreamId, index: u64) -> Vec<u8> {
     [stream_prefix(stream).as_slice(), &index.to_be_bytes()].concat()
 }
 
+fn index_of(key: &[u8]) -> Result<u64, StoreError> {
+    let index = key.last_chunk().map(|bytes| u64::from_be_bytes(*bytes));
+    index.ok_or_else(|| StoreError::Fault("a segment without an index".into()))
+}
+
+/// Number of segments, if none is missing in between.
+fn count(engine: &Engine, stream: &StreamId) -> Result<u64, StoreError> {
+    let range = segment_key(stream, 0)..=segment_key(stream, u64::MAX);
+    match engine.segments.range(range).next_back().transpose().map_err(fault)? {
+        Some((key, _)) => Ok(index_of(&key)? + 1),
+        None => Ok(0),
+    }
+}
+
 impl EventStore for SledStore {
     fn append(&self, stream: &StreamId, index: u64, segment: &[u8]) -> Result<(), StoreError> {
-        if let Some(before) = index.checked_sub(1)
-            && !self.segments.contains_key(segment_key(stream, before)).map_err(fault)?
-        {
-            return Err(StoreError::Gap { stream: *stream, index, next: before });
-        }
-        self.segments
-            .compare_and_swap(segment_key(stream, index), None::<&[u8]>, Some(segment))
-            .map_err(fault)?
-            .map_err(|_| StoreError::IndexTaken { stream: *stream, index })?;
-        self.flush()
+        self.with(|engine| {
+            let next = count(engine, stream)?;
+            match index.cmp(&next) {
+                std::cmp::Ordering::Less => return Err(StoreError::IndexTaken { stream: *stream, index }),
+                std::cmp::Ordering::Greater => return Err(StoreError::Gap { stream: *stream, index, next }),
+                std::cmp::Ordering::Equal => {}
+            }
+            engine
+                .segments
+                .compare_and_swap(segment_key(stream, index), None::<&[u8]>, Some(segment))
+                .map_err(fault)?
+                .map_err(|_| StoreError::IndexTaken { stream: *stream, index })?;
+            engine.db.flush().map_err(fault)?;
+            self.note_head(stream, index + 1)
+        })
     }
 
     fn read(
@@ -95,53 +208,69 @@ impl EventStore for SledStore {
         index: u64,
         max_bytes: usize,
     ) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
-        let mut left = max_bytes;
-        let mut page = Vec::new();
-        for entry in self.segments.range(segment_key(stream, index)..=segment_key(stream, u64::MAX)) {
-            let (key, value) = entry.map_err(fault)?;
-            if !page.is_empty() && value.len() > left {
-                break;
+        self.with(|engine| {
+            let mut left = max_bytes;
+            let mut page = Vec::new();
+            for entry in engine.segments.range(segment_key(stream, index)..=segment_key(stream, u64::MAX)) {
+                let (key, value) = entry.map_err(fault)?;
+                if !page.is_empty() && value.len() > left {
+                    break;
+                }
+                left = left.saturating_sub(value.len());
+                page.push((index_of(&key)?, value.to_vec()));
             }
-            left = left.saturating_sub(value.len());
-            let index = key.last_chunk().map(|bytes| u64::from_be_bytes(*bytes));
-            let index = index.ok_or_else(|| StoreError::Fault("a segment without an index".into()))?;
-            page.push((index, value.to_vec()));
-        }
-        Ok(page)
+            Ok(page)
+        })
     }
 
     fn put_blob(&self, bytes: &[u8]) -> Result<BlobHash, StoreError> {
         let hash = BlobHash::of(bytes);
-        if !self.blobs.contains_key(hash.as_bytes()).map_err(fault)? {
-            self.blobs.insert(hash.as_bytes(), bytes).map_err(fault)?;
-        }
-        Ok(hash)
+        self.with(|engine| {
+            if !engine.blobs.contains_key(hash.as_bytes()).map_err(fault)? {
+                engine.blobs.insert(hash.as_bytes(), bytes).map_err(fault)?;
+            }
+            Ok(hash)
+        })
     }
 
     fn get_blob(&self, hash: &BlobHash) -> Result<Option<Vec<u8>>, StoreError> {
-        let Some(bytes) = self.blobs.get(hash.as_bytes()).map_err(fault)? else { return Ok(None) };
-        if BlobHash::of(&bytes) == *hash {
-            Ok(Some(bytes.to_vec()))
-        } else {
-            Err(StoreError::BlobChanged(*hash))
+        let found = self.with(|engine| engine.blobs.get(hash.as_bytes()).map_err(fault))?;
+        match found {
+            Some(bytes) if BlobHash::of(&bytes) == *hash => Ok(Some(bytes.to_vec())),
+            Some(_) => Err(StoreError::BlobChanged(*hash)),
+            None => Ok(None),
         }
     }
 
+    fn put_derived(&self, name: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        self.with(|engine| engine.derived.insert(name, value).map(drop).map_err(fault))
+    }
+
+    fn get_derived(&self, name: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.with(|engine| Ok(engine.derived.get(name).map_err(fault)?.map(|value| value.to_vec())))
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        self.with(|engine| engine.db.flush().map(drop).map_err(fault))
+    }
+
     fn streams(&self) -> Result<Vec<StreamId>, StoreError> {
-        let mut streams = Vec::new();
-        let mut from = vec![0];
-        while let Some((key, _)) = self.segments.range(from..).next().transpose().map_err(fault)? {
-            let stream = match key.split_at(key.len().saturating_sub(8)).0 {
-                [0] => StreamId::Control,
-                [1, id @ ..] => StreamId::Replica(
-                    id.try_into().map_err(|error| StoreError::Fault(format!("stream key: {error}")))?,
-                ),
-                _ => return Err(StoreError::Fault("a stream key of unknown shape".into())),
-            };
-            streams.push(stream);
-            from = segment_key(&stream, u64::MAX);
-            from.push(0); // the smallest key after the stream's last possible one
-        }
-        Ok(streams)
+        self.with(|engine| {
+            let mut streams = Vec::new();
+            let mut from = vec![0];
+            while let Some((key, _)) = engine.segments.range(from..).next().transpose().map_err(fault)? {
+                let stream = match key.split_at(key.len().saturating_sub(8)).0 {
+                    [0] => StreamId::Control,
+                    [1, id @ ..] => StreamId::Replica(
+                        id.try_into().map_err(|error| StoreError::Fault(format!("stream key: {error}")))?,
+                    ),
+                    _ => return Err(StoreError::Fault("a stream key of unknown shape".into())),
+                };
+                streams.push(stream);
+                from = segment_key(&stream, u64::MAX);
+                from.push(0); // the smallest key after the stream's last possible one
+            }
+            Ok(streams)
+        })
     }
 }

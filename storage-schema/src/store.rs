@@ -90,6 +90,18 @@ pub enum StoreError {
         /// The next free one.
         next: u64,
     },
+    /// Segments that were acknowledged are not there any more.
+    #[error("{path}: stream {stream} had {expected} segments, {found} are there: the store lost data")]
+    Lost {
+        /// The directory.
+        path: String,
+        /// The stream.
+        stream: StreamId,
+        /// How many were acknowledged.
+        expected: u64,
+        /// How many there are.
+        found: u64,
+    },
     /// Content that does not have the hash it is stored under.
     #[error("blob {0} does not have the content its name promises")]
     BlobChanged(BlobHash),
@@ -129,6 +141,16 @@ pub trait EventStore: Send + Sync + 'static {
 
     /// A blob, checked against its name.
     fn get_blob(&self, hash: &BlobHash) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Keeps something that can be computed from the segments again: a tile, a snapshot, an index
+    /// entry. Replaces what had that name; durable at the latest with the next append.
+    fn put_derived(&self, name: &[u8], value: &[u8]) -> Result<(), StoreError>;
+
+    /// What [`EventStore::put_derived`] kept, unauthenticated.
+    fn get_derived(&self, name: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Makes durable what was put so far.
+    fn sync(&self) -> Result<(), StoreError>;
 
     /// Every stream that has a segment.
     fn streams(&self) -> Result<Vec<StreamId>, StoreError>;

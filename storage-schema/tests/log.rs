@@ -4,9 +4,11 @@
 use std::{path::Path, sync::Arc};
 
 use keys::LogKey;
-use manifest::{ReplicaId, RequestId, Timestamp};
+use manifest::{EvidenceHash, PolicyHash, ReplicaId, RequestId, SerialNumber, Timestamp, TransitionHash};
 use storage_schema::{
-    AppendError, Event, EventStore, Fact, Log, LogError, MemoryStore, SledStore, StoreError, StreamId,
+    AppendError, Archive, Event, EventStore, Fact, Folded, Inclusion, Log, LogError, MemoryStore, Projection,
+    SledStore, StoreError, StreamId,
+    merkle::{leaf_hash, verify_consistency, verify_inclusion},
 };
 
 fn key(n: u8) -> LogKey {
@@ -54,6 +56,11 @@ fn conformance<S: EventStore>(store: Arc<S>) {
     let blob = store.put_blob(b"manifest").unwrap();
     assert_eq!(store.put_blob(b"manifest").unwrap(), blob);
     assert_eq!(store.get_blob(&blob).unwrap().unwrap(), b"manifest");
+    assert_eq!(store.get_derived(b"name").unwrap(), None);
+    store.put_derived(b"name", b"one").unwrap();
+    store.put_derived(b"name", b"two").unwrap();
+    store.sync().unwrap();
+    assert_eq!(store.get_derived(b"name").unwrap().unwrap(), b"two");
 
     let all = fill(&store);
     let (log, replayed) = open(&store, Some(&key(1))).unwrap();
@@ -84,7 +91,7 @@ fn a_second_process_and_another_format_are_refused_by_name() {
     drop(first);
     std::fs::write(directory.path().join("FORMAT"), "contrast-event-log 99\n").unwrap();
     let text = refusal(directory.path());
-    assert!(text.contains("contrast-event-log 99") && text.contains("contrast-event-log 1"), "{text}");
+    assert!(text.contains("contrast-event-log 99") && text.contains("contrast-event-log 2"), "{text}");
 }
 
 fn refused(tamper: impl FnOnce(&mut Vec<Vec<u8>>)) -> String {
@@ -101,16 +108,27 @@ fn every_flipped_byte_is_refused() {
     let length = store.read(&StreamId::Control, 1, 1).unwrap()[0].1.len();
     for at in 0..length {
         let text = refused(|segments| segments[1][at] ^= 1);
-        assert!(text.starts_with("stream control, segment 1, byte"), "byte {at}: {text}");
+        assert!(
+            text.starts_with("stream control, segment 1, ") && text.contains("byte"),
+            "byte {at}: {text}"
+        );
     }
 }
 
 #[test]
 fn missing_moved_and_foreign_segments_are_named() {
-    assert!(refused(|s| s[2].truncate(50)).contains("segment 2, cut off at byte 50"));
+    assert!(
+        refused(|s| s[2].truncate(50)).contains("segment 2, cut off at byte 50: the signature is not whole")
+    );
     assert!(refused(|s| drop(s.remove(1))).contains("segment 1: index: expected 1, found 2"));
     assert!(refused(|s| s.swap(0, 1)).contains("segment 0: index: expected 0, found 1"));
-    assert!(refused(|s| s[1].truncate(97)).contains("signature does not cover"));
+    let whole = refused(|s| s[1] = s[1][..s[1].len() - 1].to_vec());
+    assert!(
+        whole.contains("segment 1, cut off at byte") && whole.contains("an event is not whole"),
+        "{whole}"
+    );
+    let longer = refused(|s| s[1].extend([0, 0, 0, 1, 7]));
+    assert!(longer.contains("4 events, the header says 3"), "{longer}");
 
     let store = Arc::new(MemoryStore::default());
     fill(&store);
@@ -145,6 +163,125 @@ fn two_writers_cannot_both_win_an_index() {
     two.catch_up(|sequence, event| seen.push((sequence, event))).unwrap();
     assert_eq!(seen, [(0, event(0))]);
     assert_eq!(two.head(), one.head());
+}
+
+/// Counts events and remembers the last, so that a replay can be told from a snapshot.
+#[derive(Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+struct Tally {
+    events: u64,
+    folded_here: bool,
+}
+
+impl Projection for Tally {
+    const NAME: &'static str = "tally 1";
+
+    fn apply(&mut self, sequence: u64, _: &Event) {
+        assert_eq!(sequence, self.events);
+        self.events += 1;
+    }
+}
+
+fn folded<S: EventStore>(store: &Arc<S>) -> Result<Folded<S, Tally>, LogError> {
+    Log::open_folded::<Tally>(Arc::clone(store), StreamId::Control, Some(key(1).public()))
+}
+
+#[test]
+fn a_snapshot_saves_the_replay_and_a_foreign_one_is_dropped() {
+    let store = Arc::new(MemoryStore::default());
+    fill(&store);
+    let Folded { mut log, projection, .. } = folded(&store).unwrap();
+    log.save_snapshot(&Tally { folded_here: true, ..projection }, &key(1)).unwrap();
+    log.append(&[event(5)], &key(1)).unwrap();
+    let reopened = folded(&store).unwrap();
+    assert_eq!(reopened.projection, Tally { events: 6, folded_here: true });
+    assert_eq!(reopened.log.head(), log.head());
+    assert_eq!(reopened.log.root_at(5).unwrap(), log.root_at(5).unwrap());
+
+    store.tamper_derived(|name, value| {
+        if name.starts_with(b"snapshot/") {
+            let last = value.len() - 1;
+            value[last] ^= 1;
+        }
+    });
+    let reopened = folded(&store).unwrap();
+    assert_eq!(reopened.projection, Tally { events: 6, folded_here: false }, "replayed from the start");
+    assert!(reopened.dropped.unwrap().to_string().contains("not signed by the log's key"));
+
+    log.save_snapshot(&Tally { events: 6, folded_here: true }, &key(2)).unwrap();
+    assert!(folded(&store).unwrap().dropped.is_some(), "signed by another key");
+}
+
+#[test]
+fn a_snapshot_proves_that_the_store_lost_segments() {
+    let store = Arc::new(MemoryStore::default());
+    fill(&store);
+    let Folded { log, projection, .. } = folded(&store).unwrap();
+    log.save_snapshot(&projection, &key(1)).unwrap();
+    store.tamper(&StreamId::Control, |segments| drop(segments.pop()));
+    let text = folded(&store).err().unwrap().to_string();
+    assert!(text.contains("3 segments were signed, the store has 2"), "{text}");
+}
+
+#[test]
+fn damaged_tiles_are_noticed_and_made_anew() {
+    let store = Arc::new(MemoryStore::default());
+    let (mut log, _) = open(&store, None).unwrap();
+    let events: Vec<Event> = (0..1000).map(event).collect();
+    log.append(&events, &key(1)).unwrap();
+    let archive = Archive::new(Arc::clone(&store));
+    let stream = StreamId::Control;
+    let before = archive.inclusion(stream, None, 3).unwrap();
+    store.tamper_derived(|name, value| {
+        if name.starts_with(b"tile/") {
+            value[9] ^= 1;
+        }
+    });
+    assert_eq!(log.inclusion(&[0; 32], 3, 1000), Err(LogError::Tiles(stream)), "the writer's view");
+    assert_eq!(archive.inclusion(stream, None, 3).unwrap(), before);
+}
+
+#[test]
+fn the_archive_answers_with_proofs() {
+    let store = Arc::new(MemoryStore::default());
+    let stream = StreamId::Replica(ReplicaId::from_bytes([7; 16]));
+    let mut log = Log::open(Arc::clone(&store), stream, None, |_, _| {}).unwrap();
+    let archive = Archive::new(Arc::clone(&store));
+    let issued = |n: u8| {
+        let fact = Fact::CertificateIssued {
+            serial: SerialNumber::from_bytes([n; 16]),
+            certificate: vec![n; 600],
+            policy: PolicyHash::from_bytes([n; 32]),
+            sans: vec![],
+            platform: "test".into(),
+            evidence: EvidenceHash::from_bytes([n; 32]),
+            tcb: String::new(),
+            transition: TransitionHash::ZERO,
+            nonce: vec![],
+            verdict: String::new(),
+        };
+        Event { fact, ..event(u64::from(n)) }
+    };
+    let mut old = log.head();
+    for n in 0..40 {
+        log.append(&[event(1), issued(n), event(2)], &key(1)).unwrap();
+        let (head, proof) = archive.consistency(stream, None, old.size).unwrap();
+        assert!(verify_consistency((old.size, &old.root), (head.size, &head.root), &proof));
+        old = head;
+    }
+    let serial = SerialNumber::from_bytes([17; 16]);
+    let place = archive.locate(&serial, None).unwrap();
+    assert_eq!(place, Some((stream, 17 * 3 + 1)));
+    let Inclusion { head, sequence, event, proof } = archive.inclusion(stream, None, 52).unwrap();
+    assert!(verify_inclusion(&leaf_hash(&event), sequence, head.size, &proof, &head.root));
+    assert_eq!(Event::from_cbor(&event).unwrap(), issued(17));
+    store.tamper_derived(|name, value| {
+        if name.starts_with(b"serial/") {
+            value.clear();
+        }
+    });
+    assert_eq!(archive.locate(&serial, None).unwrap(), place, "the index is a hint only");
+    assert_eq!(archive.locate(&SerialNumber::from_bytes([99; 16]), None).unwrap(), None);
+    assert!(archive.inclusion(stream, None, 120).unwrap_err().to_string().contains("has 120 events"));
 }
 
 proptest::proptest! {

@@ -1,0 +1,159 @@
+//! Verified reading beside the writers: heads, events and proofs of every stream.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use keys::LogPublicKey;
+use manifest::SerialNumber;
+
+use crate::{
+    Event, EventStore, Fact, Head, Log, LogError, StreamId, index,
+    merkle::{Hash, leaf_hash},
+    segment::Segment,
+};
+
+/// An event with the proof that it is below a tree head.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Inclusion {
+    /// The head.
+    pub head: Head,
+    /// The event's place.
+    pub sequence: u64,
+    /// The event, encoded.
+    pub event: Vec<u8>,
+    /// RFC 6962 path.
+    pub proof: Vec<Hash>,
+}
+
+/// Readers of every stream, each of which reads on where it stopped. Calls block.
+pub struct Archive<S> {
+    store: Arc<S>,
+    readers: Mutex<HashMap<StreamId, Arc<Mutex<Log<S>>>>>,
+}
+
+impl<S: EventStore> Archive<S> {
+    /// Nothing is read yet.
+    pub fn new(store: Arc<S>) -> Self {
+        Self { store, readers: Mutex::default() }
+    }
+
+    fn readers(&self) -> MutexGuard<'_, HashMap<StreamId, Arc<Mutex<Log<S>>>>> {
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks the reader of a stream, which has read everything that is there.
+    fn ask<R>(
+        &self,
+        stream: StreamId,
+        key: Option<LogPublicKey>,
+        question: impl Fn(&Log<S>) -> Result<R, LogError>,
+    ) -> Result<R, LogError> {
+        let known = self.readers().get(&stream).cloned();
+        let reader = match known {
+            Some(reader) => reader,
+            None => {
+                let log = Log::open_folded::<()>(Arc::clone(&self.store), stream, key)?.log;
+                let reader = Arc::new(Mutex::new(log));
+                Arc::clone(self.readers().entry(stream).or_insert(reader))
+            }
+        };
+        let mut log = reader.lock().unwrap_or_else(PoisonError::into_inner);
+        log.catch_up(|_, _| {})?;
+        match question(&log) {
+            Err(LogError::Tiles(_) | LogError::Store(_)) => {
+                // The cached tree is damaged; reading the whole stream makes it anew.
+                *log = Log::open(Arc::clone(&self.store), stream, key, |_, _| {})?;
+                question(&log)
+            }
+            answer => answer,
+        }
+    }
+
+    /// Where a stream stands.
+    pub fn head(&self, stream: StreamId, key: Option<LogPublicKey>) -> Result<Head, LogError> {
+        self.ask(stream, key, |log| Ok(log.head()))
+    }
+
+    /// Head and proof that it extends the tree of `old` events.
+    pub fn consistency(
+        &self,
+        stream: StreamId,
+        key: Option<LogPublicKey>,
+        old: u64,
+    ) -> Result<(Head, Vec<Hash>), LogError> {
+        self.ask(stream, key, |log| Ok((log.head(), log.consistency(old, log.head().size)?)))
+    }
+
+    /// An event and its proof below the stream's head of now.
+    pub fn inclusion(
+        &self,
+        stream: StreamId,
+        key: Option<LogPublicKey>,
+        sequence: u64,
+    ) -> Result<Inclusion, LogError> {
+        self.ask(stream, key, |log| {
+            let head = log.head();
+            let event = self.event(log, sequence)?;
+            let proof = log.inclusion(&leaf_hash(&event), sequence, head.size)?;
+            Ok(Inclusion { head, sequence, event, proof })
+        })
+    }
+
+    /// Where the certificate of this serial number was recorded.
+    pub fn locate(
+        &self,
+        serial: &SerialNumber,
+        key: Option<LogPublicKey>,
+    ) -> Result<Option<(StreamId, u64)>, LogError> {
+        let hint = index::lookup(self.store.as_ref(), serial)?;
+        let is_it = |event: &Event| matches!(&event.fact, Fact::CertificateIssued { serial: found, .. } if found == serial);
+        if let Some((stream, sequence)) = hint {
+            let event = self.ask(stream, key, |log| self.event(log, sequence));
+            if event.is_ok_and(|event| Event::from_cbor(&event).is_ok_and(|event| is_it(&event))) {
+                return Ok(hint);
+            }
+        }
+        for stream in self.store.streams()? {
+            let mut place = None;
+            Log::open(Arc::clone(&self.store), stream, key, |sequence, event| {
+                if is_it(&event) {
+                    place = Some((stream, sequence));
+                }
+            })?;
+            if place.is_some() {
+                return Ok(place);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The event at `sequence`: its segment is found by halving.
+    fn event(&self, log: &Log<S>, sequence: u64) -> Result<Vec<u8>, LogError> {
+        let Head { stream, size, segments, .. } = log.head();
+        if sequence >= size {
+            return Err(LogError::Beyond { stream, size, asked: sequence });
+        }
+        let (mut low, mut high) = (0, segments);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let page = self.store.read(&stream, middle, 1)?;
+            let Some((index, bytes)) = page.first().filter(|(index, _)| *index == middle) else {
+                return Err(LogError::Lost { stream, expected: segments, found: middle });
+            };
+            let here = |error| LogError::Segment { stream, index: *index, error };
+            let Segment { header, events, .. } = Segment::open(bytes, log.key()).map_err(here)?;
+            if sequence < header.first {
+                high = middle;
+            } else if sequence >= header.first + header.count {
+                low = middle + 1;
+            } else {
+                let within = usize::try_from(sequence - header.first).unwrap_or(usize::MAX);
+                let event = events.get(within).map(|event| event.to_vec());
+                return event.ok_or(LogError::Beyond { stream, size, asked: sequence });
+            }
+        }
+        Err(LogError::Lost { stream, expected: segments, found: low })
+    }
+}
