@@ -27,8 +27,8 @@ pub use self::{
     event_log::{Append, Journal, JournalError, RecordRefusal},
     mailbox::{AskError, Mailbox, Traced},
     manifest::{
-        Active, Entry, Ledger, LedgerError, Phase, Recover, RecoverError, SeedShare, SeedShares, SetManifest,
-        SetManifestError, SetManifestReply, Snapshot, State,
+        Active, Entry, Ledger, LedgerError, Phase, RecordHeads, Recover, RecoverError, SeedShare, SeedShares,
+        SetManifest, SetManifestError, SetManifestReply, Snapshot, State, replica_heads, verify_streams,
     },
     peer_recovery::{HandOver, HandOverError, HandedOver, Recovery},
 };

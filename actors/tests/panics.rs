@@ -149,6 +149,7 @@ fn authority_and_journal_serve_on() {
                 active: deployment.active(),
                 claims: deployment.claims.clone(),
                 evidence: deployment.evidence.clone(),
+                nonce: b"nonce".to_vec(),
                 spki_der: keys::generate_workload_owner_key().unwrap().1,
                 request: REQUEST,
             };
@@ -164,7 +165,7 @@ fn authority_and_journal_serve_on() {
         issue().await.unwrap();
 
         let engine = Arc::clone(&deployment.active().engine);
-        let (source, reason) = ("192.0.2.1".into(), "evidence refused".into());
+        let (source, reason) = ("192.0.2.1".to_owned(), "evidence refused".into());
         let refusal = RecordRefusal { source, reason, evidence: None, request: REQUEST, engine };
         journal.ask(refusal).await.unwrap().unwrap();
 

@@ -60,6 +60,10 @@ pub(crate) struct Config {
     #[arg(long, env = "CONTRAST_HANDSHAKE_SECONDS", default_value_t = 30)]
     pub(crate) handshake_seconds: u64,
 
+    /// Time between two checkpoints of the event log, in seconds.
+    #[arg(long, env = "CONTRAST_CHECKPOINT_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) checkpoint_seconds: u64,
+
     #[command(flatten)]
     pub(crate) log: program::LogOptions,
 }

@@ -68,6 +68,7 @@ pub(crate) struct Workload {
     pub(crate) claims: Claims,
     pub(crate) evidence: Vec<u8>,
     pub(crate) spki_der: Vec<u8>,
+    pub(crate) nonce: Vec<u8>,
 }
 
 /// One accepted connection.
@@ -164,8 +165,9 @@ impl Listener {
         let request = VerifyEvidence { evidence, expected, manifest, now: now() };
         let reason = match self.actors.verifiers.ask(request).await {
             Ok(Ok(claims)) if active.manifest.policies.contains_key(&claims.policy_hash()) => {
-                let spki_der = certificate.spki_der;
-                return Peer::Workload(Arc::new(Workload { active, claims, evidence: document, spki_der }));
+                let (spki_der, nonce) = (certificate.spki_der, certificate.nonce.as_bytes().to_vec());
+                let workload = Workload { active, claims, evidence: document, spki_der, nonce };
+                return Peer::Workload(Arc::new(workload));
             }
             Ok(Ok(claims)) => format!(
                 "policy {} is not in the current manifest (generation {}, {} policies): \

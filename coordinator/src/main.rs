@@ -1,5 +1,6 @@
 //! The Coordinator: configuration, listeners, wiring. Decides nothing; the actors do.
 
+mod checkpoints;
 mod config;
 mod grpc;
 mod listener;

@@ -7,12 +7,15 @@ use std::{
 };
 
 use actix::{Actor as _, Supervisor, SyncArbiter};
-use actors::{Authority, Clock as _, Journal, Ledger, Mailbox, Recovery, Snapshot, SystemClock, Verifiers};
+use actors::{
+    Authority, Clock as _, Journal, Ledger, Mailbox, Recovery, Snapshot, SystemClock, Verifiers,
+    verify_streams,
+};
 use anyhow::Context as _;
 use atls::{ClientAuth, ServerConfig};
 use attestation::{Issuer, simulated::SimulatedMachine};
 use manifest::ReplicaId;
-use storage_schema::SledStore;
+use storage_schema::{Archive, SledStore};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -20,6 +23,7 @@ use tokio::{
 };
 
 use crate::{
+    checkpoints,
     config::Config,
     grpc::{HistoryApi, MeshApi, UserApi},
     listener::{Limits, Listener, PeerPolicy},
@@ -40,6 +44,8 @@ pub(crate) type Store = SledStore;
 #[derive(Clone)]
 pub(crate) struct Actors {
     pub(crate) store: Arc<Store>,
+    pub(crate) archive: Arc<Archive<Store>>,
+    pub(crate) stop: watch::Receiver<bool>,
     pub(crate) snapshot: watch::Receiver<Snapshot>,
     pub(crate) ledger: Mailbox<Ledger<Store, SystemClock>>,
     pub(crate) journal: Mailbox<Journal<Store, SystemClock>>,
@@ -52,7 +58,8 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let machine = SimulatedMachine::open(&config.simulated_machine)?;
     tracing::warn!(root = %machine.root(), "simulated machine: evidence is NOT HARDWARE and protects nothing");
     let issuer: Arc<dyn Issuer> = Arc::new(machine.guest(config.policy_hash));
-    let actors = actor_system(config.state_dir.clone()).await?;
+    let (stop, stopped) = watch::channel(false);
+    let actors = actor_system(config.state_dir.clone(), stopped.clone()).await?;
 
     let bind = async |name, address| {
         TcpListener::bind(address).await.with_context(|| format!("--{name}-listen {address}"))
@@ -62,7 +69,6 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let probe = bind("probe", config.probe_listen).await?;
     tracing::info!(user = %user.local_addr()?, mesh = %mesh.local_addr()?, "listening");
 
-    let (stop, stopped) = watch::channel(false);
     let tls = |client_auth| ServerConfig {
         issuer: Arc::clone(&issuer),
         client_auth,
@@ -93,7 +99,9 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let mut servers = tokio::task::JoinSet::new();
     servers.spawn(async move { user_server.await.context("user API") });
     servers.spawn(async move { mesh_server.await.context("mesh API") });
-    servers.spawn(probes::serve(probe, actors.snapshot.clone(), stopped));
+    servers.spawn(probes::serve(probe, actors.snapshot.clone(), stopped.clone()));
+    let every = Duration::from_secs(config.checkpoint_seconds);
+    let checkpoints = tokio::spawn(checkpoints::keep(actors.clone(), every, stopped));
 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -107,6 +115,13 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     if drained.is_err() {
         tracing::warn!("requests still under way after {DRAIN:?} were cut off");
     }
+    let close = async {
+        let _ = checkpoints.await; // a panic there was logged, and must not keep us from closing
+        checkpoints::close(&actors).await;
+    };
+    if tokio::time::timeout(DRAIN, close).await.is_err() {
+        tracing::warn!("no last checkpoint within {DRAIN:?}");
+    }
     Ok(())
 }
 
@@ -117,12 +132,12 @@ async fn wait_for(mut stopped: watch::Receiver<bool>) {
 
 /// Starts the actors on a thread of their own, where they live until the process ends; their pools
 /// have further threads. The listeners run on the runtime's.
-async fn actor_system(state_dir: PathBuf) -> anyhow::Result<Actors> {
+async fn actor_system(state_dir: PathBuf, stop: watch::Receiver<bool>) -> anyhow::Result<Actors> {
     let (started, actors) = oneshot::channel();
     let thread = move || {
         actix::System::new().block_on(async move {
             // Fails only when nobody waits for the actors any more.
-            let _ = started.send(start_actors(&state_dir));
+            let _ = started.send(start_actors(&state_dir, stop));
             std::future::pending::<()>().await;
         });
     };
@@ -130,14 +145,16 @@ async fn actor_system(state_dir: PathBuf) -> anyhow::Result<Actors> {
     actors.await.context("the actors' thread ended")?
 }
 
-fn start_actors(state_dir: &Path) -> anyhow::Result<Actors> {
+fn start_actors(state_dir: &Path, stop: watch::Receiver<bool>) -> anyhow::Result<Actors> {
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let replica = ReplicaId::from_bytes(keys::random()?);
     let store = Arc::new(SledStore::open(state_dir)?);
     let (publish, snapshot) = watch::channel(Ledger::<Store, SystemClock>::nothing());
     let publish = Arc::new(publish);
     // Once here, so that a log that cannot be trusted is an error at start, not a crash later.
-    Ledger::open(Arc::clone(&store), SystemClock, replica, Arc::clone(&publish))?;
+    let opened = Ledger::open(Arc::clone(&store), SystemClock, replica, Arc::clone(&publish))?;
+    let archive = Arc::new(Archive::new(Arc::clone(&store)));
+    verify_streams(&archive, opened.log_key(), &snapshot.borrow().state)?;
     tracing::info!(%replica, manifests = snapshot.borrow().state.entries().len(), "event log verified");
 
     let ledger_store = Arc::clone(&store);
@@ -155,7 +172,7 @@ fn start_actors(state_dir: &Path) -> anyhow::Result<Actors> {
     let authority = Supervisor::start(move |_| Authority::new(for_authority, SystemClock, threads));
     let authority = Mailbox::new(authority, ROOM);
     let recovery = Mailbox::new(Recovery::new(journal.clone()).start(), ROOM);
-    Ok(Actors { store, snapshot, ledger, journal, verifiers, authority, recovery })
+    Ok(Actors { store, archive, stop, snapshot, ledger, journal, verifiers, authority, recovery })
 }
 
 /// The time, for the edge.

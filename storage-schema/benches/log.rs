@@ -1,13 +1,13 @@
 //! What the log costs: appends, replay, proofs, bytes. Takes a minute and 2 GB of disk in the
 //! temporary directory.
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, missing_docs, reason = "a benchmark")]
 
 use std::{hint::black_box, path::Path, sync::Arc, time::Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use keys::LogKey;
 use manifest::{EvidenceHash, PolicyHash, ReplicaId, RequestId, SerialNumber, Timestamp, TransitionHash};
-use storage_schema::{Archive, Event, Fact, Log, SledStore, StreamId};
+use storage_schema::{Archive, Event, Fact, Log, SledStore, StreamId, merkle::leaf_hash};
 
 const MILLION: u64 = 1_000_000;
 const GROUP: u64 = 200;
@@ -115,6 +115,11 @@ fn a_million(criterion: &mut Criterion) {
             n = (n + 7919) % MILLION;
             archive.inclusion(STREAM, None, n).unwrap()
         });
+    });
+    let log = Log::open_folded::<()>(Arc::clone(&store), STREAM, None).unwrap().log;
+    let leaf = leaf_hash(&archive.inclusion(STREAM, None, 77).unwrap().event);
+    criterion.bench_function("inclusion proof alone, 1 M events", |bencher| {
+        bencher.iter(|| log.inclusion(&leaf, 77).unwrap());
     });
     criterion.bench_function("consistency proof, 1 M events", |bencher| {
         bencher.iter(|| {

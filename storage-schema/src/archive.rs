@@ -5,11 +5,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use keys::LogPublicKey;
+use keys::{LogKey, LogPublicKey};
 use manifest::SerialNumber;
 
 use crate::{
-    Event, EventStore, Fact, Head, Log, LogError, StreamId, index,
+    AppendError, Event, EventStore, Fact, Head, Log, LogError, StreamId, index,
     merkle::{Hash, leaf_hash},
     segment::Segment,
 };
@@ -76,6 +76,21 @@ impl<S: EventStore> Archive<S> {
         self.ask(stream, key, |log| Ok(log.head()))
     }
 
+    /// Every stream that has an event.
+    pub fn streams(&self) -> Result<Vec<StreamId>, LogError> {
+        Ok(self.store.streams()?)
+    }
+
+    /// Tree head over the first `size` events of a stream.
+    pub fn root_at(&self, stream: StreamId, key: Option<LogPublicKey>, size: u64) -> Result<Hash, LogError> {
+        self.ask(stream, key, |log| Ok(log.consistency(size)?.0))
+    }
+
+    /// Stores a snapshot of a stream's reader, so that the next one starts from there.
+    pub fn save_snapshot(&self, stream: StreamId, key: &LogKey) -> Result<Result<(), AppendError>, LogError> {
+        self.ask(stream, Some(key.public()), |log| Ok(log.save_snapshot(&(), key)))
+    }
+
     /// Head and proof that it extends the tree of `old` events.
     pub fn consistency(
         &self,
@@ -83,7 +98,7 @@ impl<S: EventStore> Archive<S> {
         key: Option<LogPublicKey>,
         old: u64,
     ) -> Result<(Head, Vec<Hash>), LogError> {
-        self.ask(stream, key, |log| Ok((log.head(), log.consistency(old, log.head().size)?)))
+        self.ask(stream, key, |log| Ok((log.head(), log.consistency(old)?.1)))
     }
 
     /// An event and its proof below the stream's head of now.
@@ -96,7 +111,7 @@ impl<S: EventStore> Archive<S> {
         self.ask(stream, key, |log| {
             let head = log.head();
             let event = self.event(log, sequence)?;
-            let proof = log.inclusion(&leaf_hash(&event), sequence, head.size)?;
+            let proof = log.inclusion(&leaf_hash(&event), sequence)?;
             Ok(Inclusion { head, sequence, event, proof })
         })
     }
@@ -129,15 +144,18 @@ impl<S: EventStore> Archive<S> {
         Ok(None)
     }
 
-    /// The event at `sequence`: its segment is found by halving.
+    /// The event at `sequence`. Where its segment is, is guessed from the average size of those in
+    /// between; two or three reads at any length.
     fn event(&self, log: &Log<S>, sequence: u64) -> Result<Vec<u8>, LogError> {
         let Head { stream, size, segments, .. } = log.head();
         if sequence >= size {
             return Err(LogError::Beyond { stream, size, asked: sequence });
         }
-        let (mut low, mut high) = (0, segments);
+        // The segment is in `low..high`, and these hold the events `from..to`.
+        let (mut low, mut high, mut from, mut to) = (0, segments, 0, size);
         while low < high {
-            let middle = low + (high - low) / 2;
+            let share = u128::from(high - low) * u128::from(sequence - from) / u128::from((to - from).max(1));
+            let middle = (low + u64::try_from(share).unwrap_or(0)).min(high - 1);
             let page = self.store.read(&stream, middle, 1)?;
             let Some((index, bytes)) = page.first().filter(|(index, _)| *index == middle) else {
                 return Err(LogError::Lost { stream, expected: segments, found: middle });
@@ -145,9 +163,9 @@ impl<S: EventStore> Archive<S> {
             let here = |error| LogError::Segment { stream, index: *index, error };
             let Segment { header, events, .. } = Segment::open(bytes, log.key()).map_err(here)?;
             if sequence < header.first {
-                high = middle;
+                (high, to) = (middle, header.first);
             } else if sequence >= header.first + header.count {
-                low = middle + 1;
+                (low, from) = (middle + 1, header.first + header.count);
             } else {
                 let within = usize::try_from(sequence - header.first).unwrap_or(usize::MAX);
                 let event = events.get(within).map(|event| event.to_vec());

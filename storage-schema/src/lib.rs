@@ -34,7 +34,7 @@ pub use event::{Authorisation, Event, Fact, StreamHead};
 pub use log::{AppendError, Folded, Log, LogError};
 pub use memory::MemoryStore;
 pub use position::{Head, Position, Verified};
-pub use segment::SegmentError;
+pub use segment::{SegmentError, open_signed_head, signed_head};
 pub use sled_store::SledStore;
 pub use snapshot::{Projection, SnapshotError};
 pub use store::{BlobHash, EventStore, StoreError, StreamId};

@@ -1,6 +1,6 @@
 //! One stream: its verified reader and its only writer.
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc::sync_channel};
 
 use keys::{LogKey, LogPublicKey};
 
@@ -165,33 +165,69 @@ impl<S: EventStore> Log<S> {
     /// Reads what was appended since, by others or by a write whose outcome was unknown. A
     /// poisoned writer works again after it.
     pub fn catch_up(&mut self, mut on_event: impl FnMut(u64, Event)) -> Result<(), LogError> {
-        let stream = self.position.stream;
-        loop {
-            let page = self.store.read(&stream, self.position.segments, PAGE_BYTES)?;
-            if page.is_empty() {
+        let (store, stream) = (Arc::clone(&self.store), self.position.stream);
+        let first = store.read(&stream, self.position.segments, PAGE_BYTES)?;
+        let mut next = match first.last() {
+            Some((index, _)) => index + 1,
+            None => {
                 self.poisoned = false;
                 return Ok(());
             }
-            for (index, bytes) in page {
-                let mut position = self.position.clone();
-                let Verified { first, events, leaves, .. } = position.advance(index, &bytes)?;
-                let decode =
-                    |(sequence, event)| {
-                        Event::from_cbor(event)
-                            .map(|event| (sequence, event))
-                            .map_err(|error| LogError::Event { stream, sequence, error })
-                    };
-                let events: Vec<(u64, Event)> =
-                    (first..).zip(events).map(decode).collect::<Result<_, _>>()?;
-                for leaf in leaves {
-                    self.tiles.push(self.store.as_ref(), &stream, leaf)?;
-                }
-                self.position = position;
-                for (sequence, event) in events {
-                    on_event(sequence, event);
-                }
+        };
+        let is_long = first.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() >= PAGE_BYTES;
+        self.take(first, &mut on_event)?;
+        if is_long {
+            // A thread reads ahead while this one verifies.
+            std::thread::scope(|scope| {
+                let (sender, pages) = sync_channel(2);
+                let store = &store;
+                scope.spawn(move || {
+                    loop {
+                        let page = store.read(&stream, next, PAGE_BYTES);
+                        let last = page.as_ref().map(|page| page.last().map(|(index, _)| *index));
+                        let Ok(Some(index)) = last else {
+                            // The end or an error; the loop below reads again and meets it.
+                            return;
+                        };
+                        next = index + 1;
+                        if sender.send(page).is_err() {
+                            return;
+                        }
+                    }
+                });
+                pages.into_iter().try_for_each(|page| self.take(page?, &mut on_event))
+            })?;
+        }
+        self.catch_up(on_event)
+    }
+
+    /// Verifies the next segments, folds them into the tree, hands out their events.
+    fn take(
+        &mut self,
+        page: Vec<(u64, Vec<u8>)>,
+        on_event: &mut impl FnMut(u64, Event),
+    ) -> Result<(), LogError> {
+        let stream = self.position.stream;
+        for (index, bytes) in page {
+            let mut position = self.position.clone();
+            let Verified { first, events, leaves, .. } = position.advance(index, &bytes)?;
+            let decode = |(sequence, event)| {
+                Event::from_cbor(event).map(|event| (sequence, event)).map_err(|error| LogError::Event {
+                    stream,
+                    sequence,
+                    error,
+                })
+            };
+            let events: Vec<(u64, Event)> = (first..).zip(events).map(decode).collect::<Result<_, _>>()?;
+            for leaf in leaves {
+                self.tiles.push(self.store.as_ref(), &stream, leaf)?;
+            }
+            self.position = position;
+            for (sequence, event) in events {
+                on_event(sequence, event);
             }
         }
+        Ok(())
     }
 
     /// Writes events as one segment; they are durable when it returns. After a failure the writer
@@ -253,39 +289,28 @@ impl<S: EventStore> Log<S> {
         self.poisoned
     }
 
-    /// Tree head over the first `size` events.
-    pub fn root_at(&self, size: u64) -> Result<Hash, LogError> {
-        self.within(size)?;
-        Ok(self.prover().root(size)?)
-    }
-
-    /// Proof that the event at `sequence`, of this leaf hash, is below the tree head at `size`.
-    pub fn inclusion(&self, leaf: &Hash, sequence: u64, size: u64) -> Result<Vec<Hash>, LogError> {
-        self.within(size)?;
+    /// Proof that the event at `sequence`, of this leaf hash, is below the stream's head.
+    pub fn inclusion(&self, leaf: &Hash, sequence: u64) -> Result<Vec<Hash>, LogError> {
         self.within(sequence + 1)?;
-        let (root, proof) = (self.root_at(size)?, self.prover().inclusion(sequence, size)?);
-        if verify_inclusion(leaf, sequence, size, &proof, &root) && self.tree_fits()? {
+        let Head { stream, size, root, .. } = self.head();
+        let proof = self.prover().inclusion(sequence, size)?;
+        if verify_inclusion(leaf, sequence, size, &proof, &root) {
             Ok(proof)
         } else {
-            Err(LogError::Tiles(self.position.stream))
+            Err(LogError::Tiles(stream))
         }
     }
 
-    /// Proof that the tree at `new` events extends the one at `old`.
-    pub fn consistency(&self, old: u64, new: u64) -> Result<Vec<Hash>, LogError> {
-        self.within(old.max(new))?;
-        let proof = self.prover().consistency(old, new)?;
-        let (old_root, new_root) = (self.root_at(old)?, self.root_at(new)?);
-        if verify_consistency((old, &old_root), (new, &new_root), &proof) && self.tree_fits()? {
-            Ok(proof)
+    /// Tree head over the first `old` events, and proof that the stream's head extends it.
+    pub fn consistency(&self, old: u64) -> Result<(Hash, Vec<Hash>), LogError> {
+        self.within(old)?;
+        let Head { stream, size, root, .. } = self.head();
+        let (old_root, proof) = (self.prover().root(old)?, self.prover().consistency(old, size)?);
+        if verify_consistency((old, &old_root), (size, &root), &proof) {
+            Ok((old_root, proof))
         } else {
-            Err(LogError::Tiles(self.position.stream))
+            Err(LogError::Tiles(stream))
         }
-    }
-
-    /// The stored nodes must yield the head that was computed from the segments.
-    fn tree_fits(&self) -> Result<bool, LogError> {
-        Ok(self.prover().root(self.head().size)? == self.head().root)
     }
 
     fn within(&self, asked: u64) -> Result<(), LogError> {

@@ -7,11 +7,12 @@
 //! once. Whether the key is the *right* one is the reader's question.
 
 use keys::{LogKey, LogPublicKey};
+use manifest::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    CodecError, StreamId,
+    CodecError, Head, StreamId,
     codec::{self, MAX_BYTES},
     merkle::Hash,
 };
@@ -40,7 +41,7 @@ pub(crate) struct Header {
     #[serde(with = "serde_bytes")]
     pub(crate) root: Hash,
     /// When it was written.
-    pub(crate) at: manifest::Timestamp,
+    pub(crate) at: Timestamp,
 }
 
 /// An authentic header, and events that are authentic once the tree head was compared.
@@ -135,20 +136,7 @@ impl<'a> Segment<'a> {
     /// segment's own is taken.
     pub(crate) fn open(bytes: &'a [u8], expected: Option<LogPublicKey>) -> Result<Self, SegmentError> {
         let cut = |what| SegmentError::Truncated { at: bytes.len(), what };
-        let format = *bytes.first().ok_or(cut("the format"))?;
-        if format != FORMAT {
-            return Err(SegmentError::Format(format));
-        }
-        let key = bytes.get(KEY_AT..SIGNATURE_AT).and_then(|key| key.try_into().ok());
-        let key = LogPublicKey::from_bytes(key.ok_or(cut("the key"))?);
-        if let Some(expected) = expected.filter(|expected| *expected != key) {
-            let hex = |key: LogPublicKey| hex::encode(key.as_bytes());
-            return Err(SegmentError::Key { expected: hex(expected), found: hex(key) });
-        }
-        let signature = bytes.get(SIGNATURE_AT..LENGTH_AT).ok_or(cut("the signature"))?;
-        let (header, mut rest) = split(bytes.get(LENGTH_AT..).ok_or(cut("the header"))?, MAX_HEADER)
-            .map_err(|length| length.map_or(cut("the header"), SegmentError::HeaderLength))?;
-        key.verify(&signed_part(&key, header), signature).map_err(|_| SegmentError::Signature)?;
+        let (key, header, mut rest) = authenticate(bytes, expected)?;
         let header_hash = Sha256::digest(header).into();
         let header: Header =
             codec::decode(header).map_err(|error| SegmentError::Codec { at: HEADER_AT, error })?;
@@ -168,6 +156,54 @@ impl<'a> Segment<'a> {
         }
         Ok(Self { key, header, header_hash, events })
     }
+}
+
+/// The segment without its events, which is what its signature covers.
+pub fn signed_head(segment: &[u8]) -> Option<&[u8]> {
+    let (header, _) = split(segment.get(LENGTH_AT..)?, MAX_HEADER).ok()?;
+    segment.get(..HEADER_AT + header.len())
+}
+
+/// Authenticates what [`signed_head`] gave: the stream's head after that segment, the key that
+/// signed it, and when. Without an expected key, the segment's own is taken.
+pub fn open_signed_head(
+    bytes: &[u8],
+    expected: Option<LogPublicKey>,
+) -> Result<(Head, LogPublicKey, Timestamp), SegmentError> {
+    let (key, header, rest) = authenticate(bytes, expected)?;
+    if !rest.is_empty() {
+        let at = bytes.len() - rest.len();
+        return Err(SegmentError::Count { at, expected: 0, found: 1 });
+    }
+    let header: Header =
+        codec::decode(header).map_err(|error| SegmentError::Codec { at: HEADER_AT, error })?;
+    let Header { stream, index, first, count, root, at, .. } = header;
+    let counted = first.checked_add(count).zip(index.checked_add(1));
+    let error = CodecError::Malformed("more events than can be counted".into());
+    let (size, segments) = counted.ok_or(SegmentError::Codec { at: HEADER_AT, error })?;
+    Ok((Head { stream, size, segments, root }, key, at))
+}
+
+type Authenticated<'a> = (LogPublicKey, &'a [u8], &'a [u8]);
+
+/// Checks the signature; gives the key, the header and what follows it.
+fn authenticate(bytes: &[u8], expected: Option<LogPublicKey>) -> Result<Authenticated<'_>, SegmentError> {
+    let cut = |what| SegmentError::Truncated { at: bytes.len(), what };
+    let format = *bytes.first().ok_or(cut("the format"))?;
+    if format != FORMAT {
+        return Err(SegmentError::Format(format));
+    }
+    let key = bytes.get(KEY_AT..SIGNATURE_AT).and_then(|key| key.try_into().ok());
+    let key = LogPublicKey::from_bytes(key.ok_or(cut("the key"))?);
+    if let Some(expected) = expected.filter(|expected| *expected != key) {
+        let hex = |key: LogPublicKey| hex::encode(key.as_bytes());
+        return Err(SegmentError::Key { expected: hex(expected), found: hex(key) });
+    }
+    let signature = bytes.get(SIGNATURE_AT..LENGTH_AT).ok_or(cut("the signature"))?;
+    let (header, rest) = split(bytes.get(LENGTH_AT..).ok_or(cut("the header"))?, MAX_HEADER)
+        .map_err(|length| length.map_or(cut("the header"), SegmentError::HeaderLength))?;
+    key.verify(&signed_part(&key, header), signature).map_err(|_| SegmentError::Signature)?;
+    Ok((key, header, rest))
 }
 
 /// Splits `length || part || rest`. The error is a length over the limit, or `None` for too few bytes.

@@ -4,6 +4,9 @@
 //! segments of each stream were acknowledged is also written beside it, in `heads/`, and compared
 //! when the directory is opened. After a failed write (a full disk) sled refuses everything until
 //! it is opened anew; the next call does that.
+//!
+//! A segment is kept in parts, for the sake of memory: sled's cache keeps at least one page in each
+//! of its 256 shards, and a page may hold many values. See also [`touch`].
 
 use std::{
     collections::HashMap,
@@ -20,12 +23,17 @@ const FORMAT: &str = "contrast-event-log 2";
 /// sled keeps at most this much in memory, in bytes.
 const CACHE_BYTES: u64 = 16 << 20;
 
+/// Largest part of a segment, in bytes.
+const PART_BYTES: usize = 8 << 10;
+
 /// An event store in a directory of its own.
 pub struct SledStore {
     directory: PathBuf,
     /// Nothing after a fault, until the next call opens it again.
     engine: RwLock<Option<Engine>>,
     heads: Mutex<HashMap<StreamId, File>>,
+    /// Held by the one append at a time.
+    appending: Mutex<()>,
 }
 
 struct Engine {
@@ -38,8 +46,12 @@ struct Engine {
 impl SledStore {
     /// Opens the directory, making it if it is not there. One process at a time.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
-        let store =
-            Self { directory: directory.to_owned(), engine: RwLock::new(None), heads: Mutex::default() };
+        let store = Self {
+            directory: directory.to_owned(),
+            engine: RwLock::new(None),
+            heads: Mutex::default(),
+            appending: Mutex::default(),
+        };
         store.in_directory(fs::create_dir_all(directory))?;
         store.check_format()?;
         store.in_directory(fs::create_dir_all(directory.join("heads")))?;
@@ -165,26 +177,41 @@ fn stream_prefix(stream: &StreamId) -> Vec<u8> {
     }
 }
 
-fn segment_key(stream: &StreamId, index: u64) -> Vec<u8> {
-    [stream_prefix(stream).as_slice(), &index.to_be_bytes()].concat()
+fn part_key(stream: &StreamId, index: u64, part: u32) -> Vec<u8> {
+    [stream_prefix(stream).as_slice(), &index.to_be_bytes(), &part.to_be_bytes()].concat()
 }
 
-fn index_of(key: &[u8]) -> Result<u64, StoreError> {
-    let index = key.last_chunk().map(|bytes| u64::from_be_bytes(*bytes));
-    index.ok_or_else(|| StoreError::Fault("a segment without an index".into()))
+/// Splits a key of [`part_key`]: prefix of the stream, index, part.
+fn split_key(key: &[u8]) -> Result<(&[u8], u64, u32), StoreError> {
+    let split = || {
+        let (rest, part) = key.split_last_chunk()?;
+        let (prefix, index) = rest.split_last_chunk()?;
+        Some((prefix, u64::from_be_bytes(*index), u32::from_be_bytes(*part)))
+    };
+    split().ok_or_else(|| StoreError::Fault("a segment under a key of unknown shape".into()))
+}
+
+/// sled gives up pages of a shard of its cache at each 64th access to it only, which long scans and
+/// streams of large values do not reach before memory is full. So large values count more often.
+fn touch(tree: &sled::Tree, key: &[u8], len: usize) -> Result<(), StoreError> {
+    for _ in 0..len / 4096 {
+        tree.contains_key(key).map_err(fault)?;
+    }
+    Ok(())
 }
 
 /// Number of segments, if none is missing in between.
 fn count(engine: &Engine, stream: &StreamId) -> Result<u64, StoreError> {
-    let range = segment_key(stream, 0)..=segment_key(stream, u64::MAX);
+    let range = part_key(stream, 0, 0)..=part_key(stream, u64::MAX, u32::MAX);
     match engine.segments.range(range).next_back().transpose().map_err(fault)? {
-        Some((key, _)) => Ok(index_of(&key)? + 1),
+        Some((key, _)) => Ok(split_key(&key)?.1 + 1),
         None => Ok(0),
     }
 }
 
 impl EventStore for SledStore {
     fn append(&self, stream: &StreamId, index: u64, segment: &[u8]) -> Result<(), StoreError> {
+        let _one = self.appending.lock().unwrap_or_else(PoisonError::into_inner);
         self.with(|engine| {
             let next = count(engine, stream)?;
             match index.cmp(&next) {
@@ -192,12 +219,13 @@ impl EventStore for SledStore {
                 std::cmp::Ordering::Greater => return Err(StoreError::Gap { stream: *stream, index, next }),
                 std::cmp::Ordering::Equal => {}
             }
-            engine
-                .segments
-                .compare_and_swap(segment_key(stream, index), None::<&[u8]>, Some(segment))
-                .map_err(fault)?
-                .map_err(|_| StoreError::IndexTaken { stream: *stream, index })?;
+            let mut parts = sled::Batch::default();
+            for (number, part) in (0..).zip(segment.chunks(PART_BYTES)) {
+                parts.insert(part_key(stream, index, number), part);
+            }
+            engine.segments.apply_batch(parts).map_err(fault)?;
             engine.db.flush().map_err(fault)?;
+            touch(&engine.segments, &part_key(stream, index, 0), segment.len())?;
             self.note_head(stream, index + 1)
         })
     }
@@ -209,15 +237,24 @@ impl EventStore for SledStore {
         max_bytes: usize,
     ) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
         self.with(|engine| {
-            let mut left = max_bytes;
-            let mut page = Vec::new();
-            for entry in engine.segments.range(segment_key(stream, index)..=segment_key(stream, u64::MAX)) {
+            let mut page: Vec<(u64, Vec<u8>)> = Vec::new();
+            let mut bytes = 0;
+            for entry in
+                engine.segments.range(part_key(stream, index, 0)..=part_key(stream, u64::MAX, u32::MAX))
+            {
                 let (key, value) = entry.map_err(fault)?;
-                if !page.is_empty() && value.len() > left {
-                    break;
+                let (_, index, part) = split_key(&key)?;
+                match page.last_mut() {
+                    Some((last, segment)) if *last == index => segment.extend_from_slice(&value),
+                    Some(_) if bytes >= max_bytes => break,
+                    _ => page.push((index, value.to_vec())),
                 }
-                left = left.saturating_sub(value.len());
-                page.push((index_of(&key)?, value.to_vec()));
+                if page.len() == 1 && bytes == 0 && part > 0 {
+                    let text = format!("segment {index} of stream {stream} begins with part {part}");
+                    return Err(StoreError::Fault(text));
+                }
+                bytes += value.len();
+                touch(&engine.segments, &key, value.len())?;
             }
             Ok(page)
         })
@@ -228,6 +265,7 @@ impl EventStore for SledStore {
         self.with(|engine| {
             if !engine.blobs.contains_key(hash.as_bytes()).map_err(fault)? {
                 engine.blobs.insert(hash.as_bytes(), bytes).map_err(fault)?;
+                touch(&engine.blobs, hash.as_bytes(), bytes.len())?;
             }
             Ok(hash)
         })
@@ -259,7 +297,7 @@ impl EventStore for SledStore {
             let mut streams = Vec::new();
             let mut from = vec![0];
             while let Some((key, _)) = engine.segments.range(from..).next().transpose().map_err(fault)? {
-                let stream = match key.split_at(key.len().saturating_sub(8)).0 {
+                let stream = match split_key(&key)?.0 {
                     [0] => StreamId::Control,
                     [1, id @ ..] => StreamId::Replica(
                         id.try_into().map_err(|error| StoreError::Fault(format!("stream key: {error}")))?,
@@ -267,7 +305,7 @@ impl EventStore for SledStore {
                     _ => return Err(StoreError::Fault("a stream key of unknown shape".into())),
                 };
                 streams.push(stream);
-                from = segment_key(&stream, u64::MAX);
+                from = part_key(&stream, u64::MAX, u32::MAX);
                 from.push(0); // the smallest key after the stream's last possible one
             }
             Ok(streams)

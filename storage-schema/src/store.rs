@@ -128,7 +128,7 @@ pub trait EventStore: Send + Sync + 'static {
     /// Writes a segment at `index`, which must be the next free one. Durable when it returns.
     fn append(&self, stream: &StreamId, index: u64, segment: &[u8]) -> Result<(), StoreError>;
 
-    /// Segments from `index` on, in order, at least one if there is any and then up to `max_bytes`.
+    /// Segments from `index` on, in order, at least one if there is any and then until `max_bytes` are reached.
     fn read(
         &self,
         stream: &StreamId,

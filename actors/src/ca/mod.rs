@@ -25,6 +25,8 @@ pub struct IssueMeshCert {
     pub claims: Claims,
     /// The evidence it was verified by, for the auditor.
     pub evidence: Vec<u8>,
+    /// The nonce that the evidence answers.
+    pub nonce: Vec<u8>,
     /// The workload's key, SubjectPublicKeyInfo DER.
     pub spki_der: Vec<u8>,
     /// The request.
@@ -164,6 +166,8 @@ impl Sign {
             evidence: EvidenceHash::of(&msg.evidence),
             tcb: claims.reported_tcb().to_string(),
             transition: active.transition,
+            nonce: msg.nonce,
+            verdict: claims.met_reference(),
         }];
         facts.extend(
             secret_id

@@ -4,6 +4,8 @@
 //! journal gathers, a [`Writer`] on a thread of its own appends and flushes, and only then is
 //! anybody answered.
 
+mod refusals;
+
 use std::sync::Arc;
 
 use actix::{
@@ -15,10 +17,8 @@ use manifest::{EvidenceHash, ReplicaId, RequestId};
 use storage_schema::{AppendError, Event, EventStore, Fact, Log, LogError, StoreError, StreamId};
 use tokio::sync::oneshot;
 
+use self::refusals::Refusals;
 use crate::{Clock, Traced, supervision::rebuild_on_panic};
-
-/// Most refusals recorded between two of anything else, so that an attacker cannot fill the disk.
-const MAX_REFUSALS: u32 = 1000;
 
 /// Why events were not recorded.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -51,7 +51,8 @@ pub struct Append {
     pub engine: Arc<SeedEngine>,
 }
 
-/// Records that a workload was refused; dropped silently once too many came in a row.
+/// Records that a workload was refused; only counted when its source, or everybody together, had too
+/// many of late.
 #[derive(Message)]
 #[rtype(result = "Result<(), JournalError>")]
 pub struct RecordRefusal {
@@ -74,7 +75,8 @@ pub struct Journal<S: EventStore, C: Clock + Unpin> {
     writer: Addr<Writer<S, C>>,
     waiting: Vec<Waiting>,
     committing: bool,
-    refusals: u32,
+    clock: C,
+    refusals: Refusals,
 }
 
 impl<S: EventStore, C: Clock + Unpin> Journal<S, C> {
@@ -84,13 +86,14 @@ impl<S: EventStore, C: Clock + Unpin> Journal<S, C> {
         C: Clone,
     {
         let store = Arc::clone(store);
+        let for_writer = clock.clone();
         let writer = actix::SyncArbiter::start(1, move || Writer {
             store: Arc::clone(&store),
-            clock: clock.clone(),
+            clock: for_writer.clone(),
             replica,
             log: None,
         });
-        Self { writer, waiting: Vec::new(), committing: false, refusals: 0 }
+        Self { writer, waiting: Vec::new(), committing: false, clock, refusals: Refusals::default() }
     }
 
     fn append(
@@ -138,7 +141,6 @@ impl<S: EventStore, C: Clock + Unpin> Handler<Traced<Append>> for Journal<S, C> 
     type Result = ResponseFuture<Result<(), JournalError>>;
 
     fn handle(&mut self, msg: Traced<Append>, ctx: &mut Self::Context) -> Self::Result {
-        self.refusals = 0;
         self.append(msg.message, ctx)
     }
 }
@@ -147,12 +149,11 @@ impl<S: EventStore, C: Clock + Unpin> Handler<Traced<RecordRefusal>> for Journal
     type Result = ResponseFuture<Result<(), JournalError>>;
 
     fn handle(&mut self, msg: Traced<RecordRefusal>, ctx: &mut Self::Context) -> Self::Result {
-        if self.refusals >= MAX_REFUSALS {
+        let Some(left_out) = self.refusals.admit(&msg.message.source, self.clock.now()) else {
             return Box::pin(async { Ok(()) });
-        }
-        self.refusals += 1;
+        };
         let RecordRefusal { source, reason, evidence, request, engine } = msg.message;
-        let facts = vec![Fact::AttestationRefused { source, reason, evidence }];
+        let facts = vec![Fact::AttestationRefused { source, reason, evidence, left_out }];
         self.append(Append { facts, blobs: Vec::new(), request, engine }, ctx)
     }
 }

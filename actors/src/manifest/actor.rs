@@ -4,19 +4,22 @@
 use std::sync::Arc;
 
 use actix::{Actor, Handler, SyncContext};
-use keys::{CaKey, MeshCa, ReplicaSecret, Salt, Seed, SeedEngine};
+use keys::{CaKey, LogPublicKey, MeshCa, ReplicaSecret, Salt, Seed, SeedEngine};
 use manifest::{Manifest, ReplicaId, RequestId, Timestamp};
-use storage_schema::{Authorisation, BlobHash, Event, EventStore, Fact, Log, StreamId};
+use storage_schema::{Authorisation, BlobHash, Event, EventStore, Fact, Folded, Log, StreamId};
 use tokio::sync::watch;
 
 use super::{
     messages::{
-        LedgerError, Recover, RecoverError, SeedShare, SeedShares, SetManifest, SetManifestError,
-        SetManifestReply,
+        LedgerError, RecordHeads, Recover, RecoverError, SeedShare, SeedShares, SetManifest,
+        SetManifestError, SetManifestReply,
     },
     state::{Active, Entry, Phase, Snapshot, State},
 };
 use crate::{Clock, Traced, supervision::rebuild_on_panic};
+
+/// Events of the control stream between two snapshots.
+const SNAPSHOT_EVERY: u64 = 500;
 
 /// The only writer of manifest history. Start with `SyncArbiter::start(1, ..)`.
 pub struct Ledger<S, C> {
@@ -25,6 +28,8 @@ pub struct Ledger<S, C> {
     replica: ReplicaId,
     log: Log<S>,
     state: State,
+    /// Number of events when the last snapshot was made.
+    snapshot_at: u64,
     published: Arc<watch::Sender<Snapshot>>,
 }
 
@@ -41,9 +46,13 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
         replica: ReplicaId,
         published: Arc<watch::Sender<Snapshot>>,
     ) -> Result<Self, LedgerError> {
-        let mut state = State::default();
-        let log = Log::open(Arc::clone(&store), StreamId::Control, None, |_, event| state.apply(&event))?;
-        let ledger = Self { store, clock, replica, log, state, published };
+        let Folded { log, projection: state, dropped } =
+            Log::open_folded::<State>(Arc::clone(&store), StreamId::Control, None)?;
+        if let Some(reason) = dropped {
+            tracing::warn!(%reason, "snapshot dropped; the stream was replayed from its start");
+        }
+        let snapshot_at = log.head().size;
+        let ledger = Self { store, clock, replica, log, state, snapshot_at, published };
         let phase = match &ledger.published.borrow().phase {
             Phase::Active(active)
                 if ledger.state.latest().map(|latest| latest.transition) == Some(active.transition) =>
@@ -55,6 +64,11 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
         };
         ledger.publish(phase);
         Ok(ledger)
+    }
+
+    /// The key that signed the control stream; `None` while it is empty.
+    pub fn log_key(&self) -> Option<LogPublicKey> {
+        self.log.key()
     }
 
     /// The snapshot of a Coordinator that has read nothing yet, for the channel's start.
@@ -83,6 +97,13 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
         self.log.append(&events, engine.log_key())?;
         for event in &events {
             self.state.apply(event);
+        }
+        let size = self.log.head().size;
+        if size >= self.snapshot_at + SNAPSHOT_EVERY {
+            match self.log.save_snapshot(&self.state, engine.log_key()) {
+                Ok(()) => self.snapshot_at = size,
+                Err(error) => tracing::warn!(%error, "no snapshot; the next start replays more"),
+            }
         }
         Ok(())
     }
@@ -239,6 +260,19 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
     }
 }
 
+impl<S: EventStore, C: Clock> Ledger<S, C> {
+    fn record_heads(&mut self, msg: RecordHeads) -> Result<(), LedgerError> {
+        let Phase::Active(active) = self.published.borrow().phase.clone() else { return Ok(()) };
+        let heads = self.state.moved(msg.heads);
+        if heads.is_empty() {
+            return Ok(());
+        }
+        self.commit(vec![Fact::Checkpoint { heads }], msg.request, &active.engine)?;
+        self.publish(Phase::Active(active));
+        Ok(())
+    }
+}
+
 fn fresh_keys() -> Result<(Arc<SeedEngine>, ReplicaSecret), LedgerError> {
     let engine = SeedEngine::new(Seed::generate()?, Salt::generate()?)?;
     Ok((Arc::new(engine), ReplicaSecret::generate()?))
@@ -273,5 +307,18 @@ impl<S: EventStore, C: Clock + Unpin> Handler<Traced<Recover>> for Ledger<S, C> 
     fn handle(&mut self, Traced { message, span }: Traced<Recover>, ctx: &mut Self::Context) -> Self::Result {
         let work = || span.in_scope(|| self.recover(&message));
         rebuild_on_panic(ctx, work).unwrap_or(Err(LedgerError::Restarting.into()))
+    }
+}
+
+impl<S: EventStore, C: Clock + Unpin> Handler<Traced<RecordHeads>> for Ledger<S, C> {
+    type Result = Result<(), LedgerError>;
+
+    fn handle(
+        &mut self,
+        Traced { message, span }: Traced<RecordHeads>,
+        ctx: &mut Self::Context,
+    ) -> Self::Result {
+        let work = || span.in_scope(|| self.record_heads(message));
+        rebuild_on_panic(ctx, work).unwrap_or(Err(LedgerError::Restarting))
     }
 }

@@ -3,7 +3,7 @@
 use actix::Message;
 use keys::{KeyError, Salt, Seed};
 use manifest::{KeyDigest, Manifest, OwnerKey, PolicyHash, RequestId, TransitionHash};
-use storage_schema::{AppendError, LogError, StoreError};
+use storage_schema::{AppendError, LogError, StoreError, StreamHead};
 
 /// Extends the history with a manifest.
 #[derive(Debug, Message)]
@@ -139,6 +139,16 @@ pub enum RecoverError {
     Fault(#[from] LedgerError),
 }
 
+/// Records where the replica streams stand; nothing is written when that is no news.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), LedgerError>")]
+pub struct RecordHeads {
+    /// What the store gives back, verified.
+    pub heads: Vec<StreamHead>,
+    /// The request.
+    pub request: RequestId,
+}
+
 /// The ledger's own trouble.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
@@ -154,6 +164,20 @@ pub enum LedgerError {
     /// A key operation.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// A stream that does not extend what its last checkpoint covers.
+    #[error(
+        "stream {stream}: the last checkpoint covers {size} events with the tree head {expected}, the store's are others or fewer ({found})"
+    )]
+    Rewritten {
+        /// The stream.
+        stream: String,
+        /// Number of events at the checkpoint.
+        size: u64,
+        /// Tree head at the checkpoint.
+        expected: String,
+        /// What the store yields there.
+        found: String,
+    },
     /// A document that the history names.
     #[error("the store lacks {what} {hash}, which the history names")]
     BlobMissing {

@@ -6,12 +6,14 @@
 //! in order: decide, append, apply, publish.
 
 mod actor;
+mod checkpoints;
 mod messages;
 mod state;
 
 pub use actor::Ledger;
+pub use checkpoints::{replica_heads, verify_streams};
 pub use messages::{
-    LedgerError, Recover, RecoverError, SeedShare, SeedShares, SetManifest, SetManifestError,
+    LedgerError, RecordHeads, Recover, RecoverError, SeedShare, SeedShares, SetManifest, SetManifestError,
     SetManifestReply,
 };
 pub use state::{Active, Entry, Phase, Snapshot, State};

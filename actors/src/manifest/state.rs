@@ -1,22 +1,24 @@
 //! What the control stream means, and what may be added to it.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use keys::{MeshCa, ReplicaSecret, SeedEngine};
 use manifest::{KeyDigest, Manifest, ManifestHash, OwnerKey, PolicyHash, Role, Timestamp, TransitionHash};
-use storage_schema::{Authorisation, Event, Fact};
+use serde::{Deserialize, Serialize};
+use storage_schema::{Authorisation, Event, Fact, Projection, StreamHead, StreamId};
 
 use super::messages::{RecoverError, SetManifest, SetManifestError};
 
 /// The fold over the control stream.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct State {
     entries: Vec<Entry>,
     recoveries: u64,
+    heads: BTreeMap<StreamId, StreamHead>,
 }
 
 /// One manifest of the history.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// When it was set.
     pub at: Timestamp,
@@ -46,6 +48,25 @@ impl State {
         self.recoveries
     }
 
+    /// Where each replica stream stood at the last checkpoint.
+    pub fn heads(&self) -> impl Iterator<Item = &StreamHead> {
+        self.heads.values()
+    }
+
+    /// Whether this is the hash of a manifest or a policy of the history.
+    pub fn names_blob(&self, hash: &[u8; 32]) -> bool {
+        let names = |entry: &Entry| {
+            entry.manifest.as_bytes() == hash || entry.policies.iter().any(|policy| policy.as_bytes() == hash)
+        };
+        self.entries.iter().any(names)
+    }
+
+    /// Those of the given heads that are news.
+    pub fn moved(&self, heads: Vec<StreamHead>) -> Vec<StreamHead> {
+        let news = |head: &StreamHead| head.size > 0 && self.heads.get(&head.stream) != Some(head);
+        heads.into_iter().filter(news).collect()
+    }
+
     /// Folds one event in. Total: every event that was stored can be applied.
     pub fn apply(&mut self, event: &Event) {
         match &event.fact {
@@ -59,6 +80,9 @@ impl State {
                 });
             }
             Fact::RecoveredByUser { .. } => self.recoveries += 1,
+            Fact::Checkpoint { heads } => {
+                self.heads.extend(heads.iter().map(|head| (head.stream, head.clone())));
+            }
             Fact::SeedSharesCreated { .. }
             | Fact::RecoveryGranted { .. }
             | Fact::RecoveryReceived { .. }
@@ -130,6 +154,14 @@ fn authorise(
         Ok(Authorisation::OwnerKey(caller))
     } else {
         Err(SetManifestError::NotAnOwner(caller))
+    }
+}
+
+impl Projection for State {
+    const NAME: &'static str = "manifest history 1";
+
+    fn apply(&mut self, _: u64, event: &Event) {
+        Self::apply(self, event);
     }
 }
 

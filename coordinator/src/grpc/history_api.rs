@@ -1,72 +1,233 @@
-//! History: the event log as JSON records, read and verified from the store.
+//! History: the event log as it is stored, with proofs. Who reads checks it himself.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use actors::Phase;
-use manifest::KeyDigest;
-use storage_schema::{EventStore as _, Log, StreamId};
+use keys::LogPublicKey;
+use manifest::SerialNumber;
+use storage_schema::{
+    BlobHash, Checkpoint, EventStore as _, Head, Inclusion, LogError, StreamId, signed_head,
+};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use wire::history::{
-    EventRecord, EventsRequest, EventsResponse,
+    Blob, BlobsRequest, HeadRequest, HeadResponse, ProveRequest, ProveResponse, Segment, SegmentsRequest,
+    StreamsRequest, StreamsResponse,
     history_server::{History as Service, HistoryServer},
 };
 
 use super::{status::Failure, user_api::caller};
-use crate::wiring::{Actors, Store};
+use crate::wiring::Actors;
 
-/// Most records in one answer; ask again from the next sequence number.
-const MAX_RECORDS: usize = 10_000;
+/// Bytes of segments that are read from the store at once.
+const PAGE_BYTES: usize = 1 << 20;
+/// Most blobs of one request.
+const MAX_BLOBS: usize = 1000;
+/// Most requests that stay connected.
+const MAX_FOLLOWERS: usize = 64;
+/// How often these look for news.
+const POLL: Duration = Duration::from_millis(250);
 
-pub(crate) struct HistoryApi(Actors);
+pub(crate) struct HistoryApi {
+    actors: Actors,
+    followers: Arc<Semaphore>,
+}
 
 impl HistoryApi {
     pub(crate) fn service(actors: Actors) -> HistoryServer<Self> {
-        HistoryServer::new(Self(actors))
+        HistoryServer::new(Self { actors, followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)) })
+    }
+
+    /// The key that signed the log, if the seed is in memory.
+    fn log_key(&self) -> Option<LogPublicKey> {
+        match &self.actors.snapshot.borrow().phase {
+            Phase::Active(active) => Some(active.engine.log_key().public()),
+            Phase::NeedsRecovery | Phase::Uninitialised => None,
+        }
+    }
+
+    /// Whether the caller may read everything.
+    fn may_audit<T>(&self, request: &Request<T>) -> Result<(), Failure> {
+        let Phase::Active(active) = self.actors.snapshot.borrow().phase.clone() else {
+            return Err(Failure::NeedsRecovery);
+        };
+        if caller(request).is_some_and(|key| active.manifest.may_audit(key)) {
+            return Ok(());
+        }
+        let reason = "certificates, refusals and evidence are shown to auditors and workload owners of the \
+                      manifest in force: connect with such a key";
+        Err(Failure::Refused(reason.into()))
+    }
+
+    fn readable<T>(&self, request: &Request<T>, stream: &str) -> Result<StreamId, Failure> {
+        let stream: StreamId =
+            stream.parse().map_err(|error| Failure::Malformed(format!("stream: {error}")))?;
+        if stream != StreamId::Control {
+            self.may_audit(request)?;
+        }
+        Ok(stream)
+    }
+
+    /// Runs `work`, which reads the store, where blocking is allowed.
+    async fn blocking<R: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Actors) -> Result<R, LogError> + Send + 'static,
+    ) -> Result<R, Failure> {
+        let actors = self.actors.clone();
+        let outcome = tokio::task::spawn_blocking(move || work(&actors)).await;
+        outcome.map_err(|error| Failure::Fault(error.to_string()))?.map_err(Failure::Log)
+    }
+
+    fn checkpoint(&self, head: &Head) -> String {
+        match &self.actors.snapshot.borrow().phase {
+            Phase::Active(active) => Checkpoint::sign(head, active.engine.log_key()),
+            Phase::NeedsRecovery | Phase::Uninitialised => String::new(),
+        }
     }
 }
+
+fn nodes(proof: Vec<[u8; 32]>) -> Vec<Vec<u8>> {
+    proof.into_iter().map(|node| node.to_vec()).collect()
+}
+
+type Items<T> = ReceiverStream<Result<T, Status>>;
 
 #[tonic::async_trait]
 impl Service for HistoryApi {
-    async fn events(&self, request: Request<EventsRequest>) -> Result<Response<EventsResponse>, Status> {
-        let caller = caller(&request);
-        let EventsRequest { from, replicas } = request.into_inner();
-        let Phase::Active(active) = self.0.snapshot.borrow().phase.clone() else {
-            return Err(Failure::NeedsRecovery.into());
-        };
-        let is_owner = |key: KeyDigest| active.manifest.workload_owner_digests().any(|owner| owner == key);
-        if replicas && !caller.is_some_and(is_owner) {
-            let reason =
-                "certificates and refusals are shown to workload owners only: give a workload owner key";
-            return Err(Failure::Refused(reason.into()).into());
-        }
-        let (store, key) = (Arc::clone(&self.0.store), active.engine.log_key().public());
-        let events = tokio::task::spawn_blocking(move || {
-            let streams = if replicas { store.streams()? } else { vec![StreamId::Control] };
-            let mut events = Vec::new();
-            for stream in streams {
-                read(&store, stream, key, from, &mut events)?;
-            }
-            Ok::<_, storage_schema::LogError>(events)
-        })
-        .await
-        .map_err(|error| Failure::Fault(error.to_string()))?
-        .map_err(|error| Failure::Fault(error.to_string()))?;
-        Ok(Response::new(EventsResponse { events }))
-    }
-}
+    type SegmentsStream = Items<Segment>;
+    type BlobsStream = Items<Blob>;
 
-fn read(
-    store: &Arc<Store>,
-    stream: StreamId,
-    key: keys::LogPublicKey,
-    from: u64,
-    events: &mut Vec<EventRecord>,
-) -> Result<(), storage_schema::LogError> {
-    Log::open(Arc::clone(store), stream, Some(key), |sequence, event| {
-        if sequence >= from && events.len() < MAX_RECORDS {
-            let json = serde_json::to_string(&event).unwrap_or_default();
-            events.push(EventRecord { stream: stream.to_string(), sequence, json });
+    #[tracing::instrument(skip_all)]
+    async fn streams(&self, request: Request<StreamsRequest>) -> Result<Response<StreamsResponse>, Status> {
+        let mut streams = self.blocking(|actors| actors.archive.streams()).await?;
+        if self.may_audit(&request).is_err() {
+            streams.retain(|stream| *stream == StreamId::Control);
         }
-    })?;
-    Ok(())
+        Ok(Response::new(StreamsResponse { streams: streams.iter().map(StreamId::to_string).collect() }))
+    }
+
+    #[tracing::instrument(skip_all)]
+    async fn head(&self, request: Request<HeadRequest>) -> Result<Response<HeadResponse>, Status> {
+        let stream = self.readable(&request, &request.get_ref().stream)?;
+        let (key, extends) = (self.log_key(), request.get_ref().extends);
+        let answer = self.blocking(move |actors| {
+            let (head, proof) = actors.archive.consistency(stream, key, extends)?;
+            let Some(last) = head.segments.checked_sub(1) else { return Ok((head, proof, Vec::new())) };
+            let segment = actors.store.read(&stream, last, 1)?.into_iter().next().map(|(_, bytes)| bytes);
+            let signed = segment.and_then(|bytes| signed_head(&bytes).map(<[u8]>::to_vec));
+            Ok((head, proof, signed.unwrap_or_default()))
+        });
+        let (head, proof, signed_head) = answer.await?;
+        let checkpoint = self.checkpoint(&head);
+        Ok(Response::new(HeadResponse { signed_head, consistency: nodes(proof), checkpoint }))
+    }
+
+    #[tracing::instrument(skip_all)]
+    async fn segments(
+        &self,
+        request: Request<SegmentsRequest>,
+    ) -> Result<Response<Self::SegmentsStream>, Status> {
+        let stream = self.readable(&request, &request.get_ref().stream)?;
+        let SegmentsRequest { from, follow, .. } = request.into_inner();
+        let follower = match follow {
+            true => {
+                let permit = Arc::clone(&self.followers).try_acquire_owned();
+                Some(permit.map_err(|_| Failure::Ask(actors::AskError::Full(MAX_FOLLOWERS)))?)
+            }
+            false => None,
+        };
+        let (sender, receiver) = mpsc::channel(4);
+        let (store, mut stop) = (Arc::clone(&self.actors.store), self.actors.stop.clone());
+        tokio::spawn(async move {
+            let _follower = follower;
+            let mut next = from;
+            loop {
+                let store = Arc::clone(&store);
+                let page = tokio::task::spawn_blocking(move || store.read(&stream, next, PAGE_BYTES)).await;
+                let page = match page {
+                    Ok(Ok(page)) => page,
+                    Ok(Err(error)) => {
+                        let _ = sender.send(Err(Failure::Log(error.into()).into())).await;
+                        return;
+                    }
+                    Err(error) => {
+                        let _ = sender.send(Err(Failure::Fault(error.to_string()).into())).await;
+                        return;
+                    }
+                };
+                let nothing = page.is_empty();
+                for (index, bytes) in page {
+                    next = index + 1;
+                    if sender.send(Ok(Segment { index, bytes })).await.is_err() {
+                        return; // the reader is gone
+                    }
+                }
+                if nothing && !follow {
+                    return;
+                }
+                if nothing {
+                    tokio::select! {
+                        () = tokio::time::sleep(POLL) => {}
+                        () = sender.closed() => return,
+                        _ = stop.wait_for(|stopped| *stopped) => return,
+                    }
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    #[tracing::instrument(skip_all)]
+    async fn blobs(&self, request: Request<BlobsRequest>) -> Result<Response<Self::BlobsStream>, Status> {
+        let hashes = &request.get_ref().hashes;
+        if hashes.len() > MAX_BLOBS {
+            let text = format!("{} hashes, at most {MAX_BLOBS} are accepted", hashes.len());
+            return Err(Failure::Malformed(text).into());
+        }
+        let parse = |hash: &Vec<u8>| hash.as_slice().try_into().map(BlobHash::from_bytes);
+        let hashes: Vec<BlobHash> = hashes
+            .iter()
+            .map(parse)
+            .collect::<Result<_, _>>()
+            .map_err(|_| Failure::Malformed("a hash is not 32 bytes long".into()))?;
+        let state = Arc::clone(&self.actors.snapshot.borrow().state);
+        if !hashes.iter().all(|hash| state.names_blob(hash.as_bytes())) {
+            self.may_audit(&request)?;
+        }
+        let (sender, receiver) = mpsc::channel(4);
+        let store = Arc::clone(&self.actors.store);
+        tokio::task::spawn_blocking(move || {
+            for hash in hashes {
+                let blob = match store.get_blob(&hash) {
+                    Ok(Some(content)) => Ok(Blob { content }),
+                    Ok(None) => Err(Status::not_found(format!("blob {hash}"))),
+                    Err(error) => Err(Failure::Log(error.into()).into()),
+                };
+                let last = blob.is_err();
+                if sender.blocking_send(blob).is_err() || last {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    #[tracing::instrument(skip_all)]
+    async fn prove(&self, request: Request<ProveRequest>) -> Result<Response<ProveResponse>, Status> {
+        self.may_audit(&request)?;
+        let key = self.log_key();
+        let serial = SerialNumber::try_from(request.into_inner().serial.as_slice())
+            .map_err(|error| Failure::Malformed(format!("serial: {error}")))?;
+        let found = self.blocking(move |actors| match actors.archive.locate(&serial, key)? {
+            Some((stream, sequence)) => actors.archive.inclusion(stream, key, sequence).map(Some),
+            None => Ok(None),
+        });
+        let Some(Inclusion { head, sequence, event, proof }) = found.await? else {
+            return Err(Status::not_found(format!("no certificate with serial number {serial} was issued")));
+        };
+        let checkpoint = self.checkpoint(&head);
+        let stream = head.stream.to_string();
+        Ok(Response::new(ProveResponse { stream, sequence, event, inclusion: nodes(proof), checkpoint }))
+    }
 }

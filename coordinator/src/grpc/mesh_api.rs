@@ -48,6 +48,7 @@ impl Service for MeshApi {
             claims: workload.claims.clone(),
             evidence: workload.evidence.clone(),
             spki_der: workload.spki_der.clone(),
+            nonce: workload.nonce.clone(),
             request: request_id()?,
         };
         let reply = self.0.authority.ask(command).await.map_err(Failure::Ask)?;

@@ -3,6 +3,7 @@
 use actors::{
     AskError, HandOverError, IssueError, JournalError, LedgerError, RecoverError, SetManifestError,
 };
+use storage_schema::LogError;
 use tonic::{Code, Status, metadata::MetadataValue};
 
 /// Milliseconds after which to try again (gRFC A6, server pushback).
@@ -19,6 +20,7 @@ pub(crate) enum Failure {
     Recover(RecoverError),
     Issue(IssueError),
     HandOver(HandOverError),
+    Log(LogError),
     Fault(String),
 }
 
@@ -34,9 +36,10 @@ impl From<Failure> for Status {
             Failure::Recover(error) => (recover(&error), error.to_string()),
             Failure::Issue(error) => (issue(&error), error.to_string()),
             Failure::HandOver(error) => (hand_over(&error), error.to_string()),
+            Failure::Log(error) => (log(&error), error.to_string()),
             Failure::Fault(message) => (Code::Internal, message),
         };
-        if matches!(code, Code::Internal) {
+        if matches!(code, Code::Internal | Code::DataLoss) {
             tracing::error!(%message, "request failed");
         }
         let mut status = Self::new(code, message);
@@ -86,6 +89,7 @@ fn ledger(error: &LedgerError) -> Code {
         | LedgerError::Log(_)
         | LedgerError::Store(_)
         | LedgerError::Key(_)
+        | LedgerError::Rewritten { .. }
         | LedgerError::BlobMissing { .. }
         | LedgerError::Manifest(_) => Code::Internal,
     }
@@ -106,6 +110,14 @@ fn hand_over(error: &HandOverError) -> Code {
         HandOverError::Key(_) => Code::Unknown,
         HandOverError::Journal(error) => journal(error),
         HandOverError::Ask(error) => ask(error),
+    }
+}
+
+fn log(error: &LogError) -> Code {
+    match error {
+        LogError::Beyond { .. } => Code::OutOfRange,
+        LogError::Store(_) | LogError::Event { .. } | LogError::Tiles(_) => Code::Internal,
+        LogError::Segment { .. } | LogError::Chain { .. } | LogError::Lost { .. } => Code::DataLoss,
     }
 }
 

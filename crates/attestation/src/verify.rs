@@ -90,7 +90,7 @@ pub fn verify(
     };
     let mut closest: Option<Refusal> = None;
     let mut authentic: Vec<SnpProduct> = Vec::new();
-    for entry in &reference.snp {
+    for (place, entry) in reference.snp.iter().enumerate() {
         let product = entry.product_name;
         let attempt = match report.product() {
             Some(found) if found != product => {
@@ -99,7 +99,7 @@ pub fn verify(
             _ => Chain::verify(&snp, &report, &root, product, now).and_then(|chain| {
                 authentic.push(product);
                 compare(&report, expected, entry)?;
-                Ok(Claims::new(platform, product, chain.root, report.clone()))
+                Ok(Claims::new(platform, product, chain.root, report.clone(), place))
             }),
         };
         match attempt {

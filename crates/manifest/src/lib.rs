@@ -7,6 +7,7 @@
 //!
 //! Source: spec `manifest-and-cli.md` section 1, `control-plane.md` sections 3.1 to 3.3 and 6.
 
+mod diff;
 mod digest;
 mod keys;
 mod manifest;
@@ -14,6 +15,7 @@ mod reference_values;
 mod time;
 
 pub use self::{
+    diff::{ManifestDiff, ValueChange, WorkloadChange},
     digest::{
         ChipId, EvidenceHash, InvalidId, KeyDigest, ManifestHash, Measurement, PlatformInstanceId,
         PolicyHash, ReplicaId, RequestId, SerialNumber, TransitionHash, Xfam,

@@ -38,6 +38,10 @@ pub struct ManifestBody {
     /// Older form of the same: SHA-256 of the keys.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub workload_owner_key_digests: Vec<KeyDigest>,
+    /// Keys that may read certificates and refusals in the event log, beside the workload owners. EC,
+    /// PKIX DER. Ours, not upstream's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub auditor_pub_keys: Vec<OwnerKey>,
     /// Keys that can recover the Coordinator, RSA in PKCS#1 DER; fixed by the first manifest.
     #[serde(default, alias = "SeedshareOwnerKeys", skip_serializing_if = "Vec::is_empty")]
     pub seedshare_owner_pub_keys: Vec<OwnerKey>,
@@ -157,6 +161,12 @@ impl ManifestBody {
     /// Whether evidence of simulated platforms, and only that, is accepted.
     pub fn is_simulated(&self) -> bool {
         !self.reference_values.simulated_roots.is_empty()
+    }
+
+    /// Whether the owner of this key may read certificates and refusals in the event log.
+    pub fn may_audit(&self, key: KeyDigest) -> bool {
+        let mut auditors = self.auditor_pub_keys.iter().map(OwnerKey::digest);
+        auditors.any(|auditor| auditor == key) || self.workload_owner_digests().any(|owner| owner == key)
     }
 
     /// SHA-256 of every key that may change the manifest.

@@ -12,11 +12,18 @@ pub struct Claims {
     product: SnpProduct,
     root: KeyDigest,
     report: Report,
+    reference: usize,
 }
 
 impl Claims {
-    pub(crate) fn new(platform: Platform, product: SnpProduct, root: KeyDigest, report: Report) -> Self {
-        Self { platform, product, root, report }
+    pub(crate) fn new(
+        platform: Platform,
+        product: SnpProduct,
+        root: KeyDigest,
+        report: Report,
+        reference: usize,
+    ) -> Self {
+        Self { platform, product, root, report, reference }
     }
 
     /// What it runs on.
@@ -32,6 +39,11 @@ impl Claims {
     /// SHA-256 of the root certificate that the evidence leads to.
     pub fn root(&self) -> KeyDigest {
         self.root
+    }
+
+    /// JSON path of the manifest's entry that the evidence met.
+    pub fn met_reference(&self) -> String {
+        format!("ReferenceValues.snp[{}]", self.reference)
     }
 
     /// The policy that the guest runs under: the report's HOSTDATA.
