@@ -1,11 +1,14 @@
 //! `contrast`: results on stdout, progress on stderr. Exit codes: 0 done, 1 refused, 2 broken.
 
+mod audit;
 mod client;
 mod dev;
 mod history;
 mod printer;
 mod recover;
+mod remembered;
 mod set;
+mod source;
 mod verify;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -36,6 +39,7 @@ enum Command {
     Verify(verify::Args),
     Recover(recover::Args),
     History(history::Args),
+    Audit(audit::Args),
     /// Print a completion script for a shell.
     Completion {
         /// The shell.
@@ -54,6 +58,7 @@ async fn main() -> ExitCode {
         Command::Verify(args) => verify::run(args, &printer).await,
         Command::Recover(args) => recover::run(args, &printer).await,
         Command::History(args) => history::run(args, &printer).await,
+        Command::Audit(args) => audit::run(args, &printer).await,
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "contrast", &mut std::io::stdout());
             Ok(())

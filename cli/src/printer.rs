@@ -2,11 +2,12 @@
 
 use std::{
     io::{IsTerminal as _, Write as _},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use clap::ValueEnum;
-use indicatif::ProgressBar;
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 /// Form of results.
@@ -50,6 +51,35 @@ impl Printer {
             OutputFormat::Json => writeln!(stdout, "{}", serde_json::to_string_pretty(value)?),
         };
         Ok(())
+    }
+
+    /// A result that may be long: through `$PAGER` (or `less -FRX`) on a terminal.
+    pub(crate) fn paged(&self, text: &str, value: &impl Serialize) -> anyhow::Result<()> {
+        if self.format == OutputFormat::Json || !std::io::stdout().is_terminal() {
+            return self.result(text, value);
+        }
+        let pager = std::env::var("PAGER").unwrap_or_else(|_| "less -FRX".to_owned());
+        let mut words = pager.split_whitespace();
+        let started = words
+            .next()
+            .and_then(|program| Command::new(program).args(words).stdin(Stdio::piped()).spawn().ok());
+        let Some(mut pager) = started else { return self.result(text, value) };
+        if let Some(mut stdin) = pager.stdin.take() {
+            let _ = stdin.write_all(text.as_bytes()); // fails when the reader has seen enough
+        }
+        pager.wait()?;
+        Ok(())
+    }
+
+    /// A bar, or a counter where the total is not known; nothing unless stderr is a terminal.
+    pub(crate) fn progress(&self, unit: &str, total: Option<u64>) -> ProgressBar {
+        let bar = ProgressBar::new(total.unwrap_or_default());
+        let form = match total {
+            Some(_) => format!("{{bar:40}} {{human_pos}}/{{human_len}} {unit} {{eta}}"),
+            None => format!("{{spinner}} {{human_pos}} {unit}"),
+        };
+        bar.set_style(ProgressStyle::with_template(&form).unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar
     }
 
     /// A line of progress.

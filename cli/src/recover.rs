@@ -1,6 +1,6 @@
 //! `contrast recover`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use manifest::Manifest;
@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use crate::{
     client::{Coordinator, failure, read, read_manifest},
     printer::{Printer, Refused},
+    remembered::{self, Memory},
     set::{SeedSharesFile, read_key},
 };
 
@@ -33,6 +34,8 @@ pub(crate) struct Args {
     /// Recover even if other replicas are healthy.
     #[arg(long)]
     force: bool,
+    #[command(flatten)]
+    memory: Memory,
 }
 
 pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
@@ -40,7 +43,8 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let key = read_key(&args.seedshare_owner_key)?;
     let shares = serde_json::from_slice(&read(&args.seed_shares)?)
         .with_context(|| args.seed_shares.display().to_string())?;
-    send(&args.coordinator, &manifest, &shares, &key, args.force).await?;
+    let memory = args.memory.path(&args.manifest);
+    send(&args.coordinator, &manifest, &shares, &key, args.force, &memory).await?;
     printer.result("Recovered.", &serde_json::json!({ "recovered": true }))
 }
 
@@ -50,6 +54,7 @@ pub(crate) async fn send(
     shares: &SeedSharesFile,
     key: &Zeroizing<String>,
     force: bool,
+    memory: &Path,
 ) -> anyhow::Result<()> {
     let opened = shares.seed_shares.iter().find_map(|share| {
         let ciphertext = hex::decode(&share.encrypted_seed).ok()?;
@@ -58,7 +63,10 @@ pub(crate) async fn send(
     let seed = opened.ok_or_else(|| Refused("no seed share in the document opens with this key".into()))?;
     let salt = hex::decode(&shares.salt).context("seed shares document: Salt is not hex")?;
     let coordinator = Coordinator::connect(address, manifest, Some(key)).await?;
+    // Before the seed leaves: a Coordinator whose storage was rolled back does not get it.
+    remembered::check(&coordinator, memory).await?;
     let request = RecoverRequest { seed: seed.expose().to_vec(), salt, force };
     coordinator.user().recover(request).await.map_err(failure)?;
+    remembered::check(&coordinator, memory).await?;
     Ok(())
 }

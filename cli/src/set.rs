@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use crate::{
     client::{Coordinator, failure, read, read_manifest},
     printer::Printer,
+    remembered::{self, Memory},
 };
 
 /// Set the manifest on an attested Coordinator.
@@ -33,6 +34,8 @@ pub(crate) struct Args {
     /// Where to write the certificates, and after the first manifest the seed shares.
     #[arg(long, default_value = ".")]
     workspace_dir: PathBuf,
+    #[command(flatten)]
+    memory: Memory,
 }
 
 /// What a seedshare owner keeps.
@@ -64,7 +67,9 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
         policies.push(read(&entry?.path())?);
     }
     let key = args.workload_owner_key.as_deref().map(read_key).transpose()?;
-    let answer = send(&args.coordinator, &manifest, policies, key.as_deref().map(String::as_str)).await?;
+    let key = key.as_deref().map(String::as_str);
+    let memory = args.memory.path(&args.manifest);
+    let answer = send(&args.coordinator, &manifest, policies, key, &memory).await?;
     store(&args.workspace_dir, &answer)?;
     let text = format!("Manifest set: {}", manifest.hash());
     printer.result(&text, &serde_json::json!({ "manifest": manifest.hash() }))
@@ -80,15 +85,19 @@ pub(crate) async fn send(
     manifest: &Manifest,
     policies: Vec<Vec<u8>>,
     key: Option<&str>,
+    memory: &Path,
 ) -> anyhow::Result<SetManifestResponse> {
     let coordinator = Coordinator::connect(address, manifest, key).await?;
+    remembered::check(&coordinator, memory).await?;
     let request = SetManifestRequest {
         manifest: manifest.bytes().to_vec(),
         policies,
         previous_transition_hash: Vec::new(),
         signature: Vec::new(),
     };
-    Ok(coordinator.user().set_manifest(request).await.map_err(failure)?.into_inner())
+    let answer = coordinator.user().set_manifest(request).await.map_err(failure)?.into_inner();
+    remembered::check(&coordinator, memory).await?;
+    Ok(answer)
 }
 
 /// Writes `coordinator-root-ca.pem`, `mesh-ca.pem` and, if there are any, `seedshares.json`.

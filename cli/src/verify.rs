@@ -1,6 +1,6 @@
 //! `contrast verify`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use manifest::{Manifest, ManifestHash, PolicyHash, TransitionHash};
@@ -10,6 +10,7 @@ use wire::user::GetManifestsRequest;
 use crate::{
     client::{Coordinator, failure, read_manifest},
     printer::{Printer, Refused},
+    remembered::{self, Memory},
 };
 
 /// Verify a Coordinator as a data owner: evidence, manifest, history, root CA.
@@ -26,6 +27,8 @@ pub(crate) struct Args {
     /// Where to write root CA, mesh CA and the history.
     #[arg(long, default_value = "verify")]
     directory: PathBuf,
+    #[command(flatten)]
+    memory: Memory,
 }
 
 /// What was found to be true.
@@ -36,6 +39,9 @@ pub(crate) struct Verified {
     pub(crate) coordinator_policy: PolicyHash,
     pub(crate) history: Vec<ManifestHash>,
     pub(crate) latest_transition: TransitionHash,
+    pub(crate) log: String,
+    pub(crate) events: u64,
+    pub(crate) checkpoint: String,
     #[serde(skip)]
     pub(crate) manifests: Vec<Vec<u8>>,
     #[serde(skip)]
@@ -48,23 +54,29 @@ pub(crate) struct Verified {
 
 pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let manifest = read_manifest(&args.manifest)?;
-    let verified = check(&args.coordinator, &manifest).await?;
+    let memory = args.memory.path(&args.manifest);
+    let verified = check(&args.coordinator, &manifest, &memory).await?;
     write(&args.directory, &verified)?;
     let text = format!(
-        "Verified: {} on {}\n  TCB: {}\n  manifests: {}, in force: {}\n  files: {}",
+        "Verified: {} on {}\n  TCB: {}\n  manifests: {}, in force: {}\n  history: {} events, \
+         extends the remembered checkpoint\n  log key: {}\n  files: {}",
         args.coordinator,
         verified.platform,
         verified.tcb,
         verified.history.len(),
         manifest.hash(),
+        verified.events,
+        verified.log,
         args.directory.display(),
     );
     printer.result(&text, &verified)
 }
 
 /// Connects and checks everything that can be checked from outside.
-pub(crate) async fn check(address: &str, manifest: &Manifest) -> anyhow::Result<Verified> {
+pub(crate) async fn check(address: &str, manifest: &Manifest, memory: &Path) -> anyhow::Result<Verified> {
     let coordinator = Coordinator::connect(address, manifest, None).await?;
+    let known = remembered::check(&coordinator, memory).await?;
+    let known = known.ok_or_else(|| Refused("no manifest configured".into()))?;
     let answer =
         coordinator.user().get_manifests(GetManifestsRequest {}).await.map_err(failure)?.into_inner();
     let history: Vec<ManifestHash> = answer.manifests.iter().map(|bytes| ManifestHash::of(bytes)).collect();
@@ -95,6 +107,9 @@ pub(crate) async fn check(address: &str, manifest: &Manifest) -> anyhow::Result<
         coordinator_policy: coordinator.claims.policy_hash(),
         history,
         latest_transition: computed.unwrap_or(TransitionHash::ZERO),
+        log: known.log.to_string(),
+        events: known.head.size,
+        checkpoint: known.note,
         manifests: answer.manifests,
         policies: answer.policies,
         root_pem: String::from_utf8(answer.root_ca).context("root CA is not PEM")?,
@@ -110,6 +125,8 @@ fn write(directory: &std::path::Path, verified: &Verified) -> anyhow::Result<()>
     };
     put("coordinator-root-ca.pem".into(), verified.root_pem.as_bytes())?;
     put("mesh-ca.pem".into(), verified.mesh_pem.as_bytes())?;
+    put("log-key".into(), verified.log.as_bytes())?;
+    put("checkpoint".into(), verified.checkpoint.as_bytes())?;
     put("latest-transition".into(), verified.latest_transition.to_string().as_bytes())?;
     for (number, manifest) in verified.manifests.iter().enumerate() {
         put(format!("manifest.{number}.json"), manifest)?;

@@ -93,6 +93,11 @@ impl Position {
         Head { stream: self.stream, size: self.tree.size(), segments: self.segments, root: self.tree.root() }
     }
 
+    /// The tree over the events so far.
+    pub fn tree(&self) -> &Frontier {
+        &self.tree
+    }
+
     /// The key that signed every segment so far; `None` before the first one.
     pub fn key(&self) -> Option<LogPublicKey> {
         self.key

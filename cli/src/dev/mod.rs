@@ -5,15 +5,17 @@ mod plan;
 mod process;
 mod report;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
+use manifest::Manifest;
 
 use crate::{
-    history,
+    client,
     printer::Printer,
-    recover,
+    recover, remembered,
     set::{self, SeedSharesFile},
+    source::{Recorded, Source},
     verify,
 };
 use plan::Plan;
@@ -82,12 +84,13 @@ async fn deployment(args: Args, printer: &Printer) -> anyhow::Result<()> {
 
     let user = ports.user.to_string();
     let step = printer.step("Set the manifest over attested TLS");
-    let answer = set::send(&user, &plan.manifest, plan.policies(), None).await?;
+    let memory = directory.join("checkpoint.note");
+    let answer = set::send(&user, &plan.manifest, plan.policies(), None, &memory).await?;
     set::store(&directory, &answer)?;
     step.done("Coordinator's evidence verified first; seed shares received");
 
     let step = printer.step("Verify as a data owner");
-    let verified = verify::check(&user, &plan.manifest).await?;
+    let verified = verify::check(&user, &plan.manifest, &memory).await?;
     step.done(&format!("{}; manifest byte-equal, history adds up", verified.platform));
 
     let step = printer.step("One initializer per pod");
@@ -116,27 +119,27 @@ async fn deployment(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let updated = plan.updated()?;
     let owner = set::read_key(&directory.join("workload-owner.pem"))?;
     let stranger = keys::generate_workload_owner_key()?.0;
-    let unauthorised = set::send(&user, &updated, plan.policies(), Some(&stranger)).await;
+    let unauthorised = set::send(&user, &updated, plan.policies(), Some(&stranger), &memory).await;
     ensure!(unauthorised.is_err(), "a stranger's key changed the manifest");
-    set::send(&user, &updated, plan.policies(), Some(&owner)).await?;
-    let before = verify::check(&user, &updated).await?;
-    let events_before = history::fetch(&user, &updated, Some(&owner)).await?;
+    set::send(&user, &updated, plan.policies(), Some(&owner), &memory).await?;
+    let before = verify::check(&user, &updated, &memory).await?;
+    let events_before = events(&user, &updated, &owner, &memory).await?;
     step.done("a stranger's key was refused, the workload owner's accepted");
 
     let step = printer.step("Kill the Coordinator with SIGKILL, restart, recover");
     coordinator.kill().await?;
     coordinator = Coordinator::start(&plan, &ports).await?;
-    let waiting = verify::check(&user, &updated).await;
+    let waiting = verify::check(&user, &updated, &memory).await;
     ensure!(waiting.is_err(), "a restarted Coordinator served without its seed");
     let shares: SeedSharesFile = serde_json::from_slice(&std::fs::read(directory.join("seedshares.json"))?)?;
     let seed_key = set::read_key(&directory.join("seedshare-owner.pem"))?;
-    recover::send(&user, &updated, &shares, &seed_key, false).await?;
+    recover::send(&user, &updated, &shares, &seed_key, false, &memory).await?;
     step.done("nothing was served before the seed share came back");
 
     let step = printer.step("History, certificates and secrets as before");
-    let after = verify::check(&user, &updated).await?;
+    let after = verify::check(&user, &updated, &memory).await?;
     ensure!(after.history == before.history, "the history changed over the restart");
-    let events = history::fetch(&user, &updated, Some(&owner)).await?;
+    let events = events(&user, &updated, &owner, &memory).await?;
     for event in &events_before {
         ensure!(
             events.contains(event),
@@ -151,7 +154,7 @@ async fn deployment(args: Args, printer: &Printer) -> anyhow::Result<()> {
     ensure!(secret(&client.directory)? == secret(&again)?, "the workload secret changed over the restart");
     echo::chains_to_root(&client.directory, &after.root_pem)?;
     step.done(&format!(
-        "{} events kept, same secret, old certificate valid under the root",
+        "{} events kept and proven, same secret, old certificate valid under the root",
         events_before.len()
     ));
 
@@ -159,6 +162,23 @@ async fn deployment(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let report = Report::new(&updated, workloads, &events, &directory, &ports);
     std::fs::write(directory.join("manifest.json"), updated.bytes()).context("cannot write manifest.json")?;
     finish(args.keep, coordinator, temporary, report, printer).await
+}
+
+/// Every event of every stream, verified.
+async fn events(
+    address: &str,
+    manifest: &Manifest,
+    key: &str,
+    memory: &Path,
+) -> anyhow::Result<Vec<Recorded>> {
+    let coordinator = client::Coordinator::connect(address, manifest, Some(key)).await?;
+    let known = remembered::check(&coordinator, memory).await?.context("there is no history")?;
+    let source = Source::Live(Box::new(coordinator));
+    let mut all = Vec::new();
+    for stream in source.streams().await? {
+        all.extend(source.events(stream, known.log.key()).await?);
+    }
+    Ok(all)
 }
 
 /// Prints the report; either leaves everything running or takes it down in order.

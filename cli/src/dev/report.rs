@@ -6,7 +6,7 @@ use manifest::{Manifest, ManifestHash, PolicyHash};
 use serde::Serialize;
 
 use super::{plan::PlannedPod, process::Ports};
-use crate::history::Record;
+use crate::source::Recorded;
 
 /// The outcome of a run.
 #[derive(Serialize)]
@@ -47,13 +47,13 @@ impl Report {
     pub(super) fn new(
         manifest: &Manifest,
         workloads: Vec<Workload>,
-        records: &[Record],
+        records: &[Recorded],
         directory: &Path,
         ports: &Ports,
     ) -> Self {
         let mut events = BTreeMap::new();
         for record in records {
-            *events.entry(record.kind.clone()).or_default() += 1;
+            *events.entry(record.event.fact.kind().to_owned()).or_default() += 1;
         }
         Self {
             manifest: manifest.hash(),
@@ -87,7 +87,9 @@ impl Report {
                 text += &format!(
                     "Files: {directory}\n\nThe Coordinator runs on {address}. Try next:\n  \
                      cd {directory}\n  contrast verify -c {address}\n  \
-                     contrast history -c {address} --workload-owner-key workload-owner.pem\n  \
+                     contrast history list -c {address}\n  contrast history diff 1 2 -c {address}\n  \
+                     contrast audit export -c {address} --auditor-key workload-owner.pem --out audit.jsonl\n  \
+                     contrast audit verify audit.jsonl\n  \
                      openssl x509 -in pods/frontend.shop/tls-config/certChain.pem -noout -text\n  \
                      kill {pid}\n"
                 );

@@ -65,8 +65,12 @@ impl fmt::Display for ManifestDiff {
     /// One line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = |kind: fn(&WorkloadChange) -> bool| {
-            let names: Vec<&str> =
-                self.workloads.iter().filter(|change| kind(change)).map(|change| change.name.as_str()).collect();
+            let names: Vec<&str> = self
+                .workloads
+                .iter()
+                .filter(|change| kind(change))
+                .map(|change| change.name.as_str())
+                .collect();
             names
         };
         let mut parts = Vec::new();
@@ -230,7 +234,11 @@ mod tests {
         let paths: Vec<&str> = diff.values.iter().map(|change| change.path.as_str()).collect();
         assert_eq!(
             paths,
-            ["ReferenceValues.snp[0].MinimumTCB.MicrocodeVersion", "WorkloadOwnerPubKeys", "WorkloadOwnerPubKeys"]
+            [
+                "ReferenceValues.snp[0].MinimumTCB.MicrocodeVersion",
+                "WorkloadOwnerPubKeys",
+                "WorkloadOwnerPubKeys"
+            ]
         );
         assert_eq!(
             diff.to_string(),

@@ -1,0 +1,77 @@
+//! Once more: was this certificate rightly issued?
+
+use std::collections::HashMap;
+
+use anyhow::{Context as _, ensure};
+use attestation::{Evidence, EvidenceOid, ReportData};
+use manifest::{Manifest, TransitionHash};
+use storage_schema::{BlobHash, Event, Fact};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+/// What past decisions are judged by: the manifests, by the transition that brought them into force.
+#[derive(Default)]
+pub(super) struct Judge {
+    manifests: HashMap<TransitionHash, Manifest>,
+}
+
+/// Outcome for one certificate.
+#[derive(Debug, PartialEq)]
+pub(super) enum Verdict {
+    /// Evidence, manifest and certificate agree.
+    Repeated,
+    /// An event of an older version, which lacks the nonce.
+    NotRepeatable,
+}
+
+impl Judge {
+    /// Takes note of a manifest; `blob` is its content.
+    pub(super) fn manifest_set(&mut self, fact: &Fact, blob: Option<&Vec<u8>>) -> anyhow::Result<()> {
+        let Fact::ManifestSet { manifest: hash, previous, transition, .. } = fact else { return Ok(()) };
+        let blob = blob.with_context(|| format!("the content of manifest {hash} is missing"))?;
+        let manifest = Manifest::parse(blob)?;
+        ensure!(manifest.hash() == *hash, "the content of manifest {hash} is another one");
+        let computed = TransitionHash::chain(*previous, *hash);
+        ensure!(computed == *transition, "manifest {hash}: its transition is not {transition}");
+        self.manifests.insert(*transition, manifest);
+        Ok(())
+    }
+
+    /// Repeats the verification of an issued certificate.
+    pub(super) fn certificate_issued(
+        &self,
+        event: &Event,
+        blob: Option<&Vec<u8>>,
+    ) -> anyhow::Result<Verdict> {
+        let Fact::CertificateIssued {
+            serial, certificate, policy, evidence, transition, nonce, sans, ..
+        } = &event.fact
+        else {
+            return Ok(Verdict::NotRepeatable);
+        };
+        let of = || format!("certificate {serial}");
+        let blob = blob.context("its evidence is missing").with_context(of)?;
+        let hash = BlobHash::from_bytes(*evidence.as_bytes());
+        ensure!(BlobHash::of(blob) == hash, "certificate {serial}: its evidence is not {hash}");
+        let (_, parsed) = X509Certificate::from_der(certificate).context("not X.509").with_context(of)?;
+        let found = parsed.tbs_certificate.raw_serial();
+        let found = &found[found.iter().take_while(|byte| **byte == 0).count()..];
+        let expected = serial.as_bytes();
+        let expected = &expected[expected.iter().take_while(|byte| **byte == 0).count()..];
+        ensure!(found == expected, "certificate {serial}: it says the serial number {}", hex::encode(found));
+        let manifest = self.manifests.get(transition).context("its manifest is missing").with_context(of)?;
+        let entry = manifest.policies.get(policy).with_context(|| {
+            format!("certificate {serial}: policy {policy} is not in the manifest that was in force")
+        })?;
+        ensure!(entry.sans == *sans, "certificate {serial}: the manifest says the names {:?}", entry.sans);
+        if nonce.is_empty() {
+            return Ok(Verdict::NotRepeatable);
+        }
+        let bound = ReportData::bind(parsed.public_key().raw, nonce);
+        let evidence = Evidence { oid: EvidenceOid::Snp, document: blob.clone() };
+        let claims =
+            attestation::verify(&evidence, &bound, &manifest.reference_values, event.at).with_context(of)?;
+        let found = claims.policy_hash();
+        ensure!(found == *policy, "certificate {serial}: the evidence is of policy {found}, not {policy}");
+        Ok(Verdict::Repeated)
+    }
+}

@@ -1,0 +1,92 @@
+//! `contrast audit`: the event log for compliance: export, check, prove, watch.
+
+mod evidence;
+mod export;
+pub(crate) mod export_file;
+mod proof;
+mod record;
+mod verify;
+mod watch;
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use storage_schema::LogId;
+
+use crate::{
+    printer::{Printer, Refused},
+    remembered::check,
+    source::{From, Source},
+};
+
+/// Export the event log, check an export, prove single events, follow the log live.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    contrast audit export -c coordinator.example:1313 --auditor-key auditor.pem --out audit.jsonl\n  \
+    contrast audit export --state-dir ./copy --since \"7 days ago\" --kind AttestationRefused --format ocsf\n  \
+    contrast audit verify audit.jsonl\n  \
+    contrast audit prove 4fb2... -c coordinator.example:1313 --auditor-key auditor.pem --out proof.json\n  \
+    contrast audit check-proof proof.json --log-key 'contrast/...'\n  \
+    contrast audit watch -c coordinator.example:1313 --auditor-key auditor.pem --position siem.position")]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Export(export::Args),
+    /// Check an export without any Coordinator: signatures, chain, tree heads, and each certificate's
+    /// evidence once more, against the manifest that was in force.
+    Verify {
+        /// A file of `contrast audit export --format jsonl`.
+        file: PathBuf,
+        /// The log's verifier key; without it the export's own is taken, with a warning.
+        #[arg(long, value_name = "KEY")]
+        log_key: Option<LogId>,
+    },
+    /// Prove to a third party that a certificate is in the log.
+    Prove {
+        /// Serial number of the certificate, 32 hex digits.
+        serial: manifest::SerialNumber,
+        /// Where to write the proof; stdout if it is not given.
+        #[arg(long, short)]
+        out: Option<PathBuf>,
+        #[command(flatten)]
+        from: From,
+    },
+    /// Check what `prove` wrote. Needs nothing but the file.
+    CheckProof {
+        /// The proof.
+        file: PathBuf,
+        /// The log's verifier key; without it the proof's own is taken, with a warning.
+        #[arg(long, value_name = "KEY")]
+        log_key: Option<LogId>,
+    },
+    Watch(watch::Args),
+    /// Print the head of the control stream as a C2SP checkpoint, which a witness can cosign.
+    Checkpoint {
+        #[command(flatten)]
+        from: From,
+    },
+}
+
+pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
+    match args.command {
+        Command::Export(args) => export::run(args, printer).await,
+        Command::Verify { file, log_key } => verify::run(&file, log_key, printer),
+        Command::Prove { serial, out, from } => proof::prove(serial, out.as_deref(), &from, printer).await,
+        Command::CheckProof { file, log_key } => proof::check(&file, log_key, printer),
+        Command::Watch(args) => watch::run(args, printer).await,
+        Command::Checkpoint { from } => {
+            let (source, _) = from.open(printer).await?;
+            let Source::Live(coordinator) = source else {
+                anyhow::bail!("a checkpoint is signed by a live Coordinator: give --coordinator");
+            };
+            let known = check(&coordinator, &from.memory_path()).await?;
+            let note = known.map(|known| known.note).filter(|note| !note.is_empty());
+            let note = note.ok_or_else(|| Refused("the Coordinator waits for its seed".into()))?;
+            printer.result(&note, &serde_json::json!({ "checkpoint": note }))
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! `contrast audit verify`: an export, checked by nothing but itself and the log's key.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+};
+
+use anyhow::{Context as _, ensure};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use storage_schema::{
+    BlobHash, Event, Fact, LogId, Position, StreamId,
+    merkle::{Frontier, Hash, leaf_hash},
+    open_signed_head,
+};
+
+use super::{
+    evidence::{Judge, Verdict},
+    export_file::{self, Line, base64, each_line},
+    record,
+};
+use crate::printer::{Printer, Refused};
+
+#[derive(Default, Serialize)]
+struct Outcome {
+    log: String,
+    filtered: bool,
+    events: u64,
+    segments: u64,
+    certificates_verified_again: u64,
+    certificates_not_repeatable: u64,
+    streams: BTreeMap<String, u64>,
+}
+
+pub(crate) fn run(file: &Path, pinned: Option<LogId>, printer: &Printer) -> anyhow::Result<()> {
+    let (log, filtered) = export_file::log(file)?;
+    match pinned {
+        Some(pinned) if pinned != log => {
+            return Err(Refused(format!("the export is of the log {log}, not of {pinned}")).into());
+        }
+        Some(_) => {}
+        None => printer.note(&format!(
+            "warning: the export names its own key, so a forged one would pass; pin it: --log-key '{log}'"
+        )),
+    }
+    let progress = printer.progress("events", None);
+    let mut check = Check::new(log, filtered);
+    let outcome = each_line(file, |_, line| {
+        progress.set_position(check.outcome.events);
+        check.line(line)
+    });
+    progress.finish_and_clear();
+    outcome
+        .and_then(|()| check.end())
+        .map_err(|error| Refused(format!("the export does not verify: {error:#}")))?;
+    let outcome = check.outcome;
+    let mut text = format!(
+        "Verified: {} events in {} segments, log {log}\n  {} certificates: evidence verified once more against the \
+         manifest in force\n",
+        outcome.events, outcome.segments, outcome.certificates_verified_again
+    );
+    if outcome.certificates_not_repeatable > 0 {
+        text += &format!(
+            "  {} certificates of an older version, which did not record the nonce\n",
+            outcome.certificates_not_repeatable
+        );
+    }
+    if filtered {
+        text += "  filtered: what is there is genuine; events were left out\n";
+    }
+    for (stream, events) in &outcome.streams {
+        text += &format!("  {stream}: {events} events\n");
+    }
+    printer.result(&text, &outcome)
+}
+
+/// An event line that waits for its segment.
+struct Unproven {
+    raw: Vec<u8>,
+    readable: Map<String, Value>,
+}
+
+struct Check {
+    log: LogId,
+    filtered: bool,
+    outcome: Outcome,
+    positions: HashMap<StreamId, Position>,
+    waiting: HashMap<StreamId, Vec<Unproven>>,
+    /// Manifests and policies stay; evidence goes when its certificate was judged.
+    blobs: HashMap<BlobHash, Vec<u8>>,
+    judge: Judge,
+}
+
+impl Check {
+    fn new(log: LogId, filtered: bool) -> Self {
+        let outcome = Outcome { log: log.to_string(), filtered, ..Outcome::default() };
+        Self {
+            log,
+            filtered,
+            outcome,
+            positions: HashMap::new(),
+            waiting: HashMap::new(),
+            blobs: HashMap::new(),
+            judge: Judge::default(),
+        }
+    }
+
+    fn line(&mut self, line: Line) -> anyhow::Result<()> {
+        match line {
+            Line::Export { .. } => Ok(()),
+            Line::Blob { hash, content } => {
+                let content = base64(&content)?;
+                let found = BlobHash::of(&content);
+                ensure!(found.to_string() == hash, "the blob's content has the hash {found}, not {hash}");
+                self.blobs.insert(found, content);
+                Ok(())
+            }
+            Line::Event { stream, raw, mut readable } => {
+                let id: StreamId = stream.parse()?;
+                readable.insert("type".into(), "event".into());
+                readable.insert("stream".into(), stream.into());
+                readable.insert("raw".into(), raw.clone().into());
+                self.waiting.entry(id).or_default().push(Unproven { raw: base64(&raw)?, readable });
+                Ok(())
+            }
+            Line::Segment { stream, index, signed_head, before, leaves } => {
+                let stream: StreamId = stream.parse()?;
+                let events = self.waiting.remove(&stream).unwrap_or_default();
+                let head = base64(&signed_head)?;
+                let first_of_each = if self.filtered {
+                    let (before, leaves) =
+                        before.zip(leaves).context("a filtered segment without its tree")?;
+                    self.filtered_segment(stream, &head, before, &leaves, &events)?
+                } else {
+                    self.whole_segment(stream, index, &head, &events)?
+                };
+                self.outcome.segments += 1;
+                for (sequence, event) in first_of_each.into_iter().zip(events) {
+                    self.event(stream, sequence, &event)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// A segment of a whole export: the next one of its stream. Gives the events' places.
+    fn whole_segment(
+        &mut self,
+        stream: StreamId,
+        index: u64,
+        head: &[u8],
+        events: &[Unproven],
+    ) -> anyhow::Result<Vec<u64>> {
+        let mut bytes = head.to_vec();
+        for event in events {
+            bytes.extend_from_slice(&u32::try_from(event.raw.len())?.to_be_bytes());
+            bytes.extend_from_slice(&event.raw);
+        }
+        let start = || Position::start(stream, Some(self.log.key()));
+        let first = self.positions.entry(stream).or_insert_with(start).advance(index, &bytes)?.first;
+        Ok((first..).take(events.len()).collect())
+    }
+
+    /// A segment of a filtered export: with the leaf hashes of what was left out, it yields the head.
+    fn filtered_segment(
+        &self,
+        stream: StreamId,
+        head: &[u8],
+        before: Frontier,
+        leaves: &[Option<String>],
+        events: &[Unproven],
+    ) -> anyhow::Result<Vec<u64>> {
+        let (head, _, _) = open_signed_head(head, Some(self.log.key()))?;
+        ensure!(head.stream == stream, "the segment is of stream {}", head.stream);
+        let (mut tree, mut events, mut places) = (before, events.iter(), Vec::new());
+        for leaf in leaves {
+            let leaf: Hash = match leaf {
+                Some(leaf) => base64(leaf)?.try_into().ok().context("a leaf hash is not 32 bytes long")?,
+                None => {
+                    places.push(tree.size());
+                    leaf_hash(&events.next().context("an event is missing")?.raw)
+                }
+            };
+            tree.push(leaf);
+        }
+        ensure!(events.next().is_none(), "there are events that the segment does not have");
+        ensure!(
+            (tree.size(), tree.root()) == (head.size, head.root),
+            "stream {stream}: the events do not yield the signed tree head {}",
+            hex::encode(head.root)
+        );
+        Ok(places)
+    }
+
+    /// An event that is proven to be in the log: is its readable form true, and was it rightly so?
+    fn event(&mut self, stream: StreamId, sequence: u64, unproven: &Unproven) -> anyhow::Result<()> {
+        let event = Event::from_cbor(&unproven.raw)?;
+        let place = || format!("stream {stream}, event {sequence}");
+        let truth = record::native(stream, sequence, &event, &unproven.raw);
+        ensure!(
+            truth.as_object() == Some(&unproven.readable),
+            "{}: what the line says is not what was signed",
+            place()
+        );
+        match &event.fact {
+            fact @ Fact::ManifestSet { manifest, .. } => {
+                let blob = self.blobs.get(&BlobHash::from_bytes(*manifest.as_bytes()));
+                self.judge.manifest_set(fact, blob).with_context(place)?;
+            }
+            Fact::CertificateIssued { evidence, .. } => {
+                let blob = self.blobs.remove(&BlobHash::from_bytes(*evidence.as_bytes()));
+                match self.judge.certificate_issued(&event, blob.as_ref()).with_context(place)? {
+                    Verdict::Repeated => self.outcome.certificates_verified_again += 1,
+                    Verdict::NotRepeatable => self.outcome.certificates_not_repeatable += 1,
+                }
+            }
+            _ => {}
+        }
+        self.outcome.events += 1;
+        *self.outcome.streams.entry(stream.to_string()).or_default() += 1;
+        Ok(())
+    }
+
+    fn end(&self) -> anyhow::Result<()> {
+        let left: usize = self.waiting.values().map(Vec::len).sum();
+        ensure!(left == 0, "{left} events at the end have no segment: the file is cut off");
+        Ok(())
+    }
+}
