@@ -75,20 +75,10 @@ fn a_deployment_comes_to_life_and_can_be_used_by_hand() {
     assert_eq!(refused.status.code(), Some(1));
     assert!(stderr(&refused).contains("not the given"), "{}", stderr(&refused));
 
-    // Certificates are for workload owners only.
-    let history = |extra: &[&str]| {
-        contrast(
-            &[&["history", "--output", "json", "-c", coordinator, "-m", text(&manifest)], extra].concat(),
-        )
-    };
-    let public = json(&history(&[]));
-    assert!(public.as_array().unwrap().iter().all(|event| event["stream"] == "control"));
+    let history =
+        contrast(&["history", "list", "--output", "json", "-c", coordinator, "-m", text(&manifest)]);
+    assert_eq!(json(&history).as_array().unwrap().len(), 2);
     let seedshare_key = state.join("seedshare-owner.pem");
-    let wrong_key = history(&["--workload-owner-key", text(&seedshare_key)]);
-    assert_eq!(wrong_key.status.code(), Some(1), "{}", stderr(&wrong_key));
-    let owner_key = state.join("workload-owner.pem");
-    let all = json(&history(&["--workload-owner-key", text(&owner_key)]));
-    assert!(all.as_array().unwrap().iter().any(|event| event["kind"] == "CertificateIssued"));
 
     // A Coordinator that has its seed takes no other.
     let shares = state.join("seedshares.json");

@@ -24,6 +24,8 @@ const MAX_ANSWER_BYTES: usize = 256 << 20;
 pub(crate) struct Coordinator {
     channel: Channel,
     pub(crate) claims: Claims,
+    /// Whether the user gave a client key.
+    pub(crate) with_key: bool,
 }
 
 impl Coordinator {
@@ -34,6 +36,7 @@ impl Coordinator {
         manifest: &Manifest,
         key: Option<&str>,
     ) -> anyhow::Result<Self> {
+        let with_key = key.is_some();
         let key = match key {
             Some(pem) => ConnectionKey::from_pem(pem)?,
             None => ConnectionKey::generate()?,
@@ -67,7 +70,7 @@ impl Coordinator {
             .timeout(Duration::from_secs(60))
             .connect_with_connector(connector)
             .await?;
-        Ok(Self { channel, claims })
+        Ok(Self { channel, claims, with_key })
     }
 
     pub(crate) fn user(&self) -> UserApiClient<Channel> {

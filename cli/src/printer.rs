@@ -8,6 +8,7 @@ use std::{
 
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
+use manifest::Timestamp;
 use serde::Serialize;
 
 /// Form of results.
@@ -99,6 +100,11 @@ impl Printer {
         let mark = if self.colour { "\x1b[31merror:\x1b[0m" } else { "error:" };
         self.note(&format!("{mark} {error:#}"));
     }
+}
+
+/// Times in results are RFC 3339.
+pub(crate) fn rfc3339<S: serde::Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(at)
 }
 
 /// A step under way.

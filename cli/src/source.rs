@@ -8,7 +8,7 @@ use keys::LogPublicKey;
 use storage_schema::{
     BlobHash, Event, EventStore as _, LogId, Position, SledStore, StreamId, open_signed_head,
 };
-use wire::history::{BlobsRequest, HeadRequest, SegmentsRequest, StreamsRequest};
+use wire::history::{BlobsRequest, HeadRequest, SegmentsRequest, StreamsRequest, StreamsResponse};
 
 use crate::{
     audit::export_file,
@@ -137,11 +137,18 @@ impl Source {
     }
 
     /// Every stream that may be read, the control stream first.
-    pub(crate) async fn streams(&self) -> anyhow::Result<Vec<StreamId>> {
+    pub(crate) async fn streams(&self, printer: &Printer) -> anyhow::Result<Vec<StreamId>> {
         let mut streams = match self {
             Self::Live(coordinator) => {
                 let answer = coordinator.history().streams(StreamsRequest {}).await.map_err(failure)?;
-                let streams = answer.into_inner().streams;
+                let StreamsResponse { streams, hidden } = answer.into_inner();
+                if hidden > 0 && coordinator.with_key {
+                    let text = "this key is not of an auditor or a workload owner of the manifest in force";
+                    return Err(Refused(text.into()).into());
+                }
+                if hidden > 0 {
+                    printer.note(&format!("{hidden} more streams need the key of an auditor: --auditor-key"));
+                }
                 streams.iter().map(|stream| stream.parse()).collect::<Result<Vec<StreamId>, _>>()?
             }
             Self::Directory(store) => store.streams()?,

@@ -92,7 +92,7 @@ async fn record(actors: &Actors, snapshots: &mut HashMap<StreamId, u64>, snapsho
             }
         }
         Ok(Err(error)) => {
-            tracing::error!(%error, "no checkpoint: the store does not give back what was written")
+            tracing::error!(%error, "no checkpoint: the store does not give back what was written");
         }
         Err(error) => tracing::error!(%error, "no checkpoint"),
     }

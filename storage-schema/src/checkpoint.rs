@@ -15,7 +15,9 @@ const MAX_NOTE: usize = 1 << 16;
 const ED25519: u8 = 1;
 const DASH: &str = "\u{2014} ";
 
-/// Names a log by the key that signs it: what an auditor pins. Its text form is a C2SP verifier key.
+/// Names a deployment's log by the key that signs it: what an auditor pins. Each of its streams is a
+/// log in the sense of C2SP, with an origin of its own. The text form is the verifier key of the
+/// control stream, whose checkpoints cover everything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogId(LogPublicKey);
 
@@ -30,20 +32,17 @@ impl LogId {
         self.0
     }
 
-    fn name(&self) -> String {
-        let digest = Sha256::digest(self.0.as_bytes());
-        format!("contrast/{}", hex::encode(&digest[..16]))
-    }
-
-    /// First line of a stream's checkpoints; unique for each stream of each deployment.
+    /// First line of a stream's checkpoints, and the name of the key in their signatures; unique for
+    /// each stream of each deployment.
     pub fn origin(&self, stream: &StreamId) -> String {
-        format!("{}/{stream}", self.name())
+        let digest = Sha256::digest(self.0.as_bytes());
+        format!("contrast/{}/{stream}", hex::encode(&digest[..16]))
     }
 
     /// First four bytes of SHA-256 over name, newline, type and key (signed-note).
-    fn key_hash(&self) -> [u8; 4] {
+    fn key_hash(&self, name: &str) -> [u8; 4] {
         let digest = Sha256::new()
-            .chain_update(self.name())
+            .chain_update(name)
             .chain_update([b'\n', ED25519])
             .chain_update(self.0.as_bytes())
             .finalize();
@@ -54,7 +53,8 @@ impl LogId {
 impl fmt::Display for LogId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let key = [&[ED25519], self.0.as_bytes().as_slice()].concat();
-        write!(f, "{}+{}+{}", self.name(), hex::encode(self.key_hash()), BASE64_STANDARD.encode(key))
+        let name = self.origin(&StreamId::Control);
+        write!(f, "{name}+{}+{}", hex::encode(self.key_hash(&name)), BASE64_STANDARD.encode(key))
     }
 }
 
@@ -100,9 +100,9 @@ pub enum CheckpointError {
     #[error("not a C2SP checkpoint: {0}")]
     Malformed(&'static str),
     /// Of another log, or of no stream.
-    #[error("origin {found:?} is not a stream of the log {expected}")]
+    #[error("origin {found:?} is not a stream of the log that has {expected}")]
     Origin {
-        /// The log's name.
+        /// The origin of its control stream.
         expected: String,
         /// What the note says.
         found: String,
@@ -117,8 +117,9 @@ impl Checkpoint {
     pub fn sign(head: &Head, key: &LogKey) -> String {
         let log = LogId::new(key.public());
         let text = Self { log, stream: head.stream, size: head.size, root: head.root }.text();
-        let signature = [log.key_hash().as_slice(), &key.sign(text.as_bytes())].concat();
-        format!("{text}\n{DASH}{} {}\n", log.name(), BASE64_STANDARD.encode(signature))
+        let name = log.origin(&head.stream);
+        let signature = [log.key_hash(&name).as_slice(), &key.sign(text.as_bytes())].concat();
+        format!("{text}\n{DASH}{name} {}\n", BASE64_STANDARD.encode(signature))
     }
 
     fn text(&self) -> String {
@@ -133,23 +134,23 @@ impl Checkpoint {
         let malformed = CheckpointError::Malformed;
         let (text, signatures) = note.rsplit_once("\n\n").ok_or(malformed("no blank line"))?;
         let text = format!("{text}\n");
-        let name = log.name();
+        let mut lines = text.lines();
+        let origin = lines.next().unwrap_or_default();
         let signed = signatures.lines().any(|line| {
-            let signature = line.strip_prefix(DASH).and_then(|line| line.strip_prefix(&name));
+            let signature = line.strip_prefix(DASH).and_then(|line| line.strip_prefix(origin));
             let signature = signature.and_then(|line| BASE64_STANDARD.decode(line.strip_prefix(' ')?).ok());
             let Some(signature) = signature else { return false };
-            let signature = signature.strip_prefix(&log.key_hash());
+            let signature = signature.strip_prefix(&log.key_hash(origin));
             signature.is_some_and(|signature| log.0.verify(text.as_bytes(), signature).is_ok())
         });
         if !signed {
-            return Err(CheckpointError::Signature(name));
+            return Err(CheckpointError::Signature(log.to_string()));
         }
-        let mut lines = text.lines();
-        let origin = lines.next().unwrap_or_default();
-        let stream = origin.strip_prefix(&format!("{name}/")).and_then(|stream| stream.parse().ok());
-        let found =
-            || CheckpointError::Origin { expected: name.clone(), found: origin.chars().take(100).collect() };
-        let stream = stream.ok_or_else(found)?;
+        let stream = origin.rsplit('/').next().and_then(|stream| stream.parse().ok());
+        let stream = stream.filter(|stream| log.origin(stream) == origin).ok_or_else(|| {
+            let expected = log.origin(&StreamId::Control);
+            CheckpointError::Origin { expected, found: origin.chars().take(100).collect() }
+        })?;
         let size = lines.next().and_then(|size| size.parse().ok()).ok_or(malformed("no tree size"))?;
         let root = lines.next().and_then(|root| BASE64_STANDARD.decode(root).ok());
         let root = root.and_then(|root| root.try_into().ok()).ok_or(malformed("no tree head of 32 bytes"))?;

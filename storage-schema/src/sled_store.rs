@@ -100,9 +100,9 @@ impl SledStore {
             sled::Error::Io(io) if io.to_string().contains("could not acquire lock") => {
                 StoreError::InUse(self.path())
             }
-            other => StoreError::Fault(format!("{}: {other}", self.path())),
+            other => StoreError::Fault(format!("{}: {}", self.path(), fault_text(other))),
         })?;
-        self.check_heads(&engine)?;
+        self.check_heads(&engine).map_err(|error| self.named(error))?;
         Ok(engine)
     }
 
@@ -141,6 +141,15 @@ impl SledStore {
         }
     }
 
+    /// The error, with the directory.
+    fn named(&self, error: StoreError) -> StoreError {
+        let path = self.path();
+        match error {
+            StoreError::Fault(text) if !text.contains(&path) => StoreError::Fault(format!("{path}: {text}")),
+            other => other,
+        }
+    }
+
     /// Runs `work` on the engine, opening it anew if an earlier call met a fault.
     fn with<R>(&self, work: impl Fn(&Engine) -> Result<R, StoreError>) -> Result<R, StoreError> {
         let outcome = {
@@ -158,16 +167,22 @@ impl SledStore {
                 work(engine)
             }
         };
-        if matches!(outcome, Err(StoreError::Fault(_))) {
-            *self.engine.write().unwrap_or_else(PoisonError::into_inner) = None;
-        }
-        outcome
+        let Err(StoreError::Fault(text)) = outcome else { return outcome };
+        *self.engine.write().unwrap_or_else(PoisonError::into_inner) = None;
+        Err(self.named(StoreError::Fault(text)))
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "shape of map_err")]
 fn fault(error: sled::Error) -> StoreError {
-    StoreError::Fault(error.to_string())
+    StoreError::Fault(fault_text(error))
+}
+
+fn fault_text(error: sled::Error) -> String {
+    match error {
+        sled::Error::Corruption { at, .. } => format!("the files of the event store are damaged at {at:?}"),
+        sled::Error::Io(error) => error.to_string(),
+        other => other.to_string(),
+    }
 }
 
 fn stream_prefix(stream: &StreamId) -> Vec<u8> {

@@ -1,5 +1,5 @@
 //! What crashes, full disks and hostile disks do to the log, with the real files.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     fs,

@@ -1,6 +1,5 @@
 //! Every stored event decodes for ever: one checked-in file per variant and version. A new one is
 //! written with `WRITE_GOLDEN=1 cargo test -p storage-schema`, and never changed.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::Path;
 

@@ -93,7 +93,7 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     };
     let (source, key) = args.from.open(printer).await?;
     let mut export = Export::begin(&args, LogId::new(key), filter)?;
-    let streams = source.streams().await?;
+    let streams = source.streams(printer).await?;
     let total = source.size(&streams).await?;
     let progress = printer.progress("events", total);
     for stream in streams {

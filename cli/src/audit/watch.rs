@@ -62,7 +62,7 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     loop {
         tokio::select! {
             _ = discover.tick() => {
-                for stream in source.streams().await? {
+                for stream in source.streams(printer).await? {
                     if followed.insert(stream, ()).is_none() {
                         let known = positions.entry(stream.to_string());
                         let position = known.or_insert_with(|| Position::start(stream, Some(key)));

@@ -123,7 +123,7 @@ async fn deployment(args: Args, printer: &Printer) -> anyhow::Result<()> {
     ensure!(unauthorised.is_err(), "a stranger's key changed the manifest");
     set::send(&user, &updated, plan.policies(), Some(&owner), &memory).await?;
     let before = verify::check(&user, &updated, &memory).await?;
-    let events_before = events(&user, &updated, &owner, &memory).await?;
+    let events_before = events(&user, &updated, &owner, &memory, printer).await?;
     step.done("a stranger's key was refused, the workload owner's accepted");
 
     let step = printer.step("Kill the Coordinator with SIGKILL, restart, recover");
@@ -139,7 +139,7 @@ async fn deployment(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let step = printer.step("History, certificates and secrets as before");
     let after = verify::check(&user, &updated, &memory).await?;
     ensure!(after.history == before.history, "the history changed over the restart");
-    let events = events(&user, &updated, &owner, &memory).await?;
+    let events = events(&user, &updated, &owner, &memory, printer).await?;
     for event in &events_before {
         ensure!(
             events.contains(event),
@@ -170,12 +170,13 @@ async fn events(
     manifest: &Manifest,
     key: &str,
     memory: &Path,
+    printer: &Printer,
 ) -> anyhow::Result<Vec<Recorded>> {
     let coordinator = client::Coordinator::connect(address, manifest, Some(key)).await?;
     let known = remembered::check(&coordinator, memory).await?.context("there is no history")?;
     let source = Source::Live(Box::new(coordinator));
     let mut all = Vec::new();
-    for stream in source.streams().await? {
+    for stream in source.streams(printer).await? {
         all.extend(source.events(stream, known.log.key()).await?);
     }
     Ok(all)

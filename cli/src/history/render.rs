@@ -143,6 +143,7 @@ pub(super) fn grep(timeline: &Timeline, pattern: &str, printer: &Printer) -> any
     #[derive(Serialize)]
     struct Hit {
         generation: u64,
+        #[serde(serialize_with = "crate::printer::rfc3339")]
         at: Timestamp,
         document: String,
         line: usize,

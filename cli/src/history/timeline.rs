@@ -17,6 +17,7 @@ use crate::source::{Recorded, Source};
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Generation {
     pub(crate) generation: u64,
+    #[serde(serialize_with = "crate::printer::rfc3339")]
     pub(crate) at: Timestamp,
     pub(crate) manifest: ManifestHash,
     pub(crate) transition: TransitionHash,

@@ -101,10 +101,13 @@ impl Service for HistoryApi {
     #[tracing::instrument(skip_all)]
     async fn streams(&self, request: Request<StreamsRequest>) -> Result<Response<StreamsResponse>, Status> {
         let mut streams = self.blocking(|actors| actors.archive.streams()).await?;
+        let all = streams.len();
         if self.may_audit(&request).is_err() {
             streams.retain(|stream| *stream == StreamId::Control);
         }
-        Ok(Response::new(StreamsResponse { streams: streams.iter().map(StreamId::to_string).collect() }))
+        let hidden = u32::try_from(all - streams.len()).unwrap_or(u32::MAX);
+        let streams = streams.iter().map(StreamId::to_string).collect();
+        Ok(Response::new(StreamsResponse { streams, hidden }))
     }
 
     #[tracing::instrument(skip_all)]

@@ -1,0 +1,390 @@
+//! The event log as its users meet it: history, audit, rollback, with the real programs.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use chaos_tests::program;
+use serde_json::Value;
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A deployment that `contrast dev` left behind, and a Coordinator over its state directory.
+struct Deployment {
+    directory: tempfile::TempDir,
+    address: String,
+    probe: String,
+    mesh: String,
+    policy: String,
+    coordinator: Option<Child>,
+}
+
+impl Deployment {
+    /// Runs `contrast dev`, which sets two manifests and recovers once, then starts and recovers a
+    /// Coordinator again.
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path().join("state");
+        let outcome = Command::new(program("contrast"))
+            .args(["dev", "--output", "json", "--state-dir", state.to_str().unwrap()])
+            .output()
+            .unwrap();
+        assert!(outcome.status.success(), "{}", stderr(&outcome));
+        let free = || {
+            let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            socket.local_addr().unwrap().to_string()
+        };
+        let (address, probe, mesh) = (free(), free(), free());
+        let manifest: Value =
+            serde_json::from_slice(&fs::read(state.join("manifest.json")).unwrap()).unwrap();
+        let policies = manifest["Policies"].as_object().unwrap();
+        let (policy, _) = policies.iter().find(|(_, entry)| entry["Role"] == "coordinator").unwrap();
+        let policy = policy.clone();
+        Self { directory, address, probe, mesh, policy, coordinator: None }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join("state").join(name)
+    }
+
+    fn start(&mut self) {
+        let log = fs::File::options().create(true).append(true).open(self.path("second.log")).unwrap();
+        let child = Command::new(program("coordinator"))
+            .arg("--state-dir")
+            .arg(self.path("event-log"))
+            .arg("--simulated-machine")
+            .arg(self.path("machine"))
+            .args(["--policy-hash", &self.policy, "--checkpoint-seconds", "1"])
+            .args([
+                "--user-listen",
+                &self.address,
+                "--mesh-listen",
+                &self.mesh,
+                "--probe-listen",
+                &self.probe,
+            ])
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.coordinator = Some(child);
+        let started = Instant::now();
+        while std::net::TcpStream::connect(&self.probe).is_err() {
+            assert!(started.elapsed() < Duration::from_secs(20), "no start: {}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.path("second.log")).unwrap_or_default()
+    }
+
+    fn recover(&self) -> Output {
+        self.live(&[
+            "recover",
+            "--seed-shares",
+            "seedshares.json",
+            "--seedshare-owner-key",
+            "seedshare-owner.pem",
+        ])
+    }
+
+    /// SIGTERM, and waits for the end.
+    fn stop(&mut self) {
+        let mut child = self.coordinator.take().unwrap();
+        Command::new("kill").arg(child.id().to_string()).status().unwrap();
+        assert!(child.wait().unwrap().success(), "{}", self.log());
+    }
+
+    fn contrast(&self, arguments: &[&str]) -> Output {
+        Command::new(program("contrast"))
+            .args(arguments)
+            .current_dir(self.directory.path().join("state"))
+            .env_remove("CONTRAST_OUTPUT")
+            .output()
+            .unwrap()
+    }
+
+    /// Against the running Coordinator.
+    fn live(&self, arguments: &[&str]) -> Output {
+        self.contrast(&[arguments, &["-c", &self.address]].concat())
+    }
+
+    fn good(&self, arguments: &[&str]) -> String {
+        let output = self.contrast(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
+        stdout(&output)
+    }
+
+    fn good_live(&self, arguments: &[&str]) -> String {
+        self.good(&[arguments, &["-c", &self.address]].concat())
+    }
+
+    fn audit(&self, arguments: &[&str]) -> String {
+        self.good_live(&[arguments, &["--auditor-key", "workload-owner.pem"]].concat())
+    }
+}
+
+impl Drop for Deployment {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.coordinator.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+fn refused(output: &Output, because: &str) {
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(output));
+    assert!(stderr(output).contains(because), "{}", stderr(output));
+}
+
+#[test]
+fn history_and_audit_answer_live_and_offline() {
+    let mut deployment = Deployment::new();
+    deployment.start();
+    let recovered = deployment.recover();
+    assert!(recovered.status.success(), "{}", stderr(&recovered));
+
+    // What was the manifest, when, by whom.
+    let list: Value =
+        serde_json::from_str(&deployment.good_live(&["history", "list", "--output", "json"])).unwrap();
+    assert_eq!(list.as_array().unwrap().len(), 2);
+    assert_eq!(list[0]["set_by"], "anyone (first manifest)");
+    let changes = list[1]["changes"].as_str().unwrap();
+    assert!(changes.starts_with("changed shop/deployment/frontend, "), "{changes}");
+    let latest = deployment.good_live(&["history", "show"]);
+    assert_eq!(
+        latest.trim_end().as_bytes(),
+        fs::read(deployment.path("manifest.json")).unwrap().trim_ascii_end()
+    );
+    let by_hash = &list[0]["manifest"].as_str().unwrap()[..12];
+    let first = deployment.good_live(&["history", "show", by_hash]);
+    assert!(!first.contains("svc.cluster.local") && latest.contains("svc.cluster.local"));
+    let between = list[0]["at"].as_str().unwrap();
+    assert_eq!(deployment.good_live(&["history", "at", between]), first);
+    assert_eq!(deployment.good_live(&["history", "at", "now"]), latest);
+    refused(&deployment.live(&["history", "at", "2020-01-01"]), "no manifest was in force");
+    let diff = deployment.good_live(&["history", "diff", "1"]);
+    assert!(
+        diff.contains("~ workload shop/deployment/frontend") && diff.contains("+ SANs: frontend.shop.svc"),
+        "{diff}"
+    );
+    let policies = deployment.good_live(&["history", "show", "--policies"]);
+    assert!(policies.contains("# policy "), "{policies}");
+    let hits = deployment.good_live(&["history", "grep", r"orders\.shop\.svc"]);
+    assert!(hits.starts_with("2: manifest:"), "{hits}");
+    refused(&deployment.live(&["history", "grep", "no such text"]), "nothing in 2 manifests");
+    let public = deployment.live(&["history", "verify"]);
+    assert!(stderr(&public).contains("more streams need the key of an auditor"), "{}", stderr(&public));
+    let other = ["history", "verify", "--auditor-key", "seedshare-owner.pem"];
+    refused(&deployment.live(&other), "not of an auditor");
+
+    // Certificates are for auditors.
+    let without = deployment.live(&["audit", "prove", &"00".repeat(16)]);
+    refused(&without, "shown to auditors and workload owners");
+    let verified = deployment.audit(&["history", "verify"]);
+    assert!(verified.matches("replica-").count() >= 2, "{verified}");
+
+    // An export verifies without any Coordinator, and a changed one does not.
+    deployment.audit(&["audit", "export", "--out", "audit.jsonl"]);
+    let log_key = fs::read_to_string(deployment.path("checkpoint.note")).unwrap();
+    let log_key = log_key.lines().next().unwrap().to_owned();
+    let pinned = deployment.good(&["audit", "verify", "audit.jsonl", "--log-key", &log_key]);
+    assert!(pinned.contains("certificates: evidence verified once more"), "{pinned}");
+    let export = fs::read_to_string(deployment.path("audit.jsonl")).unwrap();
+    let lines: Vec<&str> = export.lines().collect();
+    let place =
+        |kind: &str| lines.iter().position(|line| line.contains(&format!("\"kind\":\"{kind}\""))).unwrap();
+    let issued: Value = serde_json::from_str(lines[place("CertificateIssued")]).unwrap();
+    let tampered = |name: &str, lines: &[String], because: &str| {
+        fs::write(deployment.path(name), lines.join("\n") + "\n").unwrap();
+        refused(&deployment.contrast(&["audit", "verify", name, "--log-key", &log_key]), because);
+    };
+    let with = |at: usize, line: String| {
+        let mut lines: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
+        lines[at] = line;
+        lines
+    };
+    let at = place("AttestationRefused");
+    tampered("t1", &with(at, lines[at].replace("127.0.0.1", "127.0.0.2")), "is not what was signed");
+    let at = place("ManifestSet");
+    let raw = serde_json::from_str::<Value>(lines[at]).unwrap()["raw"].as_str().unwrap().to_owned();
+    let other =
+        serde_json::from_str::<Value>(lines[at + 1]).unwrap()["raw"].as_str().unwrap_or("AAAA").to_owned();
+    tampered("t2", &with(at, lines[at].replace(&raw, &other)), "the export does not verify");
+    let mut without = with(0, lines[0].to_owned());
+    without.remove(place("CertificateIssued"));
+    tampered("t3", &without, "the header says");
+    let blob = lines.iter().rposition(|line| line.contains("\"type\":\"blob\"")).unwrap();
+    tampered("t4", &with(blob, lines[blob].replace("\"hash\":\"", "\"hash\":\"00")), "has the hash");
+    tampered(
+        "t5",
+        &lines[..lines.len() - 1].iter().map(|line| (*line).to_owned()).collect::<Vec<_>>(),
+        "cut off",
+    );
+
+    // Filtered: what is there is proven, too. A manifest always comes along, to judge by.
+    let serial = issued["fact"]["serial"].as_str().unwrap();
+    deployment.audit(&["audit", "export", "--serial", serial, "--out", "one.jsonl"]);
+    let one = deployment.good(&["audit", "verify", "one.jsonl", "--log-key", &log_key, "--output", "json"]);
+    let one: Value = serde_json::from_str(&one).unwrap();
+    assert_eq!((&one["certificates_verified_again"], &one["filtered"]), (&1.into(), &true.into()));
+    let kinds = deployment.audit(&["audit", "export", "--kind", "AttestationRefused", "--format", "ocsf"]);
+    let refusal: Value = serde_json::from_str(kinds.lines().next().unwrap()).unwrap();
+    assert_eq!((&refusal["class_uid"], &refusal["status_id"]), (&3002.into(), &2.into()));
+    assert_eq!(kinds.lines().count(), 1);
+    let recent = deployment.audit(&["audit", "export", "--since", "1h ago", "--format", "cloudevents"]);
+    assert!(recent.lines().all(|line| line.contains("\"specversion\":\"1.0\"")));
+
+    // A proof for a third party.
+    deployment.audit(&["audit", "prove", serial, "--out", "proof.json"]);
+    let proven = deployment.good(&["audit", "check-proof", "proof.json", "--log-key", &log_key]);
+    assert!(proven.contains("Proven: CertificateIssued"), "{proven}");
+    let proof = fs::read_to_string(deployment.path("proof.json")).unwrap();
+    fs::write(deployment.path("forged.json"), proof.replace("\"sequence\": ", "\"sequence\": 1")).unwrap();
+    refused(
+        &deployment.contrast(&["audit", "check-proof", "forged.json"]),
+        "not in the log, or not at this place",
+    );
+    let note = deployment.good_live(&["audit", "checkpoint"]);
+    assert!(note.contains("/control\n") && note.contains("\u{2014} contrast/"), "{note}");
+
+    // Resuming adds what came since, and the whole still verifies.
+    let before = fs::read_to_string(deployment.path("audit.jsonl")).unwrap();
+    fs::write(deployment.path("audit.jsonl"), format!("{before}{{\"type\":\"event\", half a li")).unwrap();
+    deployment.stop();
+    deployment.start();
+    assert!(deployment.recover().status.success());
+    deployment.audit(&["audit", "export", "--out", "audit.jsonl", "--resume"]);
+    let after = fs::read_to_string(deployment.path("audit.jsonl")).unwrap();
+    assert!(after.starts_with(&before) && after.len() > before.len());
+    assert!(after.contains("ReplicaStopped") && after.contains("\"kind\":\"Checkpoint\""));
+    deployment.good(&["audit", "verify", "audit.jsonl", "--log-key", &log_key]);
+    let again = deployment.contrast(&["audit", "export", "-c", &deployment.address, "--out", "audit.jsonl"]);
+    assert!(stderr(&again).contains("--resume"), "{}", stderr(&again));
+
+    // Watching: everything from the start, then from the noted position.
+    let watched = deployment.audit(&["audit", "watch", "--limit", "5", "--position", "siem.position"]);
+    assert!(watched.lines().count() >= 5);
+    let more = deployment.audit(&["audit", "watch", "--limit", "1", "--position", "siem.position"]);
+    assert!(more.lines().all(|line| !watched.contains(line)), "nothing twice");
+
+    // Offline: a copy of the state directory, and the export.
+    copy(&deployment.path("event-log"), &deployment.path("copy"));
+    let in_use = deployment.contrast(&["history", "list", "--state-dir", "event-log"]);
+    assert!(stderr(&in_use).contains("in use by another process"), "{}", stderr(&in_use));
+    let list = deployment.good_live(&["history", "list"]);
+    assert_eq!(deployment.good(&["history", "list", "--state-dir", "copy"]), list);
+    assert_eq!(deployment.good(&["history", "list", "--export", "audit.jsonl"]), list);
+    deployment.good(&["history", "verify", "--state-dir", "copy"]);
+    refused(&deployment.contrast(&["history", "list", "--export", "t2"]), "does not verify");
+}
+
+#[test]
+fn a_rolled_back_or_foreign_history_is_refused() {
+    let mut deployment = Deployment::new();
+    copy(&deployment.path("event-log"), &deployment.path("older"));
+    deployment.start();
+    assert!(deployment.recover().status.success());
+    let newer = fs::read_to_string(deployment.path("checkpoint.note")).unwrap();
+    deployment.stop();
+
+    // The whole directory of before: only who remembers can tell.
+    fs::rename(deployment.path("event-log"), deployment.path("newer")).unwrap();
+    fs::rename(deployment.path("older"), deployment.path("event-log")).unwrap();
+    deployment.start();
+    let recovered = deployment.recover();
+    refused(&recovered, "shows a past");
+    assert!(stderr(&recovered).contains("remembered: "), "{}", stderr(&recovered));
+    assert_eq!(fs::read_to_string(deployment.path("checkpoint.note")).unwrap(), newer, "not overwritten");
+    let history = deployment.live(&["history", "list"]);
+    refused(&history, "shows a past");
+
+    // Without the memory it looks fine, and then goes another way: a fork.
+    let elsewhere = ["--checkpoint", "elsewhere.note"];
+    let recover =
+        ["recover", "--seed-shares", "seedshares.json", "--seedshare-owner-key", "seedshare-owner.pem"];
+    deployment.good_live(&[recover.as_slice(), &elsewhere].concat());
+    refused(&deployment.live(&["verify"]), "the Coordinator shows");
+    deployment.good_live(&[["verify"].as_slice(), &elsewhere].concat());
+    deployment.stop();
+
+    // Another deployment under the same name.
+    let mut other = Deployment::new();
+    other.start();
+    assert!(other.recover().status.success());
+    fs::copy(deployment.path("checkpoint.note"), other.path("checkpoint.note")).unwrap();
+    refused(&other.live(&["verify"]), "the history of another deployment");
+}
+
+#[test]
+fn damaged_files_are_named_at_the_start() {
+    let deployment = Deployment::new();
+    let run = |directory: &str| {
+        let mut child = Command::new(program("coordinator"))
+            .arg("--state-dir")
+            .arg(deployment.path(directory))
+            .arg("--simulated-machine")
+            .arg(deployment.path("machine"))
+            .args(["--policy-hash", &deployment.policy])
+            .args([
+                "--user-listen",
+                "127.0.0.1:0",
+                "--mesh-listen",
+                "127.0.0.1:0",
+                "--probe-listen",
+                "127.0.0.1:0",
+            ])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let started = Instant::now();
+        while child.try_wait().unwrap().is_none() {
+            if started.elapsed() > Duration::from_secs(10) {
+                child.kill().unwrap();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        child.wait_with_output().unwrap()
+    };
+    // The log of another moment under the heads of this one.
+    copy(&deployment.path("event-log"), &deployment.path("cut"));
+    fs::remove_dir_all(deployment.path("cut/sled")).unwrap();
+    let outcome = run("cut");
+    assert!(!outcome.status.success());
+    assert!(stderr(&outcome).contains("the store lost data"), "{}", stderr(&outcome));
+
+    copy(&deployment.path("event-log"), &deployment.path("flipped"));
+    let file = deployment.path("flipped/sled/db");
+    let mut bytes = fs::read(&file).unwrap();
+    for byte in bytes.iter_mut().step_by(5000) {
+        *byte ^= 0x55;
+    }
+    fs::write(&file, bytes).unwrap();
+    let outcome = run("flipped");
+    assert!(!outcome.status.success(), "damaged files were accepted");
+    assert!(stderr(&outcome).contains("flipped"), "the directory is named: {}", stderr(&outcome));
+}
