@@ -58,10 +58,14 @@ impl Deployment {
     }
 
     fn start(&mut self) {
+        self.start_on("event-log");
+    }
+
+    fn start_on(&mut self, directory: &str) {
         let log = fs::File::options().create(true).append(true).open(self.path("second.log")).unwrap();
         let child = Command::new(program("coordinator"))
             .arg("--state-dir")
-            .arg(self.path("event-log"))
+            .arg(self.path(directory))
             .arg("--simulated-machine")
             .arg(self.path("machine"))
             .args(["--policy-hash", &self.policy, "--checkpoint-seconds", "1"])
@@ -338,6 +342,67 @@ fn a_rolled_back_or_foreign_history_is_refused() {
     assert!(other.recover().status.success());
     fs::copy(deployment.path("checkpoint.note"), other.path("checkpoint.note")).unwrap();
     refused(&other.live(&["verify"]), "the history of another deployment");
+}
+
+/// A small file system, gone when this is dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(path: PathBuf, bytes: u64) -> Self {
+        fs::create_dir_all(&path).unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"]).arg(&path);
+        assert!(mount.status().unwrap().success(), "cannot mount a tmpfs; the tests run as root");
+        Self(path)
+    }
+
+    /// Until nothing more goes in.
+    fn fill(&self) {
+        use std::io::Write as _;
+        let mut ballast = fs::File::create(self.0.join("ballast")).unwrap();
+        while ballast.write_all(&[0; 4096]).is_ok() {}
+    }
+
+    fn make_room(&self) {
+        fs::remove_file(self.0.join("ballast")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_changes_and_nothing_else() {
+    let mut deployment = Deployment::new();
+    let disk = SmallDisk::mount(deployment.path("small"), 32 << 20);
+    copy(&deployment.path("event-log"), &disk.0.join("log"));
+    deployment.start_on("small/log");
+    assert!(deployment.recover().status.success());
+    let mut manifest = fs::read(deployment.path("manifest.json")).unwrap();
+    manifest.push(b'\n');
+    fs::write(deployment.path("manifest.json"), &manifest).unwrap();
+    // Policies as large as a request may be, so that the change does not fit into what is left.
+    fs::write(deployment.path("policies/filler.toml"), vec![b'#'; 2 << 20]).unwrap();
+    let set = ["set", "--workload-owner-key", "workload-owner.pem"];
+
+    disk.fill();
+    let full = deployment.live(&set);
+    assert_eq!(full.status.code(), Some(2), "{}", stderr(&full));
+    assert!(stderr(&full).contains("No space left on device"), "{}", stderr(&full));
+    let pid = deployment.coordinator.as_ref().unwrap().id();
+    assert!(deployment.coordinator.as_mut().unwrap().try_wait().unwrap().is_none(), "process {pid} ended");
+
+    disk.make_room();
+    let again = deployment.live(&set);
+    assert!(again.status.success(), "{}", stderr(&again));
+    let list: Value =
+        serde_json::from_str(&deployment.good_live(&["history", "list", "--output", "json"])).unwrap();
+    assert_eq!(list.as_array().unwrap().len(), 3, "{list}");
+    deployment.audit(&["history", "verify"]);
+    deployment.stop();
 }
 
 #[test]

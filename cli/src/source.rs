@@ -6,12 +6,12 @@ use std::{path::PathBuf, sync::Arc};
 use anyhow::{Context as _, ensure};
 use keys::LogPublicKey;
 use storage_schema::{
-    BlobHash, Event, EventStore as _, LogId, Position, SledStore, StreamId, open_signed_head,
+    BlobHash, Event, EventStore as _, LogId, Position, SledStore, StreamId, export::ExportFile,
+    open_signed_head,
 };
 use wire::history::{BlobsRequest, HeadRequest, SegmentsRequest, StreamsRequest, StreamsResponse};
 
 use crate::{
-    audit::export_file,
     client::{Coordinator, failure, read_manifest},
     printer::{Printer, Refused},
     remembered::{Memory, check, recall},
@@ -152,7 +152,7 @@ impl Source {
                 streams.iter().map(|stream| stream.parse()).collect::<Result<Vec<StreamId>, _>>()?
             }
             Self::Directory(store) => store.streams()?,
-            Self::Export(file) => export_file::streams(file)?,
+            Self::Export(file) => ExportFile(file).streams()?,
         };
         streams.sort();
         Ok(streams)
@@ -207,7 +207,7 @@ impl Source {
             }
             Self::Export(file) => {
                 let mut left = limit;
-                export_file::each_segment(file, head.stream, |index, bytes| {
+                ExportFile(file).each_segment(head.stream, |index, bytes| {
                     if index < head.segments || left == 0 {
                         return Ok(());
                     }
@@ -257,7 +257,7 @@ impl Source {
                     );
                 }
             }
-            Self::Export(file) => all = export_file::blobs(file, hashes)?,
+            Self::Export(file) => all = ExportFile(file).blobs(hashes)?,
         }
         ensure!(all.len() == hashes.len(), "{} blobs came for {} asked", all.len(), hashes.len());
         for (blob, hash) in all.iter().zip(hashes) {

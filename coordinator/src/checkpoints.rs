@@ -39,6 +39,11 @@ pub(crate) async fn close(actors: &Actors) {
     let Some(active) = in_force(actors) else { return };
     journal(actors, &active, vec![Fact::ReplicaStopped]).await;
     record(actors, &mut HashMap::new(), 1).await;
+    let store = Arc::clone(&actors.store);
+    let reopened = tokio::task::spawn_blocking(move || store.reopen()).await;
+    if !matches!(reopened, Ok(Ok(()))) {
+        tracing::warn!("the event log could not be reopened; the next start takes longer");
+    }
 }
 
 fn in_force(actors: &Actors) -> Option<Arc<Active>> {

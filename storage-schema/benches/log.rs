@@ -93,6 +93,10 @@ fn a_million(criterion: &mut Criterion) {
     let started = Instant::now();
     let store = Arc::new(SledStore::open(directory.path()).unwrap());
     println!("open the files: {:.2} s", started.elapsed().as_secs_f64());
+    drop(store);
+    let started = Instant::now();
+    let store = Arc::new(SledStore::open(directory.path()).unwrap());
+    println!("open them once more: {:.2} s", started.elapsed().as_secs_f64());
     let started = Instant::now();
     let mut sum = 0;
     Log::open(Arc::clone(&store), STREAM, Some(key().public()), |_, event| sum += event.at.as_millis())

@@ -14,6 +14,7 @@ mod archive;
 mod checkpoint;
 mod codec;
 mod event;
+pub mod export;
 mod index;
 mod log;
 mod memory;

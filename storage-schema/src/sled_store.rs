@@ -5,8 +5,10 @@
 //! when the directory is opened. After a failed write (a full disk) sled refuses everything until
 //! it is opened anew; the next call does that.
 //!
-//! A segment is kept in parts, for the sake of memory: sled's cache keeps at least one page in each
-//! of its 256 shards, and a page may hold many values. See also [`touch`].
+//! Whatever is larger than [`PART_BYTES`] is kept in parts. For the sake of memory: sled's cache keeps
+//! at least one page in each of its 256 shards, and a page may hold many values (see also [`touch`]).
+//! And because sled writes values above 512 KiB to files of their own, and waits for ever in the next
+//! flush when the disk is full at that moment.
 
 use std::{
     collections::HashMap,
@@ -14,6 +16,7 @@ use std::{
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError, RwLock},
+    time::Duration,
 };
 
 use crate::{BlobHash, EventStore, StoreError, StreamId};
@@ -23,7 +26,10 @@ const FORMAT: &str = "contrast-event-log 2";
 /// sled keeps at most this much in memory, in bytes.
 const CACHE_BYTES: u64 = 16 << 20;
 
-/// Largest part of a segment, in bytes.
+/// How long sled's threads get to close files.
+const LET_GO: Duration = Duration::from_secs(5);
+const MOMENT: Duration = Duration::from_millis(10);
+/// Largest value that sled gets, in bytes.
 const PART_BYTES: usize = 8 << 10;
 
 /// An event store in a directory of its own.
@@ -58,6 +64,29 @@ impl SledStore {
         let engine = store.open_engine()?;
         *store.engine.write().unwrap_or_else(PoisonError::into_inner) = Some(engine);
         Ok(store)
+    }
+
+    /// Closes the files and opens them again, which leaves sled's own snapshot of where things are:
+    /// the next start then need not read through what was written since this one.
+    pub fn reopen(&self) -> Result<(), StoreError> {
+        let mut engine = self.engine.write().unwrap_or_else(PoisonError::into_inner);
+        *engine = None;
+        *engine = Some(self.open_again()?);
+        Ok(())
+    }
+
+    /// Opens what this process had open before: sled's threads may need a moment to let go of it.
+    fn open_again(&self) -> Result<Engine, StoreError> {
+        let mut waited = Duration::ZERO;
+        loop {
+            match self.open_engine() {
+                Err(StoreError::InUse(_)) if waited < LET_GO => {
+                    std::thread::sleep(MOMENT);
+                    waited += MOMENT;
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     fn path(&self) -> String {
@@ -162,7 +191,7 @@ impl SledStore {
                 let mut engine = self.engine.write().unwrap_or_else(PoisonError::into_inner);
                 let engine = match engine.take() {
                     Some(reopened) => engine.insert(reopened),
-                    None => engine.insert(self.open_engine()?),
+                    None => engine.insert(self.open_again()?),
                 };
                 work(engine)
             }
@@ -194,6 +223,43 @@ fn stream_prefix(stream: &StreamId) -> Vec<u8> {
 
 fn part_key(stream: &StreamId, index: u64, part: u32) -> Vec<u8> {
     [stream_prefix(stream).as_slice(), &index.to_be_bytes(), &part.to_be_bytes()].concat()
+}
+
+/// Writes a value in parts, replacing what was there. `key` gives the key of a part.
+fn put_parts(tree: &sled::Tree, key: impl Fn(u32) -> Vec<u8>, value: &[u8]) -> Result<(), StoreError> {
+    let mut parts = sled::Batch::default();
+    let mut next = 0;
+    for part in value.chunks(PART_BYTES).chain(value.is_empty().then_some(&[][..])) {
+        parts.insert(key(next), part);
+        next += 1;
+    }
+    while tree.contains_key(key(next)).map_err(fault)? {
+        parts.remove(key(next));
+        next += 1;
+    }
+    tree.apply_batch(parts).map_err(fault)?;
+    touch(tree, &key(0), value.len())
+}
+
+/// Reads a value of [`put_parts`].
+fn get_parts(tree: &sled::Tree, key: impl Fn(u32) -> Vec<u8>) -> Result<Option<Vec<u8>>, StoreError> {
+    let Some(first) = tree.get(key(0)).map_err(fault)? else { return Ok(None) };
+    let mut value = first.to_vec();
+    if value.len() == PART_BYTES {
+        for part in tree.range(key(1)..=key(u32::MAX)) {
+            value.extend_from_slice(&part.map_err(fault)?.1);
+        }
+    }
+    Ok(Some(value))
+}
+
+fn blob_key(hash: &BlobHash) -> impl Fn(u32) -> Vec<u8> {
+    move |part| [hash.as_bytes().as_slice(), &part.to_be_bytes()].concat()
+}
+
+/// Names hold no NUL, so none is the beginning of another one's key.
+fn derived_key(name: &[u8]) -> impl Fn(u32) -> Vec<u8> {
+    move |part| [name, &[0], &part.to_be_bytes()].concat()
 }
 
 /// Splits a key of [`part_key`]: prefix of the stream, index, part.
@@ -234,13 +300,8 @@ impl EventStore for SledStore {
                 std::cmp::Ordering::Greater => return Err(StoreError::Gap { stream: *stream, index, next }),
                 std::cmp::Ordering::Equal => {}
             }
-            let mut parts = sled::Batch::default();
-            for (number, part) in (0..).zip(segment.chunks(PART_BYTES)) {
-                parts.insert(part_key(stream, index, number), part);
-            }
-            engine.segments.apply_batch(parts).map_err(fault)?;
+            put_parts(&engine.segments, |part| part_key(stream, index, part), segment)?;
             engine.db.flush().map_err(fault)?;
-            touch(&engine.segments, &part_key(stream, index, 0), segment.len())?;
             self.note_head(stream, index + 1)
         })
     }
@@ -278,29 +339,29 @@ impl EventStore for SledStore {
     fn put_blob(&self, bytes: &[u8]) -> Result<BlobHash, StoreError> {
         let hash = BlobHash::of(bytes);
         self.with(|engine| {
-            if !engine.blobs.contains_key(hash.as_bytes()).map_err(fault)? {
-                engine.blobs.insert(hash.as_bytes(), bytes).map_err(fault)?;
-                touch(&engine.blobs, hash.as_bytes(), bytes.len())?;
+            let key = blob_key(&hash);
+            if !engine.blobs.contains_key(key(0)).map_err(fault)? {
+                put_parts(&engine.blobs, key, bytes)?;
             }
             Ok(hash)
         })
     }
 
     fn get_blob(&self, hash: &BlobHash) -> Result<Option<Vec<u8>>, StoreError> {
-        let found = self.with(|engine| engine.blobs.get(hash.as_bytes()).map_err(fault))?;
+        let found = self.with(|engine| get_parts(&engine.blobs, blob_key(hash)))?;
         match found {
-            Some(bytes) if BlobHash::of(&bytes) == *hash => Ok(Some(bytes.to_vec())),
+            Some(bytes) if BlobHash::of(&bytes) == *hash => Ok(Some(bytes)),
             Some(_) => Err(StoreError::BlobChanged(*hash)),
             None => Ok(None),
         }
     }
 
     fn put_derived(&self, name: &[u8], value: &[u8]) -> Result<(), StoreError> {
-        self.with(|engine| engine.derived.insert(name, value).map(drop).map_err(fault))
+        self.with(|engine| put_parts(&engine.derived, derived_key(name), value))
     }
 
     fn get_derived(&self, name: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.with(|engine| Ok(engine.derived.get(name).map_err(fault)?.map(|value| value.to_vec())))
+        self.with(|engine| get_parts(&engine.derived, derived_key(name)))
     }
 
     fn sync(&self) -> Result<(), StoreError> {

@@ -13,14 +13,12 @@ use manifest::SerialNumber;
 use serde::{Deserialize, Serialize};
 use storage_schema::{
     BlobHash, Event, Fact, LogId, Position, StreamId,
+    export::Line,
     merkle::{Frontier, leaf_hash},
     signed_head,
 };
 
-use super::{
-    export_file::Line,
-    record::{self, Filter, Format, KINDS},
-};
+use super::record::{self, Filter, Format, KINDS};
 use crate::{
     client::now,
     history::moment,

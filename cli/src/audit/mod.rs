@@ -2,7 +2,6 @@
 
 mod evidence;
 mod export;
-pub(crate) mod export_file;
 mod proof;
 mod record;
 mod verify;

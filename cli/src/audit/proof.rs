@@ -9,14 +9,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use storage_schema::{
     Checkpoint, Event, LogId,
+    export::base64,
     merkle::{Hash, leaf_hash, verify_inclusion},
 };
 use wire::history::ProveRequest;
 
-use super::{
-    export_file::base64,
-    record::{self},
-};
+use super::record;
 use crate::{
     client::{failure, read},
     printer::{Printer, Refused},
@@ -103,8 +101,11 @@ pub(super) fn check(file: &Path, pinned: Option<LogId>, printer: &Printer) -> an
 fn verify(proof: &Proof, log: LogId) -> anyhow::Result<(Checkpoint, Event)> {
     anyhow::ensure!(proof.version == 1, "proof version {}, this is 1", proof.version);
     let checkpoint = Checkpoint::open(&proof.checkpoint, log)?;
-    let raw = base64(&proof.event)?;
-    let node = |node: &String| Hash::try_from(base64(node)?).ok().context("a node is not 32 bytes long");
+    let raw = base64(&proof.event).map_err(anyhow::Error::msg)?;
+    let node = |node: &String| {
+        let node = base64(node).map_err(anyhow::Error::msg)?;
+        Hash::try_from(node).ok().context("a node is not 32 bytes long")
+    };
     let path: Vec<Hash> = proof.inclusion.iter().map(node).collect::<anyhow::Result<_>>()?;
     let Checkpoint { stream, size, root, .. } = &checkpoint;
     let holds = verify_inclusion(&leaf_hash(&raw), proof.sequence, *size, &path, root);

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    ops::ControlFlow,
     path::Path,
 };
 
@@ -10,13 +11,13 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use storage_schema::{
     BlobHash, Event, Fact, LogId, Position, StreamId,
+    export::{ExportError, ExportFile, Line, Taken, base64, segment},
     merkle::{Frontier, Hash, leaf_hash},
     open_signed_head,
 };
 
 use super::{
     evidence::{Judge, Verdict},
-    export_file::{self, Line, base64, each_line},
     record,
 };
 use crate::printer::{Printer, Refused};
@@ -33,7 +34,7 @@ struct Outcome {
 }
 
 pub(crate) fn run(file: &Path, pinned: Option<LogId>, printer: &Printer) -> anyhow::Result<()> {
-    let (log, filtered) = export_file::log(file)?;
+    let (log, filtered) = ExportFile(file).log()?;
     match pinned {
         Some(pinned) if pinned != log => {
             return Err(Refused(format!("the export is of the log {log}, not of {pinned}")).into());
@@ -45,14 +46,14 @@ pub(crate) fn run(file: &Path, pinned: Option<LogId>, printer: &Printer) -> anyh
     }
     let progress = printer.progress("events", None);
     let mut check = Check::new(log, filtered);
-    let outcome = each_line(file, |_, line| {
+    let outcome = ExportFile(file).each_line(|line| {
         progress.set_position(check.outcome.events);
-        check.line(line)
+        check.line(line).map_err(|error| Taken::<ExportError>::Bad(format!("{error:#}")))?;
+        Ok(ControlFlow::Continue(()))
     });
     progress.finish_and_clear();
-    outcome
-        .and_then(|()| check.end())
-        .map_err(|error| Refused(format!("the export does not verify: {error:#}")))?;
+    let outcome = outcome.map_err(anyhow::Error::from).and_then(|()| check.end());
+    outcome.map_err(|error| Refused(format!("the export does not verify: {error:#}")))?;
     let outcome = check.outcome;
     let mut text = format!(
         "Verified: {} events in {} segments, log {log}\n  {} certificates: evidence verified once more against the \
@@ -72,6 +73,10 @@ pub(crate) fn run(file: &Path, pinned: Option<LogId>, printer: &Printer) -> anyh
         text += &format!("  {stream}: {events} events\n");
     }
     printer.result(&text, &outcome)
+}
+
+fn bytes(text: &str) -> anyhow::Result<Vec<u8>> {
+    base64(text).map_err(anyhow::Error::msg)
 }
 
 /// An event line that waits for its segment.
@@ -109,7 +114,7 @@ impl Check {
         match line {
             Line::Export { .. } => Ok(()),
             Line::Blob { hash, content } => {
-                let content = base64(&content)?;
+                let content = bytes(&content)?;
                 let found = BlobHash::of(&content);
                 ensure!(found.to_string() == hash, "the blob's content has the hash {found}, not {hash}");
                 self.blobs.insert(found, content);
@@ -120,13 +125,13 @@ impl Check {
                 readable.insert("type".into(), "event".into());
                 readable.insert("stream".into(), stream.into());
                 readable.insert("raw".into(), raw.clone().into());
-                self.waiting.entry(id).or_default().push(Unproven { raw: base64(&raw)?, readable });
+                self.waiting.entry(id).or_default().push(Unproven { raw: bytes(&raw)?, readable });
                 Ok(())
             }
             Line::Segment { stream, index, signed_head, before, leaves } => {
                 let stream: StreamId = stream.parse()?;
                 let events = self.waiting.remove(&stream).unwrap_or_default();
-                let head = base64(&signed_head)?;
+                let head = bytes(&signed_head)?;
                 let first_of_each = if self.filtered {
                     let (before, leaves) =
                         before.zip(leaves).context("a filtered segment without its tree")?;
@@ -151,11 +156,8 @@ impl Check {
         head: &[u8],
         events: &[Unproven],
     ) -> anyhow::Result<Vec<u64>> {
-        let mut bytes = head.to_vec();
-        for event in events {
-            bytes.extend_from_slice(&u32::try_from(event.raw.len())?.to_be_bytes());
-            bytes.extend_from_slice(&event.raw);
-        }
+        let raw: Vec<Vec<u8>> = events.iter().map(|event| event.raw.clone()).collect();
+        let bytes = segment(head, &raw);
         let start = || Position::start(stream, Some(self.log.key()));
         let first = self.positions.entry(stream).or_insert_with(start).advance(index, &bytes)?.first;
         Ok((first..).take(events.len()).collect())
@@ -175,7 +177,7 @@ impl Check {
         let (mut tree, mut events, mut places) = (before, events.iter(), Vec::new());
         for leaf in leaves {
             let leaf: Hash = match leaf {
-                Some(leaf) => base64(leaf)?.try_into().ok().context("a leaf hash is not 32 bytes long")?,
+                Some(leaf) => bytes(leaf)?.try_into().ok().context("a leaf hash is not 32 bytes long")?,
                 None => {
                     places.push(tree.size());
                     leaf_hash(&events.next().context("an event is missing")?.raw)
