@@ -133,5 +133,9 @@ fn a_million(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, appends, a_million);
+criterion_group! {
+    name = benches;
+    config = Criterion::default().sample_size(20);
+    targets = appends, a_million
+}
 criterion_main!(benches);

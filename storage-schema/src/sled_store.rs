@@ -227,17 +227,26 @@ fn part_key(stream: &StreamId, index: u64, part: u32) -> Vec<u8> {
 
 /// Writes a value in parts, replacing what was there. `key` gives the key of a part.
 fn put_parts(tree: &sled::Tree, key: impl Fn(u32) -> Vec<u8>, value: &[u8]) -> Result<(), StoreError> {
-    let mut parts = sled::Batch::default();
-    let mut next = 0;
-    for part in value.chunks(PART_BYTES).chain(value.is_empty().then_some(&[][..])) {
-        parts.insert(key(next), part);
-        next += 1;
+    // Batches are slow, and most values have one part that replaces at most one.
+    let old = if value.len() < PART_BYTES {
+        tree.insert(key(0), value).map_err(fault)?
+    } else {
+        tree.get(key(0)).map_err(fault)?
+    };
+    let had_more = old.is_some_and(|old| old.len() == PART_BYTES);
+    if value.len() >= PART_BYTES || had_more {
+        let mut parts = sled::Batch::default();
+        let mut next = 0;
+        for part in value.chunks(PART_BYTES).chain(value.is_empty().then_some(&[][..])) {
+            parts.insert(key(next), part);
+            next += 1;
+        }
+        while had_more && tree.contains_key(key(next)).map_err(fault)? {
+            parts.remove(key(next));
+            next += 1;
+        }
+        tree.apply_batch(parts).map_err(fault)?;
     }
-    while tree.contains_key(key(next)).map_err(fault)? {
-        parts.remove(key(next));
-        next += 1;
-    }
-    tree.apply_batch(parts).map_err(fault)?;
     touch(tree, &key(0), value.len())
 }
 
