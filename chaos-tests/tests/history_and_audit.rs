@@ -308,6 +308,29 @@ fn history_and_audit_answer_live_and_offline() {
 }
 
 #[test]
+fn an_auditor_reads_everything_and_changes_nothing() {
+    let mut deployment = Deployment::new();
+    deployment.start();
+    assert!(deployment.recover().status.success());
+    let (pem, public) = keys::generate_workload_owner_key().unwrap();
+    fs::write(deployment.path("auditor.pem"), pem.as_bytes()).unwrap();
+    let with_key =
+        |arguments: &[&str]| deployment.live(&[arguments, &["--auditor-key", "auditor.pem"]].concat());
+    refused(&with_key(&["audit", "export"]), "not of an auditor");
+
+    let mut manifest: Value =
+        serde_json::from_slice(&fs::read(deployment.path("manifest.json")).unwrap()).unwrap();
+    manifest["AuditorPubKeys"] = vec![hex::encode(public)].into();
+    fs::write(deployment.path("manifest.json"), serde_json::to_vec_pretty(&manifest).unwrap()).unwrap();
+    deployment.good_live(&["set", "--workload-owner-key", "workload-owner.pem"]);
+    let exported = with_key(&["audit", "export", "--kind", "CertificateIssued"]);
+    assert!(stdout(&exported).contains("CertificateIssued"), "{}", stderr(&exported));
+    fs::write(deployment.path("manifest.json"), serde_json::to_vec(&manifest).unwrap()).unwrap();
+    let set = deployment.live(&["set", "--workload-owner-key", "auditor.pem"]);
+    assert_eq!(set.status.code(), Some(1), "{}", stderr(&set));
+}
+
+#[test]
 fn a_rolled_back_or_foreign_history_is_refused() {
     let mut deployment = Deployment::new();
     copy(&deployment.path("event-log"), &deployment.path("older"));

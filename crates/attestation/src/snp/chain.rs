@@ -1,7 +1,12 @@
 //! The chain of certificates: root (ARK), signing key (ASK, or ASVK for provider keys), and the
 //! key that signed the report (VCEK, VLEK). Checked over the bytes as received.
 
-use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED, RSA_PSS_2048_8192_SHA384, UnparsedPublicKey};
+use std::cell::RefCell;
+
+use aws_lc_rs::{
+    digest::{self, SHA256},
+    signature::{ECDSA_P384_SHA384_FIXED, RSA_PSS_2048_8192_SHA384, UnparsedPublicKey},
+};
 use manifest::{KeyDigest, SnpProduct, Timestamp};
 use x509_parser::{
     certificate::X509Certificate, prelude::FromDer as _, revocation_list::CertificateRevocationList,
@@ -85,9 +90,13 @@ impl Chain {
         let ark = parse("root certificate", ark_der)?;
         let ask = parse("signing key certificate", &ask)?;
         let vek = parse("report key certificate", vek_der)?;
-        issued("root certificate", &ark, &ark, now)?;
-        issued("signing key certificate", &ask, &ark, now)?;
-        issued("report key certificate", &vek, &ask, now)?;
+        authority(&ask, &ark)?;
+        issued("report key certificate", &vek, &ask)?;
+        for (name, certificate) in
+            [("root certificate", &ark), ("signing key certificate", &ask), ("report key certificate", &vek)]
+        {
+            in_date(name, certificate, now)?;
+        }
         for (name, certificate) in [("root certificate", &ark), ("signing key certificate", &ask)] {
             if !certificate.is_ca() {
                 return refuse(name, "a CA certificate", "an end-entity certificate");
@@ -118,12 +127,44 @@ fn pem_pair(pem: &str) -> Result<(Vec<u8>, Vec<u8>), Refusal> {
     }
 }
 
-/// Name, signature and dates of a certificate under its issuer.
+/// Pairs of signing key and root certificate whose signatures this thread has found to hold. They
+/// are the same few for every report, and RSA-4096 is two thirds of a verification's time.
+const MOST_AUTHORITIES: usize = 32;
+thread_local! {
+    static AUTHORITIES: RefCell<Vec<[u8; 32]>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Names and signatures of the root and of the signing key under it; their dates are not looked at.
+fn authority(ask: &X509Certificate<'_>, ark: &X509Certificate<'_>) -> Result<(), Refusal> {
+    let mut context = digest::Context::new(&SHA256);
+    for certificate in [ark, ask] {
+        for part in [certificate.tbs_certificate.as_ref(), certificate.signature_value.data.as_ref()] {
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part);
+        }
+        context.update(certificate.signature_algorithm.algorithm.as_bytes());
+    }
+    let mut pair = [0; 32];
+    pair.copy_from_slice(context.finish().as_ref());
+    if AUTHORITIES.with_borrow(|known| known.contains(&pair)) {
+        return Ok(());
+    }
+    issued("root certificate", ark, ark)?;
+    issued("signing key certificate", ask, ark)?;
+    AUTHORITIES.with_borrow_mut(|known| {
+        if known.len() >= MOST_AUTHORITIES {
+            known.clear();
+        }
+        known.push(pair);
+    });
+    Ok(())
+}
+
+/// Name and signature of a certificate under its issuer.
 fn issued(
     name: &'static str,
     certificate: &X509Certificate<'_>,
     issuer: &X509Certificate<'_>,
-    now: Timestamp,
 ) -> Result<(), Refusal> {
     if certificate.issuer().as_raw() != issuer.subject().as_raw() {
         return refuse(name, format!("issued by {}", issuer.subject()), certificate.issuer());
@@ -135,7 +176,10 @@ fn issued(
     // SHA-384 and a salt of its length are what this verification algorithm means.
     UnparsedPublicKey::new(&RSA_PSS_2048_8192_SHA384, issuer.public_key().subject_public_key.data.as_ref())
         .verify(certificate.tbs_certificate.as_ref(), certificate.signature_value.data.as_ref())
-        .or_else(|_| refuse(name, format!("signed by {}", issuer.subject()), "another signature"))?;
+        .or_else(|_| refuse(name, format!("signed by {}", issuer.subject()), "another signature"))
+}
+
+fn in_date(name: &'static str, certificate: &X509Certificate<'_>, now: Timestamp) -> Result<(), Refusal> {
     let validity = certificate.validity();
     let at = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
     if at < validity.not_before.timestamp() || at > validity.not_after.timestamp() {
