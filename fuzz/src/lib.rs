@@ -205,7 +205,7 @@ fn identifiers(bytes: &[u8]) {
 }
 
 fn identifier_texts() -> Vec<Vec<u8>> {
-    ["2026-11-24T12:00:00Z", "control", "replica-00112233445566778899aabbccddeeff"].map(|t| t.into()).to_vec()
+    ["2026-11-24T12:00:00Z", "control", "replica-00112233445566778899aabbccddeeff"].map(Into::into).to_vec()
 }
 
 /// Contents of the files in a folder of the repository.
