@@ -1,5 +1,7 @@
 //! Each target on its seeds, on what libFuzzer once found (`corpus/`), and on mutations of both.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::Path;
 
 use fuzz::TARGETS;
