@@ -326,8 +326,21 @@ fn an_auditor_reads_everything_and_changes_nothing() {
     let exported = with_key(&["audit", "export", "--kind", "CertificateIssued"]);
     assert!(stdout(&exported).contains("CertificateIssued"), "{}", stderr(&exported));
     fs::write(deployment.path("manifest.json"), serde_json::to_vec(&manifest).unwrap()).unwrap();
+    // The next manifest changes a policy; the diff shows the line.
+    let document = fs::read(deployment.path("policies/frontend.toml")).unwrap();
+    let changed = [document.as_slice(), b"# one more rule\n"].concat();
+    let (old, new) = (manifest::PolicyHash::of(&document), manifest::PolicyHash::of(&changed));
+    fs::write(deployment.path("policies/frontend.toml"), changed).unwrap();
+    let text = serde_json::to_string(&manifest).unwrap().replace(&old.to_string(), &new.to_string());
+    fs::write(deployment.path("manifest.json"), text).unwrap();
     let set = deployment.live(&["set", "--workload-owner-key", "auditor.pem"]);
     assert_eq!(set.status.code(), Some(1), "{}", stderr(&set));
+    deployment.good_live(&["set", "--workload-owner-key", "workload-owner.pem"]);
+    let diff = deployment.good_live(&["history", "diff", "3", "4"]);
+    assert!(diff.contains("~ workload shop/deployment/frontend"), "{diff}");
+    assert!(diff.contains("    +# one more rule"), "{diff}");
+    let auditors = deployment.good_live(&["history", "diff", "2", "3"]);
+    assert!(auditors.contains("+ AuditorPubKeys: "), "{auditors}");
 }
 
 #[test]

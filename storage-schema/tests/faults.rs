@@ -1,5 +1,5 @@
 //! What crashes, full disks and hostile disks do to the log, with the real files.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::{
     fs,
@@ -226,6 +226,46 @@ fn flipped_bits_and_cut_files_lose_nothing_silently() {
         fs::remove_dir_all(&damaged).unwrap();
     }
     assert!(refused > 10, "only {refused} damages were noticed at all: does the test hit anything?");
+}
+
+/// Changes the segments as a hostile disk would that writes valid sled files.
+fn rewritten(original: &Path, name: &str, change: impl Fn(&sled::Tree, &[Vec<u8>])) -> String {
+    let directory = original.with_file_name(name);
+    copy(original, &directory);
+    let db = sled::open(directory.join("sled")).unwrap();
+    let tree = db.open_tree("segments").unwrap();
+    let keys: Vec<Vec<u8>> = tree.iter().keys().map(|key| key.unwrap().to_vec()).collect();
+    change(&tree, &keys);
+    db.flush().unwrap();
+    drop((tree, db));
+    open(&directory).err().expect("a rewritten log was accepted").to_string()
+}
+
+#[test]
+fn removed_swapped_and_foreign_segments_in_the_files_are_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let original = directory.path().join("original");
+    filled(&original, 10);
+    let removed = rewritten(&original, "removed", |tree, keys| drop(tree.remove(&keys[4])));
+    assert!(
+        removed.contains("stream control, segment 5: position in the store: expected 4, found 5"),
+        "{removed}"
+    );
+    let swapped = rewritten(&original, "swapped", |tree, keys| {
+        let (one, other) = (tree.get(&keys[2]).unwrap().unwrap(), tree.get(&keys[3]).unwrap().unwrap());
+        tree.insert(&keys[2], other).unwrap();
+        tree.insert(&keys[3], one).unwrap();
+    });
+    assert!(swapped.contains("stream control, segment 2: index: expected 2, found 3"), "{swapped}");
+    let last = rewritten(&original, "last", |tree, keys| drop(tree.remove(&keys[9])));
+    assert!(last.contains("stream control had 10 segments, 9 are there"), "{last}");
+    let changed = rewritten(&original, "changed", |tree, keys| {
+        let mut bytes = tree.get(&keys[6]).unwrap().unwrap().to_vec();
+        let end = bytes.len() - 1;
+        bytes[end] ^= 1;
+        tree.insert(&keys[6], bytes).unwrap();
+    });
+    assert!(changed.contains("stream control, segment 6, bytes"), "{changed}");
 }
 
 #[test]

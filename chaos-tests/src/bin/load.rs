@@ -34,6 +34,9 @@ struct Args {
     /// How long, in seconds.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
+    /// Where the deployment is made, and stays; a temporary directory if none is given.
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<std::path::PathBuf>,
 }
 
 /// Ends the Coordinator, however this program ends.
@@ -49,7 +52,7 @@ impl Drop for Running {
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let directory = tempfile::tempdir()?;
-    let state = directory.path().join("state");
+    let state = args.state_dir.clone().unwrap_or_else(|| directory.path().join("state"));
     let mesh = free_port()?;
     let output = Command::new(program("contrast"))
         .args(["dev", "--keep", "--output", "json", "--mesh-port", &mesh.to_string(), "--state-dir"])
