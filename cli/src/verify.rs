@@ -103,7 +103,7 @@ pub(crate) async fn check(address: &str, manifest: &Manifest, memory: &Path) -> 
     }
     Ok(Verified {
         platform: coordinator.claims.platform().to_string(),
-        tcb: coordinator.claims.reported_tcb().to_string(),
+        tcb: coordinator.claims.tcb(),
         coordinator_policy: coordinator.claims.policy_hash(),
         history,
         latest_transition: computed.unwrap_or(TransitionHash::ZERO),

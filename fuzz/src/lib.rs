@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use attestation::{Evidence, EvidenceOid, ReportData};
+use attestation::{Evidence, EvidenceOid, ReportData, TdxEvidence};
 use keys::LogKey;
 use manifest::{Manifest, ReplicaId, RequestId, Timestamp};
 use storage_schema::{
@@ -148,8 +148,9 @@ fn manifests() -> Vec<Vec<u8>> {
     let policy = "11".repeat(32);
     let text = format!(
         r#"{{"Policies":{{"{policy}":{{"SANs":["web","10.0.0.1"],"WorkloadSecretID":"a/b","Role":"coordinator"}}}},
-        "ReferenceValues":{{"snp":[{{"ProductName":"Milan","TrustedMeasurement":"{}","MinimumTCB":{{
-        "BootloaderVersion":3,"TEEVersion":0,"SNPVersion":8,"MicrocodeVersion":115}}}}]}},
+        "ReferenceValues":{{"snp":[{{"ProductName":"Milan","TrustedMeasurement":"{0}","MinimumTCB":{{
+        "BootloaderVersion":3,"TEEVersion":0,"SNPVersion":8,"MicrocodeVersion":115}}}}],
+        "tdx":[{{"MrTd":"{0}","MrSeam":"{0}","Rtmrs":["{0}","{0}","{0}","{0}"],"Xfam":"e702060000000000"}}]}},
         "WorkloadOwnerPubKeys":["00"],"SeedshareOwnerPubKeys":["01"],"AuditorPubKeys":["02"]}}"#,
         "22".repeat(48)
     );
@@ -157,6 +158,10 @@ fn manifests() -> Vec<Vec<u8>> {
 }
 
 fn evidence(bytes: &[u8]) {
+    if let Ok(tdx) = TdxEvidence::from_protobuf(bytes) {
+        let again = tdx.to_protobuf().ok().map(|bytes| TdxEvidence::from_protobuf(&bytes));
+        assert!(again.is_none_or(|again| again.as_ref() == Ok(&tdx)), "what was read is written the same");
+    }
     let reference = manifests().iter().find_map(|bytes| Manifest::parse(bytes).ok());
     let Some(reference) = reference else { return };
     for oid in EvidenceOid::ALL {
@@ -170,7 +175,14 @@ fn evidences() -> Vec<Vec<u8>> {
     let report = files("crates/attestation/testdata").into_iter().find(|bytes| bytes.len() == 1184);
     // sevsnp.Attestation with a report (field 1) and empty chain (field 2).
     let field = |report: Vec<u8>| [&[0x0a, 0xa0, 0x09], report.as_slice(), &[0x12, 0x00]].concat();
-    report.map(field).into_iter().collect()
+    let mut seeds: Vec<Vec<u8>> = report.map(field).into_iter().collect();
+    let tdx = files("crates/attestation/testdata/tdx");
+    let collateral = tdx.iter().find(|bytes| bytes.starts_with(b"{"));
+    for quote in tdx.iter().filter(|bytes| !bytes.starts_with(b"{")) {
+        let evidence = TdxEvidence { quote: quote.clone(), collateral: collateral.cloned() };
+        seeds.extend(evidence.to_protobuf());
+    }
+    seeds
 }
 
 fn certificate(bytes: &[u8]) {

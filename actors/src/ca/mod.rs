@@ -164,10 +164,10 @@ impl Sign {
             sans: entry.sans.clone(),
             platform: claims.platform().to_string(),
             evidence: EvidenceHash::of(&msg.evidence),
-            tcb: claims.reported_tcb().to_string(),
+            tcb: claims.tcb(),
             transition: active.transition,
             nonce: msg.nonce,
-            verdict: claims.met_reference(),
+            verdict: claims.met_reference().to_owned(),
         }];
         facts.extend(
             secret_id

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use anyhow::{Context as _, ensure};
-use attestation::{Evidence, EvidenceOid, ReportData};
+use attestation::{Evidence, EvidenceOid, Platform, ReportData};
 use manifest::{Manifest, TransitionHash};
 use storage_schema::{BlobHash, Event, Fact};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
@@ -43,7 +43,15 @@ impl Judge {
         blob: Option<&Vec<u8>>,
     ) -> anyhow::Result<Verdict> {
         let Fact::CertificateIssued {
-            serial, certificate, policy, evidence, transition, nonce, sans, ..
+            serial,
+            certificate,
+            policy,
+            evidence,
+            transition,
+            nonce,
+            sans,
+            platform,
+            ..
         } = &event.fact
         else {
             return Ok(Verdict::NotRepeatable);
@@ -67,7 +75,9 @@ impl Judge {
             return Ok(Verdict::NotRepeatable);
         }
         let bound = ReportData::bind(parsed.public_key().raw, nonce);
-        let evidence = Evidence { oid: EvidenceOid::Snp, document: blob.clone() };
+        let is_tdx = *platform == Platform::Tdx.to_string();
+        let oid = if is_tdx { EvidenceOid::Tdx } else { EvidenceOid::Snp };
+        let evidence = Evidence { oid, document: blob.clone() };
         let claims =
             attestation::verify(&evidence, &bound, &manifest.reference_values, event.at).with_context(of)?;
         let found = claims.policy_hash();

@@ -1,7 +1,7 @@
-//! One real Milan report: three RSA-PSS signatures, one ECDSA, every comparison.
+//! One real Milan report and one real TDX quote, with every comparison.
 #![expect(clippy::unwrap_used, missing_docs, reason = "a benchmark")]
 
-use attestation::{Evidence, EvidenceOid, ReportData, SnpEvidence, verify};
+use attestation::{Evidence, EvidenceOid, ReportData, SnpEvidence, TdxEvidence, verify};
 use criterion::{Criterion, criterion_group, criterion_main};
 use manifest::{ReferenceValues, Timestamp};
 use serde_json::json;
@@ -25,5 +25,23 @@ fn milan(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, milan);
+fn tdx(c: &mut Criterion) {
+    let quote = include_bytes!("../testdata/tdx/tdx10-v4-dcapqvl.quote.bin").as_slice();
+    let collateral = include_bytes!("../testdata/tdx/tdx10-v4-dcapqvl.collateral.json").to_vec();
+    let field = |at: usize, size: usize| hex::encode(&quote[48 + at..48 + at + size]);
+    let reference: ReferenceValues = serde_json::from_value(json!({ "tdx": [{
+        "MrTd": field(136, 48), "MrSeam": field(16, 48), "Xfam": field(128, 8),
+        "Rtmrs": [field(328, 48), field(376, 48), field(424, 48), field(472, 48)],
+    }] }))
+    .unwrap();
+    let expected = ReportData::from_bytes(quote[568..632].try_into().unwrap());
+    let evidence = TdxEvidence { quote: quote.to_vec(), collateral: Some(collateral) };
+    let evidence = Evidence { oid: EvidenceOid::Tdx, document: evidence.to_protobuf().unwrap() };
+    let now = Timestamp::from_millis(1_751_000_000_000);
+    c.bench_function("verify TDX evidence", |b| {
+        b.iter(|| verify(&evidence, &expected, &reference, now).unwrap());
+    });
+}
+
+criterion_group!(benches, milan, tdx);
 criterion_main!(benches);

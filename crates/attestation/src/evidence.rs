@@ -78,6 +78,8 @@ impl fmt::Debug for ReportData {
 pub enum Platform {
     /// AMD SEV-SNP hardware.
     SevSnp,
+    /// Intel TDX hardware.
+    Tdx,
     /// Report format of SEV-SNP, signed by a self-made root. Protects nothing.
     SimulatedSnp,
 }
@@ -86,6 +88,7 @@ impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::SevSnp => "sev-snp",
+            Self::Tdx => "tdx",
             Self::SimulatedSnp => "simulated-snp (NOT HARDWARE)",
         })
     }

@@ -6,7 +6,9 @@ use manifest::{GuestPolicy, ReferenceValues, SnpProduct, SnpReferenceValues, Tim
 
 use crate::{
     Claims, Evidence, EvidenceOid, Platform, ReportData, SnpEvidence, Tcb,
-    snp::{Chain, Report, Root},
+    claims::Body,
+    snp::{Chain, Report, Root, SnpClaims},
+    tdx,
 };
 
 /// One check that did not hold.
@@ -64,8 +66,10 @@ pub fn verify(
 ) -> Result<Claims, Refusal> {
     let refuse =
         |check, expected: &str, found: String| Err(Refusal::one(FailedCheck::new(check, expected, found)));
-    if evidence.oid != EvidenceOid::Snp {
-        return refuse("evidence kind", "SEV-SNP", format!("{:?}", evidence.oid));
+    match evidence.oid {
+        EvidenceOid::Snp => {}
+        EvidenceOid::Tdx => return tdx::verify(&evidence.document, expected, reference, now),
+        EvidenceOid::Insecure => return refuse("evidence kind", "SEV-SNP or TDX", "unsigned".into()),
     }
     let snp = match SnpEvidence::from_protobuf(&evidence.document) {
         Ok(snp) => snp,
@@ -99,7 +103,11 @@ pub fn verify(
             _ => Chain::verify(&snp, &report, &root, product, now).and_then(|chain| {
                 authentic.push(product);
                 compare(&report, expected, entry)?;
-                Ok(Claims::new(platform, product, chain.root, report.clone(), place))
+                {
+                    let reference = format!("ReferenceValues.snp[{place}]");
+                    let body = Body::Snp(Box::new(SnpClaims::new(product, report.clone())));
+                    Ok(Claims::new(platform, chain.root, reference, body))
+                }
             }),
         };
         match attempt {

@@ -1,63 +1,29 @@
 //! What a verified report says, and how a workload's certificate repeats it.
 
-use manifest::{KeyDigest, PolicyHash, SnpProduct};
+use manifest::SnpProduct;
 
 use super::{Report, Tcb};
-use crate::Platform;
+use crate::claims::{boolean, integer, octets};
 
-/// What was proven about a workload. Only the verifier makes one.
+/// What was proven about an SNP guest.
 #[derive(Clone)]
-pub struct Claims {
-    platform: Platform,
+pub(crate) struct SnpClaims {
     product: SnpProduct,
-    root: KeyDigest,
     report: Report,
-    reference: usize,
 }
 
-impl Claims {
-    pub(crate) fn new(
-        platform: Platform,
-        product: SnpProduct,
-        root: KeyDigest,
-        report: Report,
-        reference: usize,
-    ) -> Self {
-        Self { platform, product, root, report, reference }
+impl SnpClaims {
+    pub(crate) fn new(product: SnpProduct, report: Report) -> Self {
+        Self { product, report }
     }
 
-    /// What it runs on.
-    pub fn platform(&self) -> Platform {
-        self.platform
-    }
-
-    /// The processor line.
-    pub fn product(&self) -> SnpProduct {
-        self.product
-    }
-
-    /// SHA-256 of the root certificate that the evidence leads to.
-    pub fn root(&self) -> KeyDigest {
-        self.root
-    }
-
-    /// JSON path of the manifest's entry that the evidence met.
-    pub fn met_reference(&self) -> String {
-        format!("ReferenceValues.snp[{}]", self.reference)
-    }
-
-    /// The policy that the guest runs under: the report's HOSTDATA.
-    pub fn policy_hash(&self) -> PolicyHash {
-        PolicyHash::from_bytes(self.report.host_data())
-    }
-
-    /// Launch digest.
-    pub fn measurement(&self) -> [u8; 48] {
-        self.report.measurement()
+    /// The policy's hash.
+    pub(crate) fn host_data(&self) -> [u8; 32] {
+        self.report.host_data()
     }
 
     /// Security versions that the platform vouches for.
-    pub fn reported_tcb(&self) -> Tcb {
+    pub(crate) fn reported_tcb(&self) -> Tcb {
         self.tcb(0x180)
     }
 
@@ -65,9 +31,8 @@ impl Claims {
         Tcb::from_report(self.report.bytes(at), self.product)
     }
 
-    /// The claims as certificate extensions: object identifier and DER value (spec
-    /// control-plane.md 4.4).
-    pub fn extensions(&self) -> Vec<(Vec<u64>, Vec<u8>)> {
+    /// The claims as certificate extensions below 1.3.9901.2.1 (spec control-plane.md 4.4).
+    pub(crate) fn extensions(&self) -> Vec<(u64, Vec<u8>)> {
         let report = &self.report;
         let policy = report.policy();
         let bit = |value: u64, n: u32| boolean(value >> n & 1 == 1);
@@ -112,41 +77,6 @@ impl Claims {
             values.extend((first..).zip(parts.map(|part| integer(u64::from(part)))));
         }
         values.sort_by_key(|(n, _)| *n);
-        values.into_iter().map(|(n, der)| (vec![1, 3, 9901, 2, 1, n], der)).collect()
-    }
-}
-
-fn integer(value: u64) -> Vec<u8> {
-    let bytes = value.to_be_bytes();
-    let start = bytes.iter().position(|byte| *byte != 0).unwrap_or(7);
-    let significant = &bytes[start..];
-    let padding: &[u8] = if significant[0] & 0x80 == 0 { &[] } else { &[0] };
-    tagged(2, &[padding, significant].concat())
-}
-
-fn boolean(value: bool) -> Vec<u8> {
-    tagged(1, &[if value { 0xff } else { 0 }])
-}
-
-fn octets(bytes: &[u8]) -> Vec<u8> {
-    tagged(4, bytes)
-}
-
-/// DER with a one-byte length: no claim is longer than 64 bytes.
-fn tagged(tag: u8, content: &[u8]) -> Vec<u8> {
-    let length = u8::try_from(content.len()).unwrap_or(0x7f);
-    [&[tag, length], content].concat()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn der_integers_are_minimal_and_positive() {
-        assert_eq!(integer(0), [2, 1, 0]);
-        assert_eq!(integer(127), [2, 1, 127]);
-        assert_eq!(integer(128), [2, 2, 0, 128]);
-        assert_eq!(integer(256), [2, 2, 1, 0]);
+        values
     }
 }

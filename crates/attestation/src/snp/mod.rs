@@ -7,7 +7,7 @@ mod report;
 mod tcb;
 
 pub(crate) use chain::{Chain, Root};
-pub use claims::Claims;
+pub(crate) use claims::SnpClaims;
 pub use protobuf::SnpEvidence;
 #[cfg(feature = "simulated")]
 pub(crate) use report::{REPORT_BYTES, SIGNED_BYTES};

@@ -1,0 +1,181 @@
+//! Real TDX quotes with the verdicts known for them. Sources of the files: testdata/README.md.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use attestation::{Claims, Evidence, EvidenceOid, Platform, Refusal, ReportData, TdxEvidence, verify};
+use manifest::{
+    KeyDigest, Measurement, PlatformInstanceId, PolicyHash, ReferenceValues, TdxReferenceValues, Timestamp,
+    Xfam,
+};
+
+/// Inside the collateral's dates; both ends were found by trying (testdata/README.md).
+const NOW: u64 = 1_751_000_000;
+const FIRST: u64 = 1_750_329_148;
+const LAST: u64 = 1_752_919_234;
+const QUOTE: &[u8] = include_bytes!("../testdata/tdx/tdx10-v4-dcapqvl.quote.bin");
+const COLLATERAL: &[u8] = include_bytes!("../testdata/tdx/tdx10-v4-dcapqvl.collateral.json");
+const OTHERS: [&[u8]; 3] = [
+    include_bytes!("../testdata/tdx/tdx10-v4-trustee.quote.bin"),
+    include_bytes!("../testdata/tdx/tdx10-v4-gotdx.quote.bin"),
+    include_bytes!("../testdata/tdx/tdx15-v5-gotdx.quote.bin"),
+];
+const SGX: &[u8] = include_bytes!("../testdata/tdx/sgx-v3-dcapqvl.quote.bin");
+/// Where the body of a version 4 quote begins.
+const BODY: usize = 48;
+
+fn measurement(quote: &[u8], at: usize) -> Measurement {
+    Measurement::try_from(&quote[BODY + at..BODY + at + 48]).unwrap()
+}
+
+/// Reference values that a quote meets by construction.
+fn fitting(quote: &[u8]) -> TdxReferenceValues {
+    TdxReferenceValues {
+        platform: String::new(),
+        mr_td: measurement(quote, 136),
+        mr_seam: Some(measurement(quote, 16)),
+        rtmrs: [328, 376, 424, 472].map(|at| measurement(quote, at)),
+        xfam: Xfam::try_from(&quote[BODY + 128..BODY + 136]).unwrap(),
+        min_tcb_evaluation_data_number: 0,
+        allowed_piids: Vec::new(),
+        memory_integrity: false,
+        smt_disabled: false,
+        static_platform: false,
+        cpus: None,
+    }
+}
+
+fn report_data(quote: &[u8]) -> ReportData {
+    ReportData::from_bytes(quote[BODY + 520..BODY + 584].try_into().unwrap())
+}
+
+fn judge(
+    evidence: &TdxEvidence,
+    data: &ReportData,
+    tdx: Vec<TdxReferenceValues>,
+    at: u64,
+) -> Result<Claims, Refusal> {
+    let document = evidence.to_protobuf().expect("a quote");
+    let evidence = Evidence { oid: EvidenceOid::Tdx, document };
+    let reference = ReferenceValues { tdx, ..ReferenceValues::default() };
+    verify(&evidence, data, &reference, Timestamp::from_millis(at * 1000))
+}
+
+fn with_collateral(quote: &[u8]) -> TdxEvidence {
+    TdxEvidence { quote: quote.to_vec(), collateral: Some(COLLATERAL.to_vec()) }
+}
+
+fn judge_real(tdx: TdxReferenceValues, at: u64) -> Result<Claims, Refusal> {
+    judge(&with_collateral(QUOTE), &report_data(QUOTE), vec![tdx], at)
+}
+
+fn checks(outcome: Result<Claims, Refusal>) -> Vec<&'static str> {
+    outcome.err().expect("refused").checks.iter().map(|failed| failed.check).collect()
+}
+
+#[test]
+fn a_real_quote_is_accepted_while_its_collateral_is_valid() {
+    for at in [FIRST, NOW, LAST] {
+        let claims = judge_real(fitting(QUOTE), at).unwrap();
+        assert_eq!(claims.platform(), Platform::Tdx);
+        assert_eq!(claims.policy_hash(), PolicyHash::try_from(&QUOTE[BODY + 184..BODY + 216]).unwrap());
+        assert_eq!((claims.tcb().as_str(), claims.met_reference()), ("UpToDate", "ReferenceValues.tdx[0]"));
+        assert_eq!(claims.extensions().len(), 14);
+    }
+    for at in [FIRST - 2, LAST + 2] {
+        let refusal = judge_real(fitting(QUOTE), at).err().unwrap();
+        assert_eq!(refusal.checks[0].check, "quote", "{refusal}");
+    }
+}
+
+#[test]
+fn every_reference_value_that_differs_is_named() {
+    type Change = fn(&mut TdxReferenceValues);
+    let changes: [(&str, Change); 8] = [
+        ("MRTD", |entry| entry.mr_td = Measurement::from_bytes([9; 48])),
+        ("MRSEAM", |entry| entry.mr_seam = Some(Measurement::from_bytes([9; 48]))),
+        ("MRSEAM", |entry| entry.mr_seam = None),
+        ("RTMR 0", |entry| entry.rtmrs[0] = Measurement::from_bytes([9; 48])),
+        ("RTMR 3", |entry| entry.rtmrs[3] = Measurement::from_bytes([9; 48])),
+        ("XFAM", |entry| entry.xfam = Xfam::from_bytes([9; 8])),
+        ("TCB evaluation number", |entry| entry.min_tcb_evaluation_data_number = 1000),
+        ("platform instance id", |entry| entry.allowed_piids = vec![PlatformInstanceId::from_bytes([9; 16])]),
+    ];
+    for (name, change) in changes {
+        let mut entry = fitting(QUOTE);
+        change(&mut entry);
+        assert_eq!(checks(judge_real(entry, NOW)), [name]);
+    }
+    let unbound = ReportData::from_bytes([7; 64]);
+    assert_eq!(checks(judge(&with_collateral(QUOTE), &unbound, vec![fitting(QUOTE)], NOW)), ["report data"]);
+    // Of several entries one is enough.
+    let mut wrong = fitting(QUOTE);
+    wrong.mr_td = Measurement::from_bytes([9; 48]);
+    let claims =
+        judge(&with_collateral(QUOTE), &report_data(QUOTE), vec![wrong, fitting(QUOTE)], NOW).unwrap();
+    assert_eq!(claims.met_reference(), "ReferenceValues.tdx[1]");
+}
+
+#[test]
+fn what_is_no_evidence_of_a_trusted_td_is_refused_with_its_reason() {
+    let bare = TdxEvidence { quote: QUOTE.to_vec(), collateral: None };
+    assert_eq!(checks(judge(&bare, &report_data(QUOTE), vec![fitting(QUOTE)], NOW)), ["collateral"]);
+    assert_eq!(
+        checks(judge(&with_collateral(QUOTE), &report_data(QUOTE), vec![], NOW)),
+        ["reference values"]
+    );
+    // Collateral of another FMSPC.
+    for other in OTHERS {
+        let refusal =
+            judge(&with_collateral(other), &report_data(QUOTE), vec![fitting(QUOTE)], NOW).err().unwrap();
+        assert_eq!(refusal.checks[0].check, "quote", "{refusal}");
+    }
+    assert!(TdxEvidence { quote: SGX.to_vec(), collateral: None }.to_protobuf().is_err(), "an SGX quote");
+    let document = with_collateral(QUOTE).to_protobuf().unwrap();
+    let evidence = Evidence { oid: EvidenceOid::Tdx, document };
+    let simulated = ReferenceValues {
+        tdx: vec![fitting(QUOTE)],
+        simulated_roots: vec![KeyDigest::from_bytes([1; 32])],
+        ..ReferenceValues::default()
+    };
+    let at = Timestamp::from_millis(NOW * 1000);
+    assert_eq!(checks(verify(&evidence, &report_data(QUOTE), &simulated, at)), ["root"]);
+    let as_snp = Evidence { oid: EvidenceOid::Snp, ..evidence };
+    assert!(verify(&as_snp, &report_data(QUOTE), &simulated, at).is_err());
+}
+
+#[test]
+fn every_changed_byte_of_the_signed_part_is_refused() {
+    for at in 0..BODY + 584 {
+        let mut quote = QUOTE.to_vec();
+        quote[at] ^= 1 << (at % 8);
+        let data = report_data(&quote);
+        let mut entry = fitting(&quote); // so that nothing but the signature can notice
+        entry.xfam = Xfam::try_from(&quote[BODY + 128..BODY + 136]).unwrap();
+        let evidence = TdxEvidence { quote, collateral: Some(COLLATERAL.to_vec()) };
+        let Ok(document) = evidence.to_protobuf() else { continue }; // no TDX quote any more
+        let evidence = Evidence { oid: EvidenceOid::Tdx, document };
+        let reference = ReferenceValues { tdx: vec![entry], ..ReferenceValues::default() };
+        let outcome = verify(&evidence, &data, &reference, Timestamp::from_millis(NOW * 1000));
+        assert!(outcome.is_err(), "byte {at} was changed and the quote accepted");
+    }
+}
+
+#[test]
+fn the_wire_form_gives_the_same_bytes_back() {
+    for quote in [QUOTE, OTHERS[0], OTHERS[1], OTHERS[2]] {
+        let bare = TdxEvidence { quote: quote.to_vec(), collateral: None };
+        assert_eq!(TdxEvidence::from_protobuf(&bare.to_protobuf().unwrap()).unwrap(), bare);
+        let document = with_collateral(quote).to_protobuf().unwrap();
+        let back = TdxEvidence::from_protobuf(&document).unwrap();
+        assert_eq!(back.collateral.as_deref(), Some(COLLATERAL));
+        assert!(quote.starts_with(&back.quote), "all but the padding");
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn arbitrary_documents_are_refused(bytes: Vec<u8>) {
+        let evidence = Evidence { oid: EvidenceOid::Tdx, document: bytes };
+        let reference = ReferenceValues { tdx: vec![fitting(QUOTE)], ..ReferenceValues::default() };
+        proptest::prop_assert!(verify(&evidence, &report_data(QUOTE), &reference, Timestamp::from_millis(0)).is_err());
+    }
+}
