@@ -26,7 +26,9 @@ const FORMAT: &str = "contrast-event-log 2";
 /// sled keeps at most this much in memory, in bytes.
 const CACHE_BYTES: u64 = 16 << 20;
 
-/// How long sled's threads get to close files.
+/// How long another process, or a store that was dropped, gets to close the files.
+const CLOSING: Duration = Duration::from_secs(1);
+/// How long sled's threads get to close the files of this store.
 const LET_GO: Duration = Duration::from_secs(5);
 const MOMENT: Duration = Duration::from_millis(10);
 /// Largest value that sled gets, in bytes.
@@ -61,7 +63,7 @@ impl SledStore {
         store.in_directory(fs::create_dir_all(directory))?;
         store.check_format()?;
         store.in_directory(fs::create_dir_all(directory.join("heads")))?;
-        let engine = store.open_engine()?;
+        let engine = store.open_within(CLOSING)?;
         *store.engine.write().unwrap_or_else(PoisonError::into_inner) = Some(engine);
         Ok(store)
     }
@@ -71,16 +73,17 @@ impl SledStore {
     pub fn reopen(&self) -> Result<(), StoreError> {
         let mut engine = self.engine.write().unwrap_or_else(PoisonError::into_inner);
         *engine = None;
-        *engine = Some(self.open_again()?);
+        *engine = Some(self.open_within(LET_GO)?);
         Ok(())
     }
 
-    /// Opens what this process had open before: sled's threads may need a moment to let go of it.
-    fn open_again(&self) -> Result<Engine, StoreError> {
+    /// Opens the files, waiting for whoever is just closing them: a process that ends, or sled's
+    /// threads in this one, which need a moment to let go.
+    fn open_within(&self, patience: Duration) -> Result<Engine, StoreError> {
         let mut waited = Duration::ZERO;
         loop {
             match self.open_engine() {
-                Err(StoreError::InUse(_)) if waited < LET_GO => {
+                Err(StoreError::InUse(_)) if waited < patience => {
                     std::thread::sleep(MOMENT);
                     waited += MOMENT;
                 }
@@ -191,7 +194,7 @@ impl SledStore {
                 let mut engine = self.engine.write().unwrap_or_else(PoisonError::into_inner);
                 let engine = match engine.take() {
                     Some(reopened) => engine.insert(reopened),
-                    None => engine.insert(self.open_again()?),
+                    None => engine.insert(self.open_within(LET_GO)?),
                 };
                 work(engine)
             }
