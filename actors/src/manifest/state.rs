@@ -1,6 +1,9 @@
 //! What the control stream means, and what may be added to it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use keys::{MeshCa, ReplicaSecret, SeedEngine};
 use manifest::{KeyDigest, Manifest, ManifestHash, OwnerKey, PolicyHash, Role, Timestamp, TransitionHash};
@@ -15,6 +18,9 @@ pub struct State {
     entries: Vec<Entry>,
     recoveries: u64,
     heads: BTreeMap<StreamId, StreamHead>,
+    /// What the entries name: hashes of manifests and policies, each once.
+    manifests: BTreeSet<ManifestHash>,
+    policies: BTreeSet<PolicyHash>,
 }
 
 /// One manifest of the history.
@@ -55,10 +61,8 @@ impl State {
 
     /// Whether this is the hash of a manifest or a policy of the history.
     pub fn names_blob(&self, hash: &[u8; 32]) -> bool {
-        let names = |entry: &Entry| {
-            entry.manifest.as_bytes() == hash || entry.policies.iter().any(|policy| policy.as_bytes() == hash)
-        };
-        self.entries.iter().any(names)
+        self.manifests.contains(&ManifestHash::from_bytes(*hash))
+            || self.policies.contains(&PolicyHash::from_bytes(*hash))
     }
 
     /// Those of the given heads that are news.
@@ -71,6 +75,8 @@ impl State {
     pub fn apply(&mut self, event: &Event) {
         match &event.fact {
             Fact::ManifestSet { manifest, policies, transition, transition_signature, .. } => {
+                self.manifests.insert(*manifest);
+                self.policies.extend(policies);
                 self.entries.push(Entry {
                     at: event.at,
                     manifest: *manifest,
@@ -158,7 +164,7 @@ fn authorise(
 }
 
 impl Projection for State {
-    const NAME: &'static str = "manifest history 1";
+    const NAME: &'static str = "manifest history 2";
 
     fn apply(&mut self, _: u64, event: &Event) {
         Self::apply(self, event);
