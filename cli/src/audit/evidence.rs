@@ -12,6 +12,8 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 #[derive(Default)]
 pub(super) struct Judge {
     manifests: HashMap<TransitionHash, Manifest>,
+    /// Mesh CA certificates, DER: one of the manifest, and one of each recovery under it.
+    authorities: HashMap<TransitionHash, Vec<Vec<u8>>>,
 }
 
 /// Outcome for one certificate.
@@ -34,6 +36,24 @@ impl Judge {
         ensure!(computed == *transition, "manifest {hash}: its transition is not {transition}");
         self.manifests.insert(*transition, manifest);
         Ok(())
+    }
+
+    /// Takes note of a certificate authority that began to issue.
+    pub(super) fn authority(&mut self, fact: &Fact) {
+        if let Fact::ManifestSet { transition, mesh_ca, .. }
+        | Fact::RecoveredByUser { transition, mesh_ca, .. } = fact
+        {
+            self.authorities.entry(*transition).or_default().push(mesh_ca.clone());
+        }
+    }
+
+    /// Whether one of the authorities of that time signed the certificate; the last one first.
+    fn is_signed(&self, certificate: &X509Certificate<'_>, transition: &TransitionHash) -> bool {
+        let authorities = self.authorities.get(transition).map(Vec::as_slice).unwrap_or_default();
+        authorities.iter().rev().any(|der| {
+            let parsed = X509Certificate::from_der(der);
+            parsed.is_ok_and(|(_, issuer)| certificate.verify_signature(Some(issuer.public_key())).is_ok())
+        })
     }
 
     /// Repeats the verification of an issued certificate.
@@ -66,6 +86,8 @@ impl Judge {
         let expected = serial.as_bytes();
         let expected = &expected[expected.iter().take_while(|byte| **byte == 0).count()..];
         ensure!(found == expected, "certificate {serial}: it says the serial number {}", hex::encode(found));
+        let signed = self.is_signed(&parsed, transition);
+        ensure!(signed, "certificate {serial}: no mesh CA of the manifest in force signed it");
         let manifest = self.manifests.get(transition).context("its manifest is missing").with_context(of)?;
         let entry = manifest.policies.get(policy).with_context(|| {
             format!("certificate {serial}: policy {policy} is not in the manifest that was in force")

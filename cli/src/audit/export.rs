@@ -193,8 +193,9 @@ impl Export {
     async fn write(&mut self, stream: StreamId, chunk: Vec<Waiting>, source: &Source) -> anyhow::Result<()> {
         let native = self.format == Format::Jsonl;
         let chosen = |filter: &Filter, event: &Event| {
-            // Manifests say what the rest is judged by, so they are never left out of our own format.
-            filter.wants(event) || (native && matches!(event.fact, Fact::ManifestSet { .. }))
+            // What the rest is judged by is never left out of our own format.
+            let judges = matches!(event.fact, Fact::ManifestSet { .. } | Fact::RecoveredByUser { .. });
+            filter.wants(event) || (native && judges)
         };
         if native {
             let events = chunk.iter().flat_map(|segment| &segment.events);

@@ -204,6 +204,7 @@ impl Check {
             "{}: what the line says is not what was signed",
             place()
         );
+        self.judge.authority(&event.fact);
         match &event.fact {
             fact @ Fact::ManifestSet { manifest, .. } => {
                 let blob = self.blobs.get(&BlobHash::from_bytes(*manifest.as_bytes()));
