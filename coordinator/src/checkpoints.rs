@@ -12,6 +12,10 @@ use crate::wiring::Actors;
 /// Events of a stream between two snapshots of it.
 const SNAPSHOT_EVERY: u64 = 50_000;
 
+/// Events between two reopenings of the store: after a crash the next start reads through what was
+/// written since the last one, and a reopening stops writes for most of a second.
+const REOPEN_EVERY: u64 = 1_000_000;
+
 /// Makes checkpoints until stopped, and when a manifest or the seed comes into force, says that
 /// this replica started.
 pub(crate) async fn keep(actors: Actors, every: Duration, mut stop: watch::Receiver<bool>) {
@@ -19,10 +23,18 @@ pub(crate) async fn keep(actors: Actors, every: Duration, mut stop: watch::Recei
     let mut tick = tokio::time::interval(every);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut changed = actors.snapshot.clone();
-    let mut started = false;
+    let (mut started, mut reopened_at) = (false, u64::MAX);
     loop {
         tokio::select! {
-            _ = tick.tick(), if started => record(&actors, &mut snapshots, SNAPSHOT_EVERY).await,
+            _ = tick.tick(), if started => {
+                if let Some(events) = record(&actors, &mut snapshots, SNAPSHOT_EVERY).await {
+                    reopened_at = reopened_at.min(events);
+                    if events - reopened_at >= REOPEN_EVERY {
+                        reopen(&actors).await;
+                        reopened_at = events;
+                    }
+                }
+            }
             Ok(()) = changed.changed(), if !started => {
                 if let Some(active) = in_force(&actors) {
                     journal(&actors, &active, Vec::new()).await;
@@ -39,6 +51,10 @@ pub(crate) async fn close(actors: &Actors) {
     let Some(active) = in_force(actors) else { return };
     journal(actors, &active, vec![Fact::ReplicaStopped]).await;
     record(actors, &mut HashMap::new(), 1).await;
+    reopen(actors).await;
+}
+
+async fn reopen(actors: &Actors) {
     let store = Arc::clone(&actors.store);
     let reopened = tokio::task::spawn_blocking(move || store.reopen()).await;
     if !matches!(reopened, Ok(Ok(()))) {
@@ -68,8 +84,9 @@ async fn journal(actors: &Actors, active: &Arc<Active>, facts: Vec<Fact>) {
     }
 }
 
-async fn record(actors: &Actors, snapshots: &mut HashMap<StreamId, u64>, snapshot_every: u64) {
-    let Some(active) = in_force(actors) else { return };
+/// Records a checkpoint. Gives the number of events in all replica streams, if they could be read.
+async fn record(actors: &Actors, snapshots: &mut HashMap<StreamId, u64>, snapshot_every: u64) -> Option<u64> {
+    let active = in_force(actors)?;
     let (archive, engine) = (Arc::clone(&actors.archive), Arc::clone(&active.engine));
     let known = snapshots.clone();
     let heads = tokio::task::spawn_blocking(move || {
@@ -89,16 +106,22 @@ async fn record(actors: &Actors, snapshots: &mut HashMap<StreamId, u64>, snapsho
     match heads.await {
         Ok(Ok((heads, made))) => {
             snapshots.extend(made);
+            let events = heads.iter().map(|head| head.size).sum();
             let request = RequestId::from_bytes([0; 16]);
             match actors.ledger.ask(RecordHeads { heads, request }).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::error!(%error, "no checkpoint"),
                 Err(error) => tracing::warn!(%error, "no checkpoint; the next one covers more"),
             }
+            Some(events)
         }
         Ok(Err(error)) => {
             tracing::error!(%error, "no checkpoint: the store does not give back what was written");
+            None
         }
-        Err(error) => tracing::error!(%error, "no checkpoint"),
+        Err(error) => {
+            tracing::error!(%error, "no checkpoint");
+            None
+        }
     }
 }
