@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn the_example_key_of_signed_note_has_the_published_hash_form() {
+    fn a_verifier_key_has_the_three_parts_of_signed_note() {
         let id = LogId::new(key(1).public());
         let text = id.to_string();
         let [name, hash, key] = text.splitn(3, '+').collect::<Vec<_>>().try_into().unwrap();

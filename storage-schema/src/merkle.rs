@@ -330,17 +330,13 @@ mod tests {
         (0..size).map(|n| leaf_hash(&n.to_be_bytes())).collect()
     }
 
-    fn naive(leaves: &[Hash]) -> Hash {
-        subtree(leaves)
-    }
-
     proptest::proptest! {
         #[test]
         fn inclusion_proofs_hold_for_their_entry_only(size in 1_u64..70, index in 0_u64..70) {
             let leaves = tree(size);
             let mut frontier = Frontier::default();
             leaves.iter().for_each(|leaf| frontier.push(*leaf));
-            let root = naive(&leaves);
+            let root = subtree(&leaves);
             proptest::prop_assert_eq!(frontier.root(), root);
             proptest::prop_assert_eq!(prover(&leaves).root(size), Ok(root));
             let index = index % size;
@@ -359,7 +355,7 @@ mod tests {
         fn consistency_proofs_hold_for_a_true_prefix_only(new in 1_u64..70, old in 0_u64..70, bit in 0_usize..256) {
             let old = old % (new + 1);
             let leaves = tree(new);
-            let root = |size: u64| naive(&leaves[..usize::try_from(size).unwrap()]);
+            let root = |size: u64| subtree(&leaves[..usize::try_from(size).unwrap()]);
             let (old_root, new_root) = (root(old), root(new));
             let mut proof = prover(&leaves).consistency(old, new).unwrap();
             proptest::prop_assert!(verify_consistency((old, &old_root), (new, &new_root), &proof));
