@@ -11,8 +11,11 @@ use actors::{
     Active, AskError, Authority, Clock, IssueError, IssueMeshCert, Journal, JournalError, Ledger,
     LedgerError, Mailbox, Phase, RecordRefusal, SetManifest, SetManifestError, Snapshot,
 };
-use attestation::{Claims, Issuer as _, ReportData, simulated::SimulatedMachine};
-use manifest::{KeyDigest, Manifest, PolicyHash, ReplicaId, RequestId, Timestamp};
+use attestation::{
+    Claims, Issuer as _, ReportData,
+    simulated::{SimulatedKind, SimulatedMachine},
+};
+use manifest::{Manifest, PolicyHash, ReplicaId, RequestId, Timestamp};
 use serde_json::json;
 use storage_schema::{EventStore as _, Log, MemoryStore};
 use tokio::sync::watch;
@@ -49,22 +52,11 @@ struct Deployment {
     evidence: Vec<u8>,
 }
 
-fn manifest(root: KeyDigest) -> Manifest {
+fn manifest(machine: &SimulatedMachine) -> Manifest {
     let (_, seedshare_owner) = keys::generate_seedshare_owner_key().unwrap();
-    let [bootloader, tee, snp, microcode] = attestation::simulated::TCB;
     let text = json!({
         "Policies": { PolicyHash::of(POLICY).to_string(): { "SANs": ["coordinator"], "Role": "coordinator" } },
-        "ReferenceValues": {
-            "snp": [{
-                "ProductName": "Milan",
-                "TrustedMeasurement": hex::encode(attestation::simulated::measurement()),
-                "MinimumTCB": {
-                    "BootloaderVersion": bootloader, "TEEVersion": tee,
-                    "SNPVersion": snp, "MicrocodeVersion": microcode
-                },
-            }],
-            "simulatedRoots": [root],
-        },
+        "ReferenceValues": machine.reference_values(),
         "SeedshareOwnerPubKeys": [hex::encode(seedshare_owner)],
     });
     Manifest::parse(text.to_string().as_bytes()).unwrap()
@@ -72,8 +64,9 @@ fn manifest(root: KeyDigest) -> Manifest {
 
 fn deployment() -> Deployment {
     let directory = tempfile::tempdir().unwrap();
-    let machine = SimulatedMachine::create(&directory.path().join("machine"), NOW).unwrap();
-    let manifest = manifest(machine.root());
+    let machine =
+        SimulatedMachine::create(&directory.path().join("machine"), SimulatedKind::Snp, NOW).unwrap();
+    let manifest = manifest(&machine);
     let bound_to = ReportData::bind(b"key", b"nonce");
     let evidence = machine.guest(PolicyHash::of(POLICY)).issue(&bound_to).unwrap();
     let claims = attestation::verify(&evidence, &bound_to, &manifest.reference_values, NOW).unwrap();

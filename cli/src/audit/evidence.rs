@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use anyhow::{Context as _, ensure};
-use attestation::{Evidence, EvidenceOid, Platform, ReportData};
+use attestation::{Evidence, Platform, ReportData};
 use manifest::{Manifest, TransitionHash};
 use storage_schema::{BlobHash, Event, Fact};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
@@ -97,9 +97,9 @@ impl Judge {
             return Ok(Verdict::NotRepeatable);
         }
         let bound = ReportData::bind(parsed.public_key().raw, nonce);
-        let is_tdx = *platform == Platform::Tdx.to_string();
-        let oid = if is_tdx { EvidenceOid::Tdx } else { EvidenceOid::Snp };
-        let evidence = Evidence { oid, document: blob.clone() };
+        let platform = Platform::ALL.into_iter().find(|known| known.to_string() == *platform);
+        let platform = platform.context("its platform is not known").with_context(of)?;
+        let evidence = Evidence { oid: platform.evidence_oid(), document: blob.clone() };
         let claims =
             attestation::verify(&evidence, &bound, &manifest.reference_values, event.at).with_context(of)?;
         let found = claims.policy_hash();

@@ -8,6 +8,7 @@ mod report;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
+use attestation::simulated::SimulatedKind;
 use manifest::Manifest;
 
 use crate::{
@@ -26,11 +27,16 @@ use report::{Report, Workload};
 ///
 /// The hardware is simulated and protects nothing; everything else is what production runs.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  contrast dev\n  contrast dev ./my-deployment --keep\n  \
-    contrast dev --output json > report.json")]
+#[command(
+    after_help = "Examples:\n  contrast dev\n  contrast dev ./my-deployment --keep\n  contrast dev --platform tdx\n  \
+    contrast dev --output json > report.json"
+)]
 pub(crate) struct Args {
     /// File or folder of Kubernetes YAML; a shop of four services if none is given.
     path: Option<PathBuf>,
+    /// What the simulated machine pretends to be.
+    #[arg(long, value_enum, default_value_t = Simulated::Snp, env = "CONTRAST_DEV_PLATFORM")]
+    platform: Simulated,
     /// Where everything is written; must be empty or new. A temporary directory if none is given.
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
@@ -46,6 +52,24 @@ pub(crate) struct Args {
     /// Port of the probes on 127.0.0.1; 0 takes a free one.
     #[arg(long, default_value_t = 0)]
     probe_port: u16,
+}
+
+/// Kinds of simulated machines.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Simulated {
+    /// An AMD processor with SEV-SNP.
+    Snp,
+    /// An Intel platform with TDX.
+    Tdx,
+}
+
+impl From<Simulated> for SimulatedKind {
+    fn from(kind: Simulated) -> Self {
+        match kind {
+            Simulated::Snp => Self::Snp,
+            Simulated::Tdx => Self::Tdx,
+        }
+    }
 }
 
 pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
@@ -69,7 +93,7 @@ async fn deployment(args: Args, printer: &Printer) -> anyhow::Result<()> {
     };
 
     let step = printer.step("Policies, manifest and owner keys");
-    let plan = Plan::make(args.path.as_deref(), &directory).await?;
+    let plan = Plan::make(args.path.as_deref(), &directory, args.platform.into()).await?;
     let pods = plan.pods.len();
     step.done(&format!(
         "{pods} pods, manifest {:.16}…, simulated root {:.16}…",

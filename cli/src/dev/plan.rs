@@ -7,11 +7,8 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use attestation::simulated::{self, SimulatedMachine};
-use manifest::{
-    GuestPolicy, KeyDigest, Manifest, ManifestBody, Measurement, OwnerKey, PolicyEntry, PolicyHash,
-    ReferenceValues, Role, SnpProduct, SnpReferenceValues, SnpTcb,
-};
+use attestation::simulated::{SimulatedKind, SimulatedMachine};
+use manifest::{KeyDigest, Manifest, ManifestBody, OwnerKey, PolicyEntry, PolicyHash, Role};
 use runtime_policy::{Pod, policy_document, read_pods};
 
 use crate::client::now;
@@ -38,17 +35,21 @@ pub(super) struct PlannedPod {
 
 impl Plan {
     /// Reads the YAML, makes keys and a simulated machine, and writes it all to `directory`.
-    pub(super) async fn make(yaml: Option<&Path>, directory: &Path) -> anyhow::Result<Self> {
+    pub(super) async fn make(
+        yaml: Option<&Path>,
+        directory: &Path,
+        kind: SimulatedKind,
+    ) -> anyhow::Result<Self> {
         let pods = planned_pods(yaml, directory)?;
         create_empty(directory)?;
         let machine = directory.join("machine");
         let (at, path) = (now(), machine.clone());
         // RSA keys take a second or two each: all at once.
-        let machine_task = tokio::task::spawn_blocking(move || SimulatedMachine::create(&path, at));
+        let machine_task = tokio::task::spawn_blocking(move || SimulatedMachine::create(&path, kind, at));
         let seed_task = tokio::task::spawn_blocking(keys::generate_seedshare_owner_key);
         let (owner_pem, owner_public) = keys::generate_workload_owner_key()?;
         let (seed_pem, seed_public) = seed_task.await??;
-        let root = machine_task.await??.root();
+        let simulated = machine_task.await??;
 
         put(directory, "workload-owner.pem", owner_pem.as_bytes(), 0o600)?;
         put(directory, "seedshare-owner.pem", seed_pem.as_bytes(), 0o600)?;
@@ -58,14 +59,14 @@ impl Plan {
         }
         let body = ManifestBody {
             policies: pods.iter().map(|pod| (pod.policy, entry(&pod.pod))).collect(),
-            reference_values: reference_values(root),
+            reference_values: simulated.reference_values(),
             workload_owner_pub_keys: vec![OwnerKey::from_der(owner_public)],
             seedshare_owner_pub_keys: vec![OwnerKey::from_der(seed_public)],
             ..ManifestBody::default()
         };
         let manifest = Manifest::parse(&body.to_json())?;
         put(directory, "manifest.json", manifest.bytes(), 0o644)?;
-        Ok(Self { directory: directory.to_owned(), machine, root, pods, manifest })
+        Ok(Self { directory: directory.to_owned(), machine, root: simulated.root(), pods, manifest })
     }
 
     /// The policy documents, in any order.
@@ -160,26 +161,4 @@ fn entry(pod: &Pod) -> PolicyEntry {
         workload_secret_id: pod.workload_secret_id.clone(),
         role: pod.role,
     }
-}
-
-fn reference_values(root: KeyDigest) -> ReferenceValues {
-    let [bootloader, tee, snp, microcode] = simulated::TCB;
-    let entry = SnpReferenceValues {
-        platform: "Simulated-SNP".into(),
-        product_name: SnpProduct::Milan,
-        trusted_measurement: Measurement::from_bytes(simulated::measurement()),
-        minimum_tcb: SnpTcb {
-            bootloader_version: Some(bootloader),
-            tee_version: Some(tee),
-            snp_version: Some(snp),
-            microcode_version: Some(microcode),
-            fmc_version: None,
-        },
-        guest_policy: GuestPolicy::default(),
-        platform_info: None,
-        minimum_mitigation_vector: None,
-        allowed_chip_ids: Vec::new(),
-        cpus: None,
-    };
-    ReferenceValues { snp: vec![entry], tdx: Vec::new(), simulated_roots: vec![root] }
 }

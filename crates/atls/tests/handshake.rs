@@ -4,7 +4,10 @@
 use std::{sync::Arc, time::Duration};
 
 use atls::{AcceptError, ClientAuth, ClientConfig, ConnectionKey, NonceError, ServerConfig, accept, connect};
-use attestation::{Issuer, SnpEvidence, simulated::SimulatedMachine};
+use attestation::{
+    Issuer, SnpEvidence,
+    simulated::{SimulatedKind, SimulatedMachine},
+};
 use manifest::{PolicyHash, Timestamp};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -13,7 +16,11 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 fn guest(policy: &[u8]) -> Arc<dyn Issuer> {
     let directory = tempfile::tempdir().unwrap();
-    Arc::new(SimulatedMachine::create(directory.path(), NOW).unwrap().guest(PolicyHash::of(policy)))
+    Arc::new(
+        SimulatedMachine::create(directory.path(), SimulatedKind::Snp, NOW)
+            .unwrap()
+            .guest(PolicyHash::of(policy)),
+    )
 }
 
 fn server(client_auth: ClientAuth) -> ServerConfig {

@@ -16,7 +16,8 @@ pub struct Claims {
 #[derive(Clone)]
 pub(crate) enum Body {
     Snp(Box<SnpClaims>),
-    Tdx(TdxClaims),
+    Tdx(Box<TdxClaims>),
+    Insecure([u8; 32]),
 }
 
 impl Claims {
@@ -29,7 +30,7 @@ impl Claims {
         self.platform
     }
 
-    /// SHA-256 of the root certificate that the evidence leads to.
+    /// SHA-256 of the root certificate that the evidence leads to; zero for unsigned evidence.
     pub fn root(&self) -> KeyDigest {
         self.root
     }
@@ -45,6 +46,7 @@ impl Claims {
         PolicyHash::from_bytes(match &self.body {
             Body::Snp(claims) => claims.host_data(),
             Body::Tdx(claims) => claims.host_data(),
+            Body::Insecure(host_data) => *host_data,
         })
     }
 
@@ -53,6 +55,7 @@ impl Claims {
         match &self.body {
             Body::Snp(claims) => claims.reported_tcb().to_string(),
             Body::Tdx(claims) => claims.tcb.clone(),
+            Body::Insecure(_) => "none".to_owned(),
         }
     }
 
@@ -62,6 +65,7 @@ impl Claims {
         let (kind, values) = match &self.body {
             Body::Snp(claims) => (1, claims.extensions()),
             Body::Tdx(claims) => (2, claims.extensions()),
+            Body::Insecure(_) => (3, Vec::new()),
         };
         values.into_iter().map(|(n, der)| (vec![1, 3, 9901, 2, kind, n], der)).collect()
     }

@@ -57,7 +57,7 @@ impl ReportData {
     }
 
     /// Report data of any other protocol.
-    pub fn from_bytes(bytes: [u8; 64]) -> Self {
+    pub const fn from_bytes(bytes: [u8; 64]) -> Self {
         Self(bytes)
     }
 
@@ -82,6 +82,25 @@ pub enum Platform {
     Tdx,
     /// Report format of SEV-SNP, signed by a self-made root. Protects nothing.
     SimulatedSnp,
+    /// Quote format of TDX, signed by a self-made root. Protects nothing.
+    SimulatedTdx,
+    /// Unsigned JSON. Proves nothing.
+    Insecure,
+}
+
+impl Platform {
+    /// Every platform.
+    pub const ALL: [Self; 5] =
+        [Self::SevSnp, Self::Tdx, Self::SimulatedSnp, Self::SimulatedTdx, Self::Insecure];
+
+    /// The kind of document that its evidence is.
+    pub fn evidence_oid(self) -> EvidenceOid {
+        match self {
+            Self::SevSnp | Self::SimulatedSnp => EvidenceOid::Snp,
+            Self::Tdx | Self::SimulatedTdx => EvidenceOid::Tdx,
+            Self::Insecure => EvidenceOid::Insecure,
+        }
+    }
 }
 
 impl fmt::Display for Platform {
@@ -90,6 +109,8 @@ impl fmt::Display for Platform {
             Self::SevSnp => "sev-snp",
             Self::Tdx => "tdx",
             Self::SimulatedSnp => "simulated-snp (NOT HARDWARE)",
+            Self::SimulatedTdx => "simulated-tdx (NOT HARDWARE)",
+            Self::Insecure => "insecure (NOT ATTESTED)",
         })
     }
 }

@@ -8,16 +8,20 @@
 //! No network, no clock, no executor: calls take about half a millisecond of CPU; run them on a
 //! pool. Source: spec attestation.md, control-plane.md 2.5 to 2.7, 3.2 and 4.4.
 
+mod checklist;
 mod claims;
 mod evidence;
+mod insecure;
 #[cfg(feature = "simulated")]
 pub mod simulated;
 mod snp;
 mod tdx;
 mod verify;
 
+pub use checklist::{Check, FailedCheck, Refusal, Verdict};
 pub use claims::Claims;
 pub use evidence::{Evidence, EvidenceError, EvidenceOid, IssueError, Issuer, Platform, ReportData};
-pub use snp::{SnpEvidence, Tcb};
-pub use tdx::TdxEvidence;
-pub use verify::{FailedCheck, Refusal, verify};
+pub use insecure::InsecureGuest;
+pub use snp::{CrlDates, SnpEvidence, Tcb};
+pub use tdx::{CollateralDates, CollateralError, TdxCollateral, TdxEvidence};
+pub use verify::{Appraisal, appraise, verify};

@@ -172,6 +172,14 @@ identifier! {
     /// TDX extended feature mask, in the byte order of the quote.
     Xfam, 8
 }
+identifier! {
+    /// TD attributes, in the byte order of the quote.
+    TdAttributes, 8
+}
+identifier! {
+    /// Address at which application processors begin to run, big endian.
+    EntryPoint, 4
+}
 
 impl ManifestHash {
     /// Hash of a manifest's bytes.

@@ -17,14 +17,15 @@ mod time;
 pub use self::{
     diff::{ManifestDiff, ValueChange, WorkloadChange},
     digest::{
-        ChipId, EvidenceHash, InvalidId, KeyDigest, ManifestHash, Measurement, PlatformInstanceId,
-        PolicyHash, ReplicaId, RequestId, SerialNumber, TransitionHash, Xfam,
+        ChipId, EntryPoint, EvidenceHash, InvalidId, KeyDigest, ManifestHash, Measurement,
+        PlatformInstanceId, PolicyHash, ReplicaId, RequestId, SerialNumber, TdAttributes, TransitionHash,
+        Xfam,
     },
     keys::OwnerKey,
     manifest::{MAX_MANIFEST_BYTES, MAX_POLICIES, Manifest, ManifestBody, ManifestError, PolicyEntry, Role},
     reference_values::{
-        GuestPolicy, PlatformInfo, ReferenceValues, SnpProduct, SnpReferenceValues, SnpTcb,
-        TdxReferenceValues,
+        GuestPolicy, PlatformInfo, ReferenceValues, Revocation, SnpProduct, SnpReferenceValues, SnpTcb,
+        TcbStatus, TdxReferenceValues,
     },
     time::{InvalidTimestamp, Timestamp},
 };

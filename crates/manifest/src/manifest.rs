@@ -16,6 +16,9 @@ pub const MAX_MANIFEST_BYTES: usize = 4 << 20;
 /// Most workloads in one manifest.
 pub const MAX_POLICIES: usize = 10_000;
 
+/// Longest grace for expired collateral, in seconds.
+const MAX_GRACE_SECONDS: u32 = 90 * 24 * 60 * 60;
+
 /// A manifest as it was received: the bytes that are hashed, and what they say.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Manifest {
@@ -232,8 +235,16 @@ impl PolicyEntry {
 
 impl ReferenceValues {
     fn validate(&self) -> Result<(), ManifestError> {
-        if self.snp.is_empty() && self.tdx.is_empty() {
+        if self.insecure && !(self.snp.is_empty() && self.tdx.is_empty() && self.simulated_roots.is_empty()) {
+            let rule = "expected false, or nothing beside it";
+            return Err(invalid("ReferenceValues.insecure", rule, "true beside other platforms"));
+        }
+        if self.snp.is_empty() && self.tdx.is_empty() && !self.insecure {
             return Err(invalid("ReferenceValues", "expected at least one snp or tdx entry", "none"));
+        }
+        if self.collateral_grace > MAX_GRACE_SECONDS {
+            let rule = "expected at most 7776000, 90 days";
+            return Err(invalid("ReferenceValues.collateralGrace", rule, self.collateral_grace));
         }
         for (index, entry) in self.snp.iter().enumerate() {
             entry.validate(&format!("ReferenceValues.snp[{index}]"))?;
@@ -261,6 +272,11 @@ impl SnpReferenceValues {
             let rule = "expected a value for Turin and none for older products";
             let found = format!("{:?} for {:?}", tcb.fmc_version, self.product_name);
             return Err(invalid(format!("{path}.MinimumTCB.FMCVersion"), rule, found));
+        }
+        if self.ap_eip.is_some() != self.vcpu_signature.is_some() {
+            let missing = if self.ap_eip.is_some() { "VCPUSignature" } else { "APEIP" };
+            let rule = "expected APEIP and VCPUSignature together, or neither";
+            return Err(invalid(format!("{path}.{missing}"), rule, "nothing"));
         }
         let policy = &self.guest_policy;
         if policy.debug || policy.migrate_ma {

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::digest::{ChipId, KeyDigest, Measurement, PlatformInstanceId, Xfam};
+use crate::digest::{ChipId, EntryPoint, KeyDigest, Measurement, PlatformInstanceId, TdAttributes, Xfam};
 
 /// Allowed platforms. At least one entry over all kinds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -19,6 +19,32 @@ pub struct ReferenceValues {
     /// has any trusts these roots *instead of* the vendors' for every entry above.
     #[serde(rename = "simulatedRoots", default, skip_serializing_if = "Vec::is_empty")]
     pub simulated_roots: Vec<KeyDigest>,
+    /// How long collateral and revocation lists count after their expiry, in seconds. For sites that
+    /// carry them in by hand.
+    #[serde(rename = "collateralGrace", default, skip_serializing_if = "is_default")]
+    pub collateral_grace: u32,
+    /// Whether evidence counts of which nobody knows whether its signing key was revoked.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub revocation: Revocation,
+    /// Upstream's unsigned evidence, which anybody can make. Stands alone, and only in a deployment
+    /// that opted in.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub insecure: bool,
+}
+
+/// What to do without a revocation list. One that is there always counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Revocation {
+    /// Refuse.
+    #[default]
+    Required,
+    /// Go on. For SEV-SNP only: Intel's lists are part of its collateral.
+    WhenPresent,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// One allowed AMD SEV-SNP platform.
@@ -47,6 +73,23 @@ pub struct SnpReferenceValues {
     /// Allowed chips; empty means any.
     #[serde(rename = "AllowedChipIDs", default, skip_serializing_if = "Vec::is_empty")]
     pub allowed_chip_ids: Vec<ChipId>,
+    /// Digests of keys that may have signed the guest's ID block; empty means not compared.
+    #[serde(rename = "TrustedIDKeyDigests", default, skip_serializing_if = "Vec::is_empty")]
+    pub trusted_id_key_digests: Vec<Measurement>,
+    /// Digests of keys that may have signed those keys; empty means not compared.
+    #[serde(rename = "TrustedAuthorKeyDigests", default, skip_serializing_if = "Vec::is_empty")]
+    pub trusted_author_key_digests: Vec<Measurement>,
+    /// Where application processors begin to run. With it `TrustedMeasurement` is the digest before
+    /// any virtual CPU was added, and every number of them up to 512 is tried.
+    #[serde(rename = "APEIP", default, skip_serializing_if = "Option::is_none")]
+    pub ap_eip: Option<EntryPoint>,
+    /// CPUID signature of the virtual CPUs (EAX of leaf 1); needed with `APEIP`.
+    #[serde(rename = "VCPUSignature", default, skip_serializing_if = "Option::is_none")]
+    pub vcpu_signature: Option<u32>,
+    /// SEV features that the host turns on in each virtual CPU, with `APEIP`; absent: `SNPActive`
+    /// alone, 1. Linux 6.6 to 6.8 add `DebugSwap`: 33.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest_features: Option<u64>,
     /// Informative: number of virtual CPUs.
     #[serde(rename = "CPUs", default, skip_serializing_if = "Option::is_none")]
     pub cpus: Option<u64>,
@@ -137,46 +180,33 @@ impl Default for GuestPolicy {
     }
 }
 
-/// Expected platform info flags of a report.
+/// What the platform info of a report must say. The first three are permissions, the others demands.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub struct PlatformInfo {
-    /// Bit 0.
+    /// Simultaneous multithreading may be on (bit 0).
     #[serde(rename = "SMTEnabled")]
     pub smt_enabled: bool,
-    /// Bit 1.
+    /// Transparent memory encryption may be on (bit 1).
     #[serde(rename = "TSMEEnabled")]
     pub tsme_enabled: bool,
-    /// Bit 2.
-    #[serde(rename = "ECCEnabled")]
-    pub ecc_enabled: bool,
-    /// Bit 3.
-    #[serde(rename = "RAPLDisabled")]
-    pub rapl_disabled: bool,
-    /// Bit 4.
-    #[serde(rename = "CiphertextHidingDRAMEnabled")]
-    pub ciphertext_hiding_dram_enabled: bool,
-    /// Bit 5.
-    pub alias_check_complete: bool,
-    /// Bit 7.
+    /// Trusted devices may be attached (bit 7).
     #[serde(rename = "TIOEnabled")]
     pub tio_enabled: bool,
-}
-
-impl PlatformInfo {
-    /// The flags as the bits of a report's `PLATFORM_INFO` (AMD 56860, table 24).
-    pub fn bits(&self) -> u64 {
-        let flags = [
-            (self.smt_enabled, 0),
-            (self.tsme_enabled, 1),
-            (self.ecc_enabled, 2),
-            (self.rapl_disabled, 3),
-            (self.ciphertext_hiding_dram_enabled, 4),
-            (self.alias_check_complete, 5),
-            (self.tio_enabled, 7),
-        ];
-        flags.into_iter().fold(0, |bits, (set, bit)| bits | (u64::from(set) << bit))
-    }
+    /// Memory must have error correction (bit 2).
+    #[serde(rename = "ECCEnabled")]
+    pub ecc_enabled: bool,
+    /// Running average power limit must be off (bit 3).
+    #[serde(rename = "RAPLDisabled")]
+    pub rapl_disabled: bool,
+    /// Ciphertext hiding must be on (bit 4).
+    #[serde(rename = "CiphertextHidingDRAMEnabled")]
+    pub ciphertext_hiding_dram_enabled: bool,
+    /// Memory aliases must have been looked for and not found (bit 5).
+    pub alias_check_complete: bool,
+    /// The mitigation for writes through the IOMMU must be there (bit 6).
+    #[serde(rename = "IOMMUWriteSafe", skip_serializing_if = "is_default")]
+    pub iommu_write_safe: bool,
 }
 
 /// One allowed Intel TDX platform.
@@ -195,12 +225,24 @@ pub struct TdxReferenceValues {
     pub rtmrs: [Measurement; 4],
     /// Extended features.
     pub xfam: Xfam,
+    /// Expected attributes; absent: none that let the host debug or move the TD.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub td_attributes: Option<TdAttributes>,
     /// Minimum `tcbEvaluationDataNumber` of the collateral.
     #[serde(rename = "MinTCBEvaluationDataNumber", default)]
     pub min_tcb_evaluation_data_number: u32,
     /// Allowed platforms; empty means any.
     #[serde(rename = "AllowedPIIDs", default, skip_serializing_if = "Vec::is_empty")]
     pub allowed_piids: Vec<PlatformInstanceId>,
+    /// States of the platform's firmware that Intel may report; empty means `UpToDate` only.
+    #[serde(rename = "AllowedTCBStatuses", default, skip_serializing_if = "Vec::is_empty")]
+    pub allowed_tcb_statuses: Vec<TcbStatus>,
+    /// Security advisories that may be open, such as `INTEL-SA-00837`; absent means any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accepted_advisories: Option<Vec<String>>,
+    /// Security advisories that may not be open.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rejected_advisories: Vec<String>,
     /// Memory integrity protection is demanded.
     #[serde(default)]
     pub memory_integrity: bool,
@@ -213,4 +255,25 @@ pub struct TdxReferenceValues {
     /// Informative: number of virtual CPUs.
     #[serde(rename = "CPUs", default, skip_serializing_if = "Option::is_none")]
     pub cpus: Option<u64>,
+}
+
+/// What Intel says of a platform's firmware. `Revoked` is never allowed (Intel PCS API v4, TCB info).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TcbStatus {
+    /// Nothing to do.
+    UpToDate,
+    /// Software has to work around an advisory.
+    SWHardeningNeeded,
+    /// The platform has to be configured differently.
+    ConfigurationNeeded,
+    /// Both of the above.
+    ConfigurationAndSWHardeningNeeded,
+    /// Updates are missing.
+    OutOfDate,
+    /// Updates are missing, and configuration.
+    OutOfDateConfigurationNeeded,
+    /// The TD started before an update.
+    TDRelaunchAdvised,
+    /// The TD started before an update, and configuration is missing.
+    TDRelaunchAdvisedConfigurationNeeded,
 }

@@ -7,17 +7,22 @@ use aws_lc_rs::{
     digest::{self, SHA256},
     signature::{ECDSA_P384_SHA384_FIXED, RSA_PSS_2048_8192_SHA384, UnparsedPublicKey},
 };
-use manifest::{KeyDigest, SnpProduct, Timestamp};
+use manifest::{KeyDigest, Revocation, SnpProduct, Timestamp};
 use x509_parser::{
     certificate::X509Certificate, prelude::FromDer as _, revocation_list::CertificateRevocationList,
 };
 
 use super::{Report, SigningKey, SnpEvidence, Tcb};
-use crate::verify::{FailedCheck, Refusal};
+use crate::checklist::{Checklist, Stop};
 
 const RSASSA_PSS: &str = "1.2.840.113549.1.1.10";
 /// Prefix of AMD's certificate extensions.
 const AMD: &str = "1.3.6.1.4.1.3704.1";
+
+pub(super) const ROOT: &str = "root certificate";
+const SIGNER: &str = "signing key certificate";
+const LEAF: &str = "report key certificate";
+const LIST: &str = "revocation list";
 
 /// Whose root counts.
 pub(crate) enum Root<'a> {
@@ -27,103 +32,103 @@ pub(crate) enum Root<'a> {
     Simulated(&'a [KeyDigest]),
 }
 
-/// A verified chain.
-pub(crate) struct Chain {
-    pub(crate) root: KeyDigest,
+/// How certificates are judged: the time, and what the manifest says of revocation.
+#[derive(Clone, Copy)]
+pub(crate) struct Terms {
+    pub(crate) now: Timestamp,
+    pub(crate) revocation: Revocation,
+    /// How long an expired revocation list counts, in seconds.
+    pub(crate) grace: u32,
 }
 
-fn refuse<T>(check: &'static str, expected: impl ToString, found: impl ToString) -> Result<T, Refusal> {
-    Err(Refusal::one(FailedCheck::new(check, expected, found)))
+/// Verifies root, signing key, report key and the report's signature; gives the root's digest.
+pub(crate) fn verify(
+    evidence: &SnpEvidence,
+    report: &Report,
+    root: &Root<'_>,
+    product: SnpProduct,
+    terms: Terms,
+    list: &mut Checklist,
+) -> Result<KeyDigest, Stop> {
+    let Some(kind) = report.signing_key() else {
+        return list.fail("signing key", "VCEK or VLEK", format!("{:#x}", report.u32(0x48)));
+    };
+    let (ask, ark) = match root {
+        Root::Hardware => built_in(product, kind, list)?,
+        Root::Simulated(_) => (evidence.ask.clone(), evidence.ark.clone()),
+    };
+    let vek = match kind {
+        SigningKey::Vcek => &evidence.vcek,
+        SigningKey::Vlek => &evidence.vlek,
+    };
+    let digest = KeyDigest::of(&ark);
+    match root {
+        Root::Hardware => list.note(ROOT, true, format!("AMD's for {product:?}"), digest),
+        Root::Simulated(trusted) => {
+            let names: Vec<String> = trusted.iter().map(ToString::to_string).collect();
+            let expected = format!("one of {}", names.join(", "));
+            list.demand("simulated root", trusted.contains(&digest), expected, digest)?;
+        }
+    }
+    let ark = parse(ROOT, &ark, list)?;
+    let ask = parse(SIGNER, &ask, list)?;
+    let vek = parse(LEAF, vek, list)?;
+    authority(&ask, &ark, list)?;
+    issued(LEAF, &vek, &ask, list)?;
+    for (name, certificate) in [(ROOT, &ark), (SIGNER, &ask), (LEAF, &vek)] {
+        in_date(name, certificate, terms.now, list)?;
+    }
+    for (name, certificate) in [(ROOT, &ark), (SIGNER, &ask)] {
+        let may_sign = certificate.is_ca()
+            && certificate.key_usage().ok().flatten().is_none_or(|usage| usage.value.key_cert_sign());
+        list.demand(name, may_sign, "a certificate authority", ca_text(may_sign))?;
+    }
+    not_revoked(evidence.crl.as_deref(), &ask, &ark, terms, list)?;
+    belongs(&vek, report, kind, product, list)?;
+    let Some(signature) = report.signature() else {
+        return list.fail("report signature", "zeros in its reserved bytes", "other values");
+    };
+    let key = vek.public_key().subject_public_key.data.as_ref();
+    let genuine = UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, key)
+        .verify(report.signed_part(), &signature)
+        .is_ok();
+    list.demand("report signature", genuine, "made by the report key", signature_text(genuine))?;
+    Ok(digest)
 }
 
-fn parse<'a>(name: &'static str, der: &'a [u8]) -> Result<X509Certificate<'a>, Refusal> {
+fn ca_text(holds: bool) -> &'static str {
+    if holds { "one" } else { "an end-entity certificate" }
+}
+
+fn signature_text(holds: bool) -> &'static str {
+    if holds { "that" } else { "another signature" }
+}
+
+fn parse<'a>(name: &'static str, der: &'a [u8], list: &mut Checklist) -> Result<X509Certificate<'a>, Stop> {
     match X509Certificate::from_der(der) {
         Ok(([], certificate)) => Ok(certificate),
-        Ok((rest, _)) => refuse(name, "one certificate", format!("{} bytes after it", rest.len())),
-        Err(_) if der.is_empty() => refuse(name, "a certificate", "none"),
-        Err(error) => refuse(name, "a certificate", error),
+        Ok((rest, _)) => list.fail(name, "one certificate", format!("{} bytes after it", rest.len())),
+        Err(_) if der.is_empty() => list.fail(name, "a certificate, with the evidence or cached", "none"),
+        Err(error) => list.fail(name, "a certificate", error),
     }
 }
 
-/// AMD's certificates, signing key first, as published.
-fn built_in(product: SnpProduct, key: SigningKey) -> &'static str {
-    match (product, key) {
+/// AMD's certificates as published: signing key and root.
+fn built_in(product: SnpProduct, key: SigningKey, list: &mut Checklist) -> Result<(Vec<u8>, Vec<u8>), Stop> {
+    let pem = match (product, key) {
         (SnpProduct::Milan, SigningKey::Vcek) => include_str!("../../roots/ask_ark_milan.pem"),
         (SnpProduct::Milan, SigningKey::Vlek) => include_str!("../../roots/ask_ark_milan_vlek.pem"),
         (SnpProduct::Genoa, SigningKey::Vcek) => include_str!("../../roots/ask_ark_genoa.pem"),
         (SnpProduct::Genoa, SigningKey::Vlek) => include_str!("../../roots/ask_ark_genoa_vlek.pem"),
         (SnpProduct::Turin, SigningKey::Vcek) => include_str!("../../roots/ask_ark_turin_vcek.pem"),
         (SnpProduct::Turin, SigningKey::Vlek) => include_str!("../../roots/ask_ark_turin_vlek.pem"),
-    }
-}
-
-impl Chain {
-    /// Verifies root, signing key, report key and the report's signature.
-    pub(crate) fn verify(
-        evidence: &SnpEvidence,
-        report: &Report,
-        root: &Root<'_>,
-        product: SnpProduct,
-        now: Timestamp,
-    ) -> Result<Self, Refusal> {
-        let Some(kind) = report.signing_key() else {
-            return refuse("signing key", "VCEK or VLEK", format!("{:#x}", report.u32(0x48)));
-        };
-        let (ask, ark) = match root {
-            Root::Hardware => pem_pair(built_in(product, kind))?,
-            Root::Simulated(_) => (evidence.ask.clone(), evidence.ark.clone()),
-        };
-        let (ark_der, vek_der) = (
-            &ark,
-            match kind {
-                SigningKey::Vcek => &evidence.vcek,
-                SigningKey::Vlek => &evidence.vlek,
-            },
-        );
-        let digest = KeyDigest::of(ark_der);
-        if let Root::Simulated(trusted) = root
-            && !trusted.contains(&digest)
-        {
-            let trusted: Vec<String> = trusted.iter().map(ToString::to_string).collect();
-            return refuse("simulated root", format!("one of {}", trusted.join(", ")), digest);
-        }
-        let ark = parse("root certificate", ark_der)?;
-        let ask = parse("signing key certificate", &ask)?;
-        let vek = parse("report key certificate", vek_der)?;
-        authority(&ask, &ark)?;
-        issued("report key certificate", &vek, &ask)?;
-        for (name, certificate) in
-            [("root certificate", &ark), ("signing key certificate", &ask), ("report key certificate", &vek)]
-        {
-            in_date(name, certificate, now)?;
-        }
-        for (name, certificate) in [("root certificate", &ark), ("signing key certificate", &ask)] {
-            if !certificate.is_ca() {
-                return refuse(name, "a CA certificate", "an end-entity certificate");
-            }
-        }
-        if let Some(crl) = &evidence.crl {
-            not_revoked(crl, &ask, &ark, now)?;
-        }
-        belongs(&vek, report, kind, product)?;
-        let Some(signature) = report.signature() else {
-            return refuse("report signature", "zeros in its reserved bytes", "other values");
-        };
-        let key = vek.public_key().subject_public_key.data.as_ref();
-        UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, key)
-            .verify(report.signed_part(), &signature)
-            .or_else(|_| refuse("report signature", "made by the report key", "another"))?;
-        Ok(Self { root: digest })
-    }
-}
-
-fn pem_pair(pem: &str) -> Result<(Vec<u8>, Vec<u8>), Refusal> {
+    };
     let mut certificates = x509_parser::pem::Pem::iter_from_buffer(pem.as_bytes())
         .filter_map(Result::ok)
         .map(|pem| pem.contents);
     match (certificates.next(), certificates.next()) {
         (Some(ask), Some(ark)) => Ok((ask, ark)),
-        _ => refuse("built-in root", "two certificates", "fewer"),
+        _ => list.fail(ROOT, "two built-in certificates", "fewer"),
     }
 }
 
@@ -134,30 +139,44 @@ thread_local! {
     static AUTHORITIES: RefCell<Vec<[u8; 32]>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Names and signatures of the root and of the signing key under it; their dates are not looked at.
-fn authority(ask: &X509Certificate<'_>, ark: &X509Certificate<'_>) -> Result<(), Refusal> {
+/// Runs `check` unless this thread has seen it hold for the same signed bytes.
+fn once<'a>(
+    parts: impl IntoIterator<Item = &'a [u8]>,
+    check: impl FnOnce() -> Result<(), Stop>,
+) -> Result<(), Stop> {
     let mut context = digest::Context::new(&SHA256);
-    for certificate in [ark, ask] {
-        for part in [certificate.tbs_certificate.as_ref(), certificate.signature_value.data.as_ref()] {
-            context.update(&(part.len() as u64).to_be_bytes());
-            context.update(part);
-        }
-        context.update(certificate.signature_algorithm.algorithm.as_bytes());
+    for part in parts {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part);
     }
-    let mut pair = [0; 32];
-    pair.copy_from_slice(context.finish().as_ref());
-    if AUTHORITIES.with_borrow(|known| known.contains(&pair)) {
+    let mut key = [0; 32];
+    key.copy_from_slice(context.finish().as_ref());
+    if AUTHORITIES.with_borrow(|known| known.contains(&key)) {
         return Ok(());
     }
-    issued("root certificate", ark, ark)?;
-    issued("signing key certificate", ask, ark)?;
+    check()?;
     AUTHORITIES.with_borrow_mut(|known| {
         if known.len() >= MOST_AUTHORITIES {
             known.clear();
         }
-        known.push(pair);
+        known.push(key);
     });
     Ok(())
+}
+
+/// Names and signatures of the root and of the signing key under it; their dates are not looked at.
+fn authority(ask: &X509Certificate<'_>, ark: &X509Certificate<'_>, list: &mut Checklist) -> Result<(), Stop> {
+    let parts = [ark, ask].into_iter().flat_map(|certificate| {
+        [
+            certificate.tbs_certificate.as_ref(),
+            certificate.signature_value.data.as_ref(),
+            certificate.signature_algorithm.algorithm.as_bytes(),
+        ]
+    });
+    once(parts, || {
+        issued(ROOT, ark, ark, list)?;
+        issued(SIGNER, ask, ark, list)
+    })
 }
 
 /// Name and signature of a certificate under its issuer.
@@ -165,51 +184,135 @@ fn issued(
     name: &'static str,
     certificate: &X509Certificate<'_>,
     issuer: &X509Certificate<'_>,
-) -> Result<(), Refusal> {
+    list: &mut Checklist,
+) -> Result<(), Stop> {
     if certificate.issuer().as_raw() != issuer.subject().as_raw() {
-        return refuse(name, format!("issued by {}", issuer.subject()), certificate.issuer());
+        return list.fail(name, format!("issued by {}", issuer.subject()), certificate.issuer());
     }
-    let algorithm = certificate.signature_algorithm.algorithm.to_id_string();
-    if algorithm != RSASSA_PSS {
-        return refuse(name, "an RSASSA-PSS signature", algorithm);
+    let algorithm = &certificate.signature_algorithm;
+    // The outer one is not signed, so it must repeat the inner one (RFC 5280, 4.1.1.2).
+    if algorithm.algorithm.to_id_string() != RSASSA_PSS || *algorithm != certificate.tbs_certificate.signature
+    {
+        return list.fail(name, "an RSASSA-PSS signature", algorithm.algorithm.to_id_string());
     }
-    // SHA-384 and a salt of its length are what this verification algorithm means.
-    UnparsedPublicKey::new(&RSA_PSS_2048_8192_SHA384, issuer.public_key().subject_public_key.data.as_ref())
-        .verify(certificate.tbs_certificate.as_ref(), certificate.signature_value.data.as_ref())
-        .or_else(|_| refuse(name, format!("signed by {}", issuer.subject()), "another signature"))
+    let genuine = is_signed(certificate.tbs_certificate.as_ref(), &certificate.signature_value.data, issuer);
+    let expected = format!("signed by {}", issuer.subject());
+    list.demand(name, genuine, expected, signature_text(genuine))
 }
 
-fn in_date(name: &'static str, certificate: &X509Certificate<'_>, now: Timestamp) -> Result<(), Refusal> {
+/// SHA-384 and a salt of its length are what this verification algorithm means.
+fn is_signed(signed: &[u8], signature: &[u8], issuer: &X509Certificate<'_>) -> bool {
+    let key = issuer.public_key().subject_public_key.data.as_ref();
+    UnparsedPublicKey::new(&RSA_PSS_2048_8192_SHA384, key).verify(signed, signature).is_ok()
+}
+
+fn in_date(
+    name: &'static str,
+    certificate: &X509Certificate<'_>,
+    now: Timestamp,
+    list: &mut Checklist,
+) -> Result<(), Stop> {
     let validity = certificate.validity();
     let at = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-    if at < validity.not_before.timestamp() || at > validity.not_after.timestamp() {
-        let expected = format!("valid at {now}");
-        return refuse(name, expected, format!("{} to {}", validity.not_before, validity.not_after));
+    let holds = at >= validity.not_before.timestamp() && at <= validity.not_after.timestamp();
+    let found = format!("{} to {}", validity.not_before, validity.not_after);
+    list.demand(name, holds, format!("valid at {now}"), found)
+}
+
+/// A revocation list that its root signed. What it says is not looked at.
+pub(crate) struct Crl<'a> {
+    list: CertificateRevocationList<'a>,
+}
+
+impl<'a> Crl<'a> {
+    fn verify(der: &'a [u8], ark: &X509Certificate<'_>, checks: &mut Checklist) -> Result<Self, Stop> {
+        let Ok(([], list)) = CertificateRevocationList::from_der(der) else {
+            return checks.fail(LIST, "a CRL in DER", format!("{} other bytes", der.len()));
+        };
+        if list.issuer().as_raw() != ark.subject().as_raw() {
+            return checks.fail(LIST, format!("issued by {}", ark.subject()), list.issuer());
+        }
+        let (signed, signature) = (list.tbs_cert_list.as_ref(), list.signature_value.data.as_ref());
+        let spki = ark.public_key().raw;
+        once([spki, signed, signature], || {
+            let genuine = is_signed(signed, signature, ark);
+            checks.demand(LIST, genuine, format!("signed by {}", ark.subject()), signature_text(genuine))
+        })?;
+        Ok(Self { list })
     }
-    Ok(())
+}
+
+/// What may be known of a revocation list without trusting its sender.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CrlDates {
+    /// Its number, which grows from list to list (RFC 5280, 5.2.3); 0 if it has none.
+    pub number: u64,
+    /// When it was made.
+    pub this_update: Timestamp,
+    /// When the next one is due.
+    pub next_update: Timestamp,
+}
+
+impl CrlDates {
+    pub(crate) fn of(list: &CertificateRevocationList<'_>) -> Self {
+        let at = |seconds: i64| Timestamp::from_millis(u64::try_from(seconds).unwrap_or(0) * 1000);
+        // A number of more than 64 bits counts by its last ones; AMD's and Intel's are small.
+        let number =
+            list.crl_number().map_or(0, |number| number.to_u64_digits().first().copied().unwrap_or(0));
+        let this_update = at(list.last_update().timestamp());
+        let next_update = list.next_update().map_or(this_update, |next| at(next.timestamp()));
+        Self { number, this_update, next_update }
+    }
+}
+
+/// Verifies that AMD's root of a product signed a revocation list.
+pub(crate) fn verify_crl(der: &[u8], product: SnpProduct, list: &mut Checklist) -> Result<CrlDates, Stop> {
+    let (_, ark) = built_in(product, SigningKey::Vcek, list)?;
+    let ark = parse(ROOT, &ark, list)?;
+    Ok(CrlDates::of(&Crl::verify(der, &ark, list)?.list))
+}
+
+/// Verifies that AMD's signing key of a product signed a chip's key; dates are not looked at.
+pub(crate) fn verify_vcek(der: &[u8], product: SnpProduct, list: &mut Checklist) -> Result<(), Stop> {
+    let (ask, ark) = built_in(product, SigningKey::Vcek, list)?;
+    let (ark, ask) = (parse(ROOT, &ark, list)?, parse(SIGNER, &ask, list)?);
+    let vcek = parse(LEAF, der, list)?;
+    authority(&ask, &ark, list)?;
+    issued(LEAF, &vcek, &ask, list)
 }
 
 /// AMD lists revoked signing keys, not chip keys: those go away by their TCB.
 fn not_revoked(
-    crl: &[u8],
+    crl: Option<&[u8]>,
     ask: &X509Certificate<'_>,
     ark: &X509Certificate<'_>,
-    now: Timestamp,
-) -> Result<(), Refusal> {
-    let Ok((_, list)) = CertificateRevocationList::from_der(crl) else {
-        return refuse("revocation list", "a CRL", "something else");
+    terms: Terms,
+    checks: &mut Checklist,
+) -> Result<(), Stop> {
+    let Some(crl) = crl else {
+        return match terms.revocation {
+            Revocation::Required => {
+                checks.fail(LIST, "one, with the evidence or cached", "none; see `contrast endorsements`")
+            }
+            Revocation::WhenPresent => {
+                checks.note(LIST, true, "none needed (the manifest says when-present)", "none");
+                Ok(())
+            }
+        };
     };
-    UnparsedPublicKey::new(&RSA_PSS_2048_8192_SHA384, ark.public_key().subject_public_key.data.as_ref())
-        .verify(list.tbs_cert_list.as_ref(), list.signature_value.data.as_ref())
-        .or_else(|_| refuse("revocation list", format!("signed by {}", ark.subject()), "another"))?;
-    let at = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-    if list.next_update().is_some_and(|next| next.timestamp() < at) {
-        return refuse("revocation list", format!("current at {now}"), "an expired one");
+    let crl = Crl::verify(crl, ark, checks)?;
+    let dates = CrlDates::of(&crl.list);
+    let end = dates.next_update.plus(std::time::Duration::from_secs(terms.grace.into()));
+    let mut expected = format!("current at {}", terms.now);
+    if terms.grace > 0 {
+        expected += &format!(", with a grace of {} s", terms.grace);
     }
-    if list.iter_revoked_certificates().any(|revoked| revoked.raw_serial() == ask.raw_serial()) {
-        return refuse("signing key certificate", "not revoked", "revoked");
-    }
-    Ok(())
+    let found = format!("number {}, {} to {}", dates.number, dates.this_update, dates.next_update);
+    let current = (dates.this_update..=end).contains(&terms.now);
+    checks.demand(LIST, current, expected, found)?;
+    let revoked =
+        crl.list.iter_revoked_certificates().any(|revoked| revoked.raw_serial() == ask.raw_serial());
+    checks.demand(SIGNER, !revoked, "not revoked", if revoked { "revoked" } else { "not revoked" })
 }
 
 /// The report key's certificate must be for this chip, these firmware versions and this kind of key.
@@ -218,7 +321,8 @@ fn belongs(
     report: &Report,
     kind: SigningKey,
     product: SnpProduct,
-) -> Result<(), Refusal> {
+    list: &mut Checklist,
+) -> Result<(), Stop> {
     let extension = |suffix: &str| {
         let oid = format!("{AMD}.{suffix}");
         vek.extensions().iter().find(|e| e.oid.to_id_string() == oid).map(|e| e.value)
@@ -237,21 +341,19 @@ fn belongs(
         })
     })();
     let reported = Tcb::from_report(report.bytes(0x180), product);
-    match certified {
-        Some(certified) if certified == reported => {}
-        Some(certified) => return refuse("reported TCB", format!("as certified: {certified}"), reported),
-        None => return refuse("report key certificate", "TCB versions", "none"),
-    }
+    let Some(certified) = certified else {
+        return list.fail(LEAF, format!("the TCB versions of {product:?}"), "not all of them");
+    };
+    list.demand("reported TCB", certified == reported, format!("as certified: {certified}"), reported)?;
     let chip_id = report.chip_id();
-    let masked = report.masks_chip_id() && chip_id == [0; 64];
     match (kind, extension("4")) {
         (SigningKey::Vlek, None) => Ok(()),
-        (SigningKey::Vlek, Some(_)) => refuse("report key certificate", "no chip id in a VLEK", "one"),
-        (SigningKey::Vcek, Some(_)) if masked => Ok(()),
-        (SigningKey::Vcek, Some(id)) if matches_chip(id, &chip_id) => Ok(()),
-        (SigningKey::Vcek, id) => {
-            let expected = id.map_or("a chip id in the VCEK".into(), hex::encode);
-            refuse("chip id", expected, hex::encode(chip_id))
+        (SigningKey::Vlek, Some(_)) => list.fail(LEAF, "no chip id in a VLEK", "one"),
+        (SigningKey::Vcek, None) => list.fail(LEAF, "a chip id in a VCEK", "none"),
+        // Firmware set to MaskChipId leaves the field zero; the key still belongs to one chip.
+        (SigningKey::Vcek, Some(id)) => {
+            let holds = chip_id == [0; 64] || matches_chip(id, &chip_id);
+            list.demand("chip id", holds, format!("as certified: {}", hex::encode(id)), hex::encode(chip_id))
         }
     }
 }

@@ -2,14 +2,18 @@
 
 mod chain;
 mod claims;
+mod launch;
 mod protobuf;
 mod report;
 mod tcb;
+mod verify;
 
-pub(crate) use chain::{Chain, Root};
+pub use chain::CrlDates;
+pub(crate) use chain::{verify_crl, verify_vcek};
 pub(crate) use claims::SnpClaims;
 pub use protobuf::SnpEvidence;
 #[cfg(feature = "simulated")]
 pub(crate) use report::{REPORT_BYTES, SIGNED_BYTES};
 pub(crate) use report::{Report, SigningKey};
 pub use tcb::Tcb;
+pub(crate) use verify::appraise;

@@ -69,10 +69,6 @@ impl Report {
         }
     }
 
-    pub(crate) fn masks_chip_id(&self) -> bool {
-        self.u32(0x48) & 2 != 0
-    }
-
     pub(crate) fn report_data(&self) -> [u8; 64] {
         self.bytes(0x50)
     }

@@ -4,10 +4,12 @@
 //! dates, the TCB level. What the manifest demands is compared here, field by field.
 
 mod claims;
+mod collateral;
 mod protobuf;
 mod quote;
 mod verify;
 
 pub(crate) use claims::TdxClaims;
+pub use collateral::{CollateralDates, CollateralError, TdxCollateral};
 pub use protobuf::TdxEvidence;
-pub(crate) use verify::verify;
+pub(crate) use verify::appraise;

@@ -163,4 +163,22 @@ impl Quote {
     pub(crate) fn report_data(&self) -> [u8; 64] {
         self.field(520)
     }
+
+    /// Measurement of a service TD that may act on this one; bodies of TD 1.5 and later have it.
+    pub(crate) fn mr_service_td(&self) -> Option<[u8; 48]> {
+        self.body().get(600..648).and_then(|bytes| bytes.try_into().ok())
+    }
+
+    /// The platform's certificate, DER: the first of the PEM chain in the certification data.
+    pub(crate) fn pck_certificate(&self) -> Option<Vec<u8>> {
+        // Signature, key, type, size, QE report, its signature; then the QE's data with its size.
+        let qe = self.auth().get(64 + 64 + 2 + 4 + 384 + 64..)?;
+        let (size, rest) = qe.split_first_chunk::<2>()?;
+        let chain = rest.get(usize::from(u16::from_le_bytes(*size))..)?;
+        let (header, chain) = chain.split_first_chunk::<6>()?;
+        let size = usize::try_from(u32::from_le_bytes([header[2], header[3], header[4], header[5]])).ok()?;
+        let chain = chain.get(..size).filter(|_| header[..2] == [5, 0])?;
+        let first = x509_parser::pem::Pem::iter_from_buffer(chain).next()?;
+        first.ok().map(|pem| pem.contents)
+    }
 }

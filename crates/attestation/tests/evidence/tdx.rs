@@ -1,24 +1,25 @@
-//! Real TDX quotes with the verdicts known for them. Sources of the files: testdata/README.md.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+//! Real TDX quotes.
 
 use attestation::{Claims, Evidence, EvidenceOid, Platform, Refusal, ReportData, TdxEvidence, verify};
 use manifest::{
-    KeyDigest, Measurement, PlatformInstanceId, PolicyHash, ReferenceValues, TdxReferenceValues, Timestamp,
-    Xfam,
+    KeyDigest, Measurement, PlatformInstanceId, PolicyHash, ReferenceValues, TcbStatus, TdAttributes,
+    TdxReferenceValues, Timestamp, Xfam,
 };
+
+use super::checks;
 
 /// Inside the collateral's dates; both ends were found by trying (testdata/README.md).
 const NOW: u64 = 1_751_000_000;
 const FIRST: u64 = 1_750_329_148;
 const LAST: u64 = 1_752_919_234;
-const QUOTE: &[u8] = include_bytes!("../testdata/tdx/tdx10-v4-dcapqvl.quote.bin");
-const COLLATERAL: &[u8] = include_bytes!("../testdata/tdx/tdx10-v4-dcapqvl.collateral.json");
+const QUOTE: &[u8] = include_bytes!("../../testdata/tdx/tdx10-v4-dcapqvl.quote.bin");
+const COLLATERAL: &[u8] = include_bytes!("../../testdata/tdx/tdx10-v4-dcapqvl.collateral.json");
 const OTHERS: [&[u8]; 3] = [
-    include_bytes!("../testdata/tdx/tdx10-v4-trustee.quote.bin"),
-    include_bytes!("../testdata/tdx/tdx10-v4-gotdx.quote.bin"),
-    include_bytes!("../testdata/tdx/tdx15-v5-gotdx.quote.bin"),
+    include_bytes!("../../testdata/tdx/tdx10-v4-trustee.quote.bin"),
+    include_bytes!("../../testdata/tdx/tdx10-v4-gotdx.quote.bin"),
+    include_bytes!("../../testdata/tdx/tdx15-v5-gotdx.quote.bin"),
 ];
-const SGX: &[u8] = include_bytes!("../testdata/tdx/sgx-v3-dcapqvl.quote.bin");
+const SGX: &[u8] = include_bytes!("../../testdata/tdx/sgx-v3-dcapqvl.quote.bin");
 /// Where the body of a version 4 quote begins.
 const BODY: usize = 48;
 
@@ -34,6 +35,10 @@ fn fitting(quote: &[u8]) -> TdxReferenceValues {
         mr_seam: Some(measurement(quote, 16)),
         rtmrs: [328, 376, 424, 472].map(|at| measurement(quote, at)),
         xfam: Xfam::try_from(&quote[BODY + 128..BODY + 136]).unwrap(),
+        td_attributes: None,
+        allowed_tcb_statuses: Vec::new(),
+        accepted_advisories: None,
+        rejected_advisories: Vec::new(),
         min_tcb_evaluation_data_number: 0,
         allowed_piids: Vec::new(),
         memory_integrity: false,
@@ -67,10 +72,6 @@ fn judge_real(tdx: TdxReferenceValues, at: u64) -> Result<Claims, Refusal> {
     judge(&with_collateral(QUOTE), &report_data(QUOTE), vec![tdx], at)
 }
 
-fn checks(outcome: Result<Claims, Refusal>) -> Vec<&'static str> {
-    outcome.err().expect("refused").checks.iter().map(|failed| failed.check).collect()
-}
-
 #[test]
 fn a_real_quote_is_accepted_while_its_collateral_is_valid() {
     for at in [FIRST, NOW, LAST] {
@@ -82,14 +83,31 @@ fn a_real_quote_is_accepted_while_its_collateral_is_valid() {
     }
     for at in [FIRST - 2, LAST + 2] {
         let refusal = judge_real(fitting(QUOTE), at).err().unwrap();
-        assert_eq!(refusal.checks[0].check, "quote", "{refusal}");
+        assert_eq!(refusal.checks[0].check, "collateral", "{refusal}");
+        assert!(refusal.to_string().contains("to 2025-07-19"), "{refusal}");
     }
+}
+
+#[test]
+fn the_manifests_grace_extends_the_collateral_and_nothing_else() {
+    let with_grace = |seconds, at| {
+        let document = with_collateral(QUOTE).to_protobuf().unwrap();
+        let evidence = Evidence { oid: EvidenceOid::Tdx, document };
+        let tdx = vec![fitting(QUOTE)];
+        let reference = ReferenceValues { tdx, collateral_grace: seconds, ..ReferenceValues::default() };
+        verify(&evidence, &report_data(QUOTE), &reference, Timestamp::from_millis(at * 1000))
+    };
+    assert!(with_grace(3600, LAST + 3600).is_ok());
+    assert_eq!(checks(with_grace(3600, LAST + 3602)), ["collateral"]);
+    assert_eq!(checks(with_grace(3600, FIRST - 2)), ["collateral"]);
 }
 
 #[test]
 fn every_reference_value_that_differs_is_named() {
     type Change = fn(&mut TdxReferenceValues);
-    let changes: [(&str, Change); 8] = [
+    let changes: [(&str, Change); 10] = [
+        ("TCB status", |entry| entry.allowed_tcb_statuses = vec![TcbStatus::OutOfDate]),
+        ("TD attributes", |entry| entry.td_attributes = Some(TdAttributes::from_bytes([0; 8]))),
         ("MRTD", |entry| entry.mr_td = Measurement::from_bytes([9; 48])),
         ("MRSEAM", |entry| entry.mr_seam = Some(Measurement::from_bytes([9; 48]))),
         ("MRSEAM", |entry| entry.mr_seam = None),
@@ -122,11 +140,11 @@ fn what_is_no_evidence_of_a_trusted_td_is_refused_with_its_reason() {
         checks(judge(&with_collateral(QUOTE), &report_data(QUOTE), vec![], NOW)),
         ["reference values"]
     );
-    // Collateral of another FMSPC.
-    for other in OTHERS {
+    // The first one is of a TD under debug, the others are of another family than the collateral.
+    for (other, name) in OTHERS.into_iter().zip(["TD attributes", "quote", "quote"]) {
         let refusal =
             judge(&with_collateral(other), &report_data(QUOTE), vec![fitting(QUOTE)], NOW).err().unwrap();
-        assert_eq!(refusal.checks[0].check, "quote", "{refusal}");
+        assert_eq!(refusal.checks.last().unwrap().check, name, "{refusal}");
     }
     assert!(TdxEvidence { quote: SGX.to_vec(), collateral: None }.to_protobuf().is_err(), "an SGX quote");
     let document = with_collateral(QUOTE).to_protobuf().unwrap();
@@ -137,25 +155,22 @@ fn what_is_no_evidence_of_a_trusted_td_is_refused_with_its_reason() {
         ..ReferenceValues::default()
     };
     let at = Timestamp::from_millis(NOW * 1000);
-    assert_eq!(checks(verify(&evidence, &report_data(QUOTE), &simulated, at)), ["root"]);
+    assert_eq!(checks(verify(&evidence, &report_data(QUOTE), &simulated, at)), ["simulated root"]);
     let as_snp = Evidence { oid: EvidenceOid::Snp, ..evidence };
     assert!(verify(&as_snp, &report_data(QUOTE), &simulated, at).is_err());
 }
 
 #[test]
-fn every_changed_byte_of_the_signed_part_is_refused() {
-    for at in 0..BODY + 584 {
+fn every_flipped_bit_of_the_signed_part_is_refused() {
+    for bit in 0..(BODY + 584) * 8 {
         let mut quote = QUOTE.to_vec();
-        quote[at] ^= 1 << (at % 8);
-        let data = report_data(&quote);
-        let mut entry = fitting(&quote); // so that nothing but the signature can notice
-        entry.xfam = Xfam::try_from(&quote[BODY + 128..BODY + 136]).unwrap();
-        let evidence = TdxEvidence { quote, collateral: Some(COLLATERAL.to_vec()) };
-        let Ok(document) = evidence.to_protobuf() else { continue }; // no TDX quote any more
+        quote[bit / 8] ^= 1 << (bit % 8);
+        let (data, entry) = (report_data(&quote), fitting(&quote)); // so that only the signature can notice
+        let Ok(document) = with_collateral(&quote).to_protobuf() else { continue }; // no TDX quote any more
         let evidence = Evidence { oid: EvidenceOid::Tdx, document };
         let reference = ReferenceValues { tdx: vec![entry], ..ReferenceValues::default() };
         let outcome = verify(&evidence, &data, &reference, Timestamp::from_millis(NOW * 1000));
-        assert!(outcome.is_err(), "byte {at} was changed and the quote accepted");
+        assert!(outcome.is_err(), "byte {}, bit {} was flipped and the quote accepted", bit / 8, bit % 8);
     }
 }
 
@@ -178,4 +193,14 @@ proptest::proptest! {
         let reference = ReferenceValues { tdx: vec![fitting(QUOTE)], ..ReferenceValues::default() };
         proptest::prop_assert!(verify(&evidence, &report_data(QUOTE), &reference, Timestamp::from_millis(0)).is_err());
     }
+}
+
+/// No real TD with a service TD is at hand; this is refused before its signature is looked at.
+#[test]
+fn a_service_td_is_refused_by_name() {
+    let mut quote = OTHERS[2].to_vec(); // version 5, TD 1.5: the body begins at byte 54
+    quote[54 + 600] = 1;
+    let refusal =
+        judge(&with_collateral(&quote), &report_data(QUOTE), vec![fitting(QUOTE)], NOW).err().unwrap();
+    assert!(refusal.checks.iter().any(|failed| failed.check == "MRSERVICETD"), "{refusal}");
 }
