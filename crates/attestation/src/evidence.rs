@@ -132,6 +132,31 @@ pub enum IssueError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The platform took too long, or has too many questions open.
+    #[error(
+        "cannot make evidence: the platform did not answer within {after:?}; its host may be busy or hostile"
+    )]
+    NoAnswer {
+        /// How long it had.
+        after: std::time::Duration,
+    },
+    /// Every attempt was disturbed.
+    #[error("cannot make evidence: {path}: {how}, at every attempt")]
+    Disturbed {
+        /// Where the attempts were made.
+        path: String,
+        /// What happened at the last one.
+        how: &'static str,
+    },
+    /// Neither SEV-SNP nor TDX.
+    #[error(
+        "this machine makes no evidence: found neither {looked_for}; is it a confidential VM? \
+         (--simulated-machine DIR tries things out without one)"
+    )]
+    NoPlatform {
+        /// Paths that do not exist.
+        looked_for: String,
+    },
     /// The platform's key or answer is unusable.
     #[error("cannot make evidence: {0}")]
     Platform(String),

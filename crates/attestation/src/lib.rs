@@ -12,6 +12,7 @@ mod checklist;
 mod claims;
 mod evidence;
 mod insecure;
+mod issuers;
 #[cfg(feature = "simulated")]
 pub mod simulated;
 mod snp;
@@ -22,6 +23,7 @@ pub use checklist::{Check, FailedCheck, Refusal, Verdict};
 pub use claims::Claims;
 pub use evidence::{Evidence, EvidenceError, EvidenceOid, IssueError, Issuer, Platform, ReportData};
 pub use insecure::InsecureGuest;
+pub use issuers::{ANSWER_TIME, CertificateTable, ConfigfsTsm, SevGuest, TableError, detect};
 pub use snp::{CrlDates, SnpEvidence, Tcb};
 pub use tdx::{CollateralDates, CollateralError, TdxCollateral, TdxEvidence};
 pub use verify::{Appraisal, appraise, verify};

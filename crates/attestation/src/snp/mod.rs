@@ -13,7 +13,7 @@ pub(crate) use chain::{verify_crl, verify_vcek};
 pub(crate) use claims::SnpClaims;
 pub use protobuf::SnpEvidence;
 #[cfg(feature = "simulated")]
-pub(crate) use report::{REPORT_BYTES, SIGNED_BYTES};
-pub(crate) use report::{Report, SigningKey};
+pub(crate) use report::SIGNED_BYTES;
+pub(crate) use report::{REPORT_BYTES, Report, SigningKey};
 pub use tcb::Tcb;
 pub(crate) use verify::appraise;

@@ -1,5 +1,7 @@
 //! Guests that no real machine was made to be: debugged, moved, revoked, of another root.
 
+use std::path::Path;
+
 use attestation::{
     Evidence, EvidenceOid, InsecureGuest, Issuer as _, Platform, ReportData, TdxCollateral, TdxEvidence,
     simulated::{SimulatedKind, SimulatedMachine},
@@ -11,12 +13,18 @@ use manifest::{
 use tempfile::TempDir;
 
 use super::{
-    checks,
+    checks, shared_machine,
     snp::{NOW, fitting, judge, real},
 };
 
+/// The machine that all tests share.
+fn machine(kind: SimulatedKind) -> (&'static Path, ReferenceValues) {
+    let directory = shared_machine(kind);
+    (directory, SimulatedMachine::open(directory).unwrap().reference_values())
+}
+
 /// A machine in a directory of its own.
-fn machine(kind: SimulatedKind) -> (TempDir, ReferenceValues) {
+fn own_machine(kind: SimulatedKind) -> (TempDir, ReferenceValues) {
     let directory = tempfile::tempdir().unwrap();
     let created = SimulatedMachine::create(directory.path(), kind, NOW).unwrap();
     let reference = created.reference_values();
@@ -25,8 +33,8 @@ fn machine(kind: SimulatedKind) -> (TempDir, ReferenceValues) {
 }
 
 /// Evidence of a guest to which `change` was done.
-fn issue(directory: &TempDir, data: &ReportData, change: fn(&mut [u8])) -> Evidence {
-    let machine = SimulatedMachine::open(directory.path()).unwrap();
+fn issue(directory: &Path, data: &ReportData, change: fn(&mut [u8])) -> Evidence {
+    let machine = SimulatedMachine::open(directory).unwrap();
     machine.guest(PolicyHash::of(b"policy")).altered(change).issue(data).unwrap()
 }
 
@@ -36,7 +44,7 @@ const DATA: ReportData = ReportData::from_bytes([7; 64]);
 fn an_snp_guest_needs_its_root_in_the_manifest_and_fits_one_connection() {
     let (directory, reference) = machine(SimulatedKind::Snp);
     let data = ReportData::bind(b"key", b"nonce");
-    let evidence = issue(&directory, &data, |_| {});
+    let evidence = issue(directory, &data, |_| {});
     let claims = verify(&evidence, &data, &reference, NOW).unwrap();
     assert_eq!(
         (claims.policy_hash(), claims.platform()),
@@ -64,7 +72,7 @@ fn an_snp_guest_needs_its_root_in_the_manifest_and_fits_one_connection() {
 fn a_td_needs_its_root_in_the_manifest_and_fits_one_connection() {
     let (directory, reference) = machine(SimulatedKind::Tdx);
     let data = ReportData::bind(b"key", b"nonce");
-    let evidence = issue(&directory, &data, |_| {});
+    let evidence = issue(directory, &data, |_| {});
     let claims = verify(&evidence, &data, &reference, NOW).unwrap();
     assert_eq!(
         (claims.policy_hash(), claims.platform()),
@@ -103,25 +111,25 @@ fn each_untrusted_snp_guest_is_refused_for_its_own_reason() {
     ];
     let (directory, reference) = machine(SimulatedKind::Snp);
     for (name, change) in cases {
-        let evidence = issue(&directory, &DATA, change);
+        let evidence = issue(directory, &DATA, change);
         assert_eq!(checks(verify(&evidence, &DATA, &reference, NOW)), [name]);
     }
     // A masked chip id is what firmware may be set to; a list of allowed chips refuses it.
-    let masked = issue(&directory, &DATA, |report| report[0x1a0..0x1e0].fill(0));
+    let masked = issue(directory, &DATA, |report| report[0x1a0..0x1e0].fill(0));
     assert!(verify(&masked, &DATA, &reference, NOW).is_ok());
     let mut listed = reference.clone();
     listed.snp[0].allowed_chip_ids = vec![manifest::ChipId::from_bytes([1; 64])];
     let refusal = verify(&masked, &DATA, &listed, NOW).err().unwrap();
     assert!(refusal.to_string().contains("chip id: expected one of 1 in the manifest, found masked"));
     // A provider's key signs as such.
-    let provider = issue(&directory, &DATA, |report| report[0x48] = 1 << 2);
+    let provider = issue(directory, &DATA, |report| report[0x48] = 1 << 2);
     assert_eq!(checks(verify(&provider, &DATA, &reference, NOW)), ["report key certificate"]);
 }
 
 #[test]
 fn what_the_manifest_demands_of_a_guest_must_be_there() {
     let (directory, reference) = machine(SimulatedKind::Snp);
-    let evidence = issue(&directory, &DATA, |_| {});
+    let evidence = issue(directory, &DATA, |_| {});
     type Change = fn(&mut ReferenceValues);
     let cases: [(&[&str], Change); 8] = [
         (&["guest policy SMT"], |r| r.snp[0].guest_policy.smt = false),
@@ -154,7 +162,7 @@ fn one_digest_stands_for_every_number_of_virtual_cpus() {
     entry.trusted_measurement = Measurement::from_bytes([7; 48]);
     entry.ap_eip = Some(EntryPoint::from_bytes([0x00, 0x80, 0xb0, 0x04]));
     entry.vcpu_signature = Some(0x0080_0f12);
-    let evidence = issue(&directory, &DATA, |report| {
+    let evidence = issue(directory, &DATA, |report| {
         report[0x90..0xc0].copy_from_slice(THREE.parse::<Measurement>().unwrap().as_bytes());
     });
     assert!(verify(&evidence, &DATA, &reference, NOW).is_ok());
@@ -175,11 +183,11 @@ fn each_untrusted_td_is_refused_for_its_own_reason() {
     ];
     let (directory, reference) = machine(SimulatedKind::Tdx);
     for (name, change) in cases {
-        let evidence = issue(&directory, &DATA, change);
+        let evidence = issue(directory, &DATA, change);
         let refusal = verify(&evidence, &DATA, &reference, NOW).err().unwrap();
         assert_eq!(refusal.checks[0].check, name, "{refusal}");
     }
-    let evidence = issue(&directory, &DATA, |_| {});
+    let evidence = issue(directory, &DATA, |_| {});
     let mut demanding = reference.clone();
     demanding.tdx[0].allowed_tcb_statuses = vec![TcbStatus::OutOfDate, TcbStatus::SWHardeningNeeded];
     let refusal = verify(&evidence, &DATA, &demanding, NOW).err().unwrap();
@@ -193,9 +201,9 @@ fn revoked_keys_are_refused_by_name() {
     for (kind, name) in
         [(SimulatedKind::Snp, "signing key certificate"), (SimulatedKind::Tdx, "PCK certificate")]
     {
-        let (directory, mut reference) = machine(kind);
+        let (directory, mut reference) = own_machine(kind);
         SimulatedMachine::revoke(directory.path(), NOW).unwrap();
-        let evidence = issue(&directory, &DATA, |_| {});
+        let evidence = issue(directory.path(), &DATA, |_| {});
         let refusal = verify(&evidence, &DATA, &reference, NOW).err().unwrap();
         assert_eq!((refusal.checks[0].check, refusal.checks[0].found.as_str()), (name, "revoked"));
         // Asking for less does not help: a list that is there counts.
@@ -209,7 +217,7 @@ fn expired_chains_are_refused() {
     let later = NOW.plus(std::time::Duration::from_hours(24 * 366 * 21));
     for (kind, name) in [(SimulatedKind::Snp, "root certificate"), (SimulatedKind::Tdx, "collateral")] {
         let (directory, mut reference) = machine(kind);
-        let evidence = issue(&directory, &DATA, |_| {});
+        let evidence = issue(directory, &DATA, |_| {});
         assert_eq!(checks(verify(&evidence, &DATA, &reference, later)), [name]);
         // Grace is for collateral; certificates have none.
         reference.collateral_grace = u32::MAX;
@@ -221,12 +229,12 @@ fn expired_chains_are_refused() {
 
 #[test]
 fn collateral_of_the_other_platform_does_not_help() {
-    let ((one, reference), (other, _)) = (machine(SimulatedKind::Tdx), machine(SimulatedKind::Tdx));
+    let ((one, reference), (other, _)) = (machine(SimulatedKind::Tdx), own_machine(SimulatedKind::Tdx));
     let of = |directory| TdxEvidence::from_protobuf(&issue(directory, &DATA, |_| {}).document).unwrap();
-    let mixed = TdxEvidence { quote: of(&other).quote, collateral: of(&one).collateral };
+    let mixed = TdxEvidence { quote: of(other.path()).quote, collateral: of(one).collateral };
     let evidence = Evidence { oid: EvidenceOid::Tdx, document: mixed.to_protobuf().unwrap() };
     assert_eq!(checks(verify(&evidence, &DATA, &reference, NOW)), ["quote"]);
-    let collateral = TdxCollateral::from_json(&of(&one).collateral.unwrap()).unwrap();
+    let collateral = TdxCollateral::from_json(&of(one).collateral.unwrap()).unwrap();
     assert!(collateral.verify().is_err(), "simulated collateral is not Intel's");
 }
 
