@@ -55,9 +55,15 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// A refusal for one reason.
-    pub fn one(check: &'static str, expected: impl ToString, found: impl ToString) -> Self {
-        Self { checks: vec![FailedCheck { check, expected: expected.to_string(), found: found.to_string() }] }
+    /// The failed ones of some checks.
+    pub(crate) fn of(checks: &[Check]) -> Self {
+        let failed = checks.iter().filter(|check| check.verdict == Verdict::Fail);
+        let checks = failed.map(|Check { check, expected, found, .. }| FailedCheck {
+            check,
+            expected: expected.clone(),
+            found: found.clone(),
+        });
+        Self { checks: checks.collect() }
     }
 }
 
@@ -140,5 +146,10 @@ impl Checklist {
 
     pub(crate) fn into_checks(self) -> Vec<Check> {
         self.0
+    }
+
+    /// The failed ones.
+    pub(crate) fn into_refusal(self) -> Refusal {
+        Refusal::of(&self.0)
     }
 }

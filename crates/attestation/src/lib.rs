@@ -10,6 +10,7 @@
 
 mod checklist;
 mod claims;
+mod endorsement;
 mod evidence;
 mod insecure;
 mod issuers;
@@ -21,9 +22,10 @@ mod verify;
 
 pub use checklist::{Check, FailedCheck, Refusal, Verdict};
 pub use claims::Claims;
+pub use endorsement::{Anchors, Endorsed, PlatformCa, PlatformId, VcekId};
 pub use evidence::{Evidence, EvidenceError, EvidenceOid, IssueError, Issuer, Platform, ReportData};
 pub use insecure::InsecureGuest;
 pub use issuers::{ANSWER_TIME, CertificateTable, ConfigfsTsm, SevGuest, TableError, detect};
 pub use snp::{CrlDates, SnpEvidence, Tcb};
-pub use tdx::{CollateralDates, CollateralError, TdxCollateral, TdxEvidence};
+pub use tdx::{CollateralDates, CollateralError, IntelAnswers, TdxCollateral, TdxEvidence};
 pub use verify::{Appraisal, appraise, verify};

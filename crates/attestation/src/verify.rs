@@ -4,7 +4,7 @@ use manifest::{ReferenceValues, Timestamp};
 
 use crate::{
     Claims, Evidence, EvidenceOid, ReportData,
-    checklist::{Check, Checklist, FailedCheck, Refusal, Stop, Verdict},
+    checklist::{Check, Checklist, Refusal, Stop},
     insecure, snp, tdx,
 };
 
@@ -20,13 +20,7 @@ pub struct Appraisal {
 impl Appraisal {
     /// The failed checks.
     pub fn refusal(&self) -> Refusal {
-        let failed = self.checks.iter().filter(|check| check.verdict == Verdict::Fail);
-        let checks = failed.map(|Check { check, expected, found, .. }| FailedCheck {
-            check,
-            expected: expected.clone(),
-            found: found.clone(),
-        });
-        Refusal { checks: checks.collect() }
+        Refusal::of(&self.checks)
     }
 }
 

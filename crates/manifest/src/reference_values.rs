@@ -96,7 +96,7 @@ pub struct SnpReferenceValues {
 }
 
 /// A processor line with its own root key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum SnpProduct {
     /// Third generation EPYC.
     Milan,

@@ -13,7 +13,7 @@ use aws_lc_rs::digest::{SHA384, digest};
 use manifest::{KeyDigest, PolicyHash, ReferenceValues, Timestamp};
 
 use self::{snp::Processor, tdx::Platform};
-use crate::{Evidence, EvidenceOid, IssueError, Issuer, ReportData};
+use crate::{Evidence, EvidenceOid, IssueError, Issuer, ReportData, snp::AmdKeys};
 
 /// How long certificates, revocation lists and collateral of a machine are valid.
 const LIFETIME: Duration = Duration::from_hours(24 * 365 * 20);
@@ -83,6 +83,14 @@ impl SimulatedMachine {
                 let tdx = vec![platform.reference_values()];
                 ReferenceValues { tdx, simulated_roots, ..ReferenceValues::default() }
             }
+        }
+    }
+
+    /// Signing key and root of an SNP machine; nothing for TDX.
+    pub(crate) fn amd_keys(&self) -> AmdKeys {
+        match &self.0 {
+            Machine::Snp(processor) => processor.keys(),
+            Machine::Tdx(_) => AmdKeys { ask: Vec::new(), ark: Vec::new() },
         }
     }
 

@@ -31,7 +31,7 @@ use x509_cert::{
 use super::{LIFETIME, label, platform, read, write};
 use crate::{
     IssueError, ReportData, SnpEvidence,
-    snp::{REPORT_BYTES, SIGNED_BYTES},
+    snp::{AmdKeys, REPORT_BYTES, SIGNED_BYTES},
 };
 
 /// Security versions: bootloader, TEE, SNP, microcode.
@@ -127,6 +127,10 @@ impl Processor {
 
     pub(super) fn root(&self) -> KeyDigest {
         KeyDigest::of(&self.chain.ark)
+    }
+
+    pub(super) fn keys(&self) -> AmdKeys {
+        AmdKeys { ask: self.chain.ask.clone(), ark: self.chain.ark.clone() }
     }
 
     /// What a manifest says of the guests of this processor.

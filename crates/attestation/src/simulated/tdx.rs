@@ -69,7 +69,7 @@ impl Platform {
         let signer_key = signing_key(&signer_key.serialize_der())?;
         let (tcb_info, qe_identity) = (tcb_info(now), qe_identity(now));
         let signers = signer.pem() + &root.pem();
-        let collateral = TdxCollateral::from_parts(QuoteCollateralV3 {
+        let collateral = TdxCollateral(QuoteCollateralV3 {
             pck_crl_issuer_chain: ca.pem() + &root.pem(),
             root_ca_crl: revocation_list(&root_issuer, 1, Vec::new(), now)?,
             pck_crl: revocation_list(&ca_issuer, 1, Vec::new(), now)?,

@@ -13,7 +13,10 @@ use x509_parser::{
 };
 
 use super::{Report, SigningKey, SnpEvidence, Tcb};
-use crate::checklist::{Checklist, Stop};
+use crate::{
+    VcekId,
+    checklist::{Checklist, Stop},
+};
 
 const RSASSA_PSS: &str = "1.2.840.113549.1.1.10";
 /// Prefix of AMD's certificate extensions.
@@ -54,7 +57,7 @@ pub(crate) fn verify(
         return list.fail("signing key", "VCEK or VLEK", format!("{:#x}", report.u32(0x48)));
     };
     let (ask, ark) = match root {
-        Root::Hardware => built_in(product, kind, list)?,
+        Root::Hardware => built_in(product, kind).unwrap_or_default(),
         Root::Simulated(_) => (evidence.ask.clone(), evidence.ark.clone()),
     };
     let vek = match kind {
@@ -113,8 +116,25 @@ fn parse<'a>(name: &'static str, der: &'a [u8], list: &mut Checklist) -> Result<
     }
 }
 
-/// AMD's certificates as published: signing key and root.
-fn built_in(product: SnpProduct, key: SigningKey, list: &mut Checklist) -> Result<(Vec<u8>, Vec<u8>), Stop> {
+/// AMD's certificates of a product, DER: the signing key for chips and the root.
+#[derive(Clone)]
+pub(crate) struct AmdKeys {
+    pub(crate) ask: Vec<u8>,
+    pub(crate) ark: Vec<u8>,
+}
+
+impl AmdKeys {
+    /// Of Milan, Genoa and Turin.
+    pub(crate) fn built_in() -> [Self; 3] {
+        [SnpProduct::Milan, SnpProduct::Genoa, SnpProduct::Turin].map(|product| {
+            let (ask, ark) = built_in(product, SigningKey::Vcek).unwrap_or_default();
+            Self { ask, ark }
+        })
+    }
+}
+
+/// AMD's certificates as published: signing key and root. A test reads each pair.
+fn built_in(product: SnpProduct, key: SigningKey) -> Option<(Vec<u8>, Vec<u8>)> {
     let pem = match (product, key) {
         (SnpProduct::Milan, SigningKey::Vcek) => include_str!("../../roots/ask_ark_milan.pem"),
         (SnpProduct::Milan, SigningKey::Vlek) => include_str!("../../roots/ask_ark_milan_vlek.pem"),
@@ -126,10 +146,7 @@ fn built_in(product: SnpProduct, key: SigningKey, list: &mut Checklist) -> Resul
     let mut certificates = x509_parser::pem::Pem::iter_from_buffer(pem.as_bytes())
         .filter_map(Result::ok)
         .map(|pem| pem.contents);
-    match (certificates.next(), certificates.next()) {
-        (Some(ask), Some(ark)) => Ok((ask, ark)),
-        _ => list.fail(ROOT, "two built-in certificates", "fewer"),
-    }
+    Some((certificates.next()?, certificates.next()?))
 }
 
 /// Pairs of signing key and root certificate whose signatures this thread has found to hold. They
@@ -265,20 +282,35 @@ impl CrlDates {
     }
 }
 
-/// Verifies that AMD's root of a product signed a revocation list.
-pub(crate) fn verify_crl(der: &[u8], product: SnpProduct, list: &mut Checklist) -> Result<CrlDates, Stop> {
-    let (_, ark) = built_in(product, SigningKey::Vcek, list)?;
-    let ark = parse(ROOT, &ark, list)?;
+/// Verifies that a root signed a revocation list.
+pub(crate) fn verify_crl(der: &[u8], keys: &AmdKeys, list: &mut Checklist) -> Result<CrlDates, Stop> {
+    let ark = parse(ROOT, &keys.ark, list)?;
     Ok(CrlDates::of(&Crl::verify(der, &ark, list)?.list))
 }
 
-/// Verifies that AMD's signing key of a product signed a chip's key; dates are not looked at.
-pub(crate) fn verify_vcek(der: &[u8], product: SnpProduct, list: &mut Checklist) -> Result<(), Stop> {
-    let (ask, ark) = built_in(product, SigningKey::Vcek, list)?;
-    let (ark, ask) = (parse(ROOT, &ark, list)?, parse(SIGNER, &ask, list)?);
+/// Verifies that a signing key signed the certificate of a chip's key, and says which chip's, at which
+/// state of its firmware. Dates are not looked at.
+pub(crate) fn identify_vcek(
+    der: &[u8],
+    product: SnpProduct,
+    keys: &AmdKeys,
+    list: &mut Checklist,
+) -> Result<VcekId, Stop> {
+    let (ark, ask) = (parse(ROOT, &keys.ark, list)?, parse(SIGNER, &keys.ask, list)?);
     let vcek = parse(LEAF, der, list)?;
     authority(&ask, &ark, list)?;
-    issued(LEAF, &vcek, &ask, list)
+    issued(LEAF, &vcek, &ask, list)?;
+    let tcb = certified_tcb(&vcek, product, list)?;
+    match amd_extension(&vcek, "4") {
+        Some(chip) if matches!(chip.len(), 8 | 64) => Ok(VcekId { product, chip: chip.to_vec(), tcb }),
+        _ => list.fail(LEAF, "a chip id of 8 or 64 bytes", "none"),
+    }
+}
+
+/// Verifies that a signing key signed the certificate of this chip's key at this firmware.
+pub(crate) fn verify_vcek(der: &[u8], id: &VcekId, keys: &AmdKeys, list: &mut Checklist) -> Result<(), Stop> {
+    let found = identify_vcek(der, id.product, keys, list)?;
+    list.demand("certified chip and firmware", found == *id, id, &found)
 }
 
 /// AMD lists revoked signing keys, not chip keys: those go away by their TCB.
@@ -323,30 +355,11 @@ fn belongs(
     product: SnpProduct,
     list: &mut Checklist,
 ) -> Result<(), Stop> {
-    let extension = |suffix: &str| {
-        let oid = format!("{AMD}.{suffix}");
-        vek.extensions().iter().find(|e| e.oid.to_id_string() == oid).map(|e| e.value)
-    };
-    let version = |suffix: &str| match extension(suffix) {
-        Some([2, 1, value] | [2, 2, 0, value]) => Some(*value),
-        _ => None,
-    };
-    let certified = (|| {
-        Some(Tcb {
-            fmc: if product == SnpProduct::Turin { Some(version("3.9")?) } else { None },
-            bootloader: version("3.1")?,
-            tee: version("3.2")?,
-            snp: version("3.3")?,
-            microcode: version("3.8")?,
-        })
-    })();
     let reported = Tcb::from_report(report.bytes(0x180), product);
-    let Some(certified) = certified else {
-        return list.fail(LEAF, format!("the TCB versions of {product:?}"), "not all of them");
-    };
+    let certified = certified_tcb(vek, product, list)?;
     list.demand("reported TCB", certified == reported, format!("as certified: {certified}"), reported)?;
     let chip_id = report.chip_id();
-    match (kind, extension("4")) {
+    match (kind, amd_extension(vek, "4")) {
         (SigningKey::Vlek, None) => Ok(()),
         (SigningKey::Vlek, Some(_)) => list.fail(LEAF, "no chip id in a VLEK", "one"),
         (SigningKey::Vcek, None) => list.fail(LEAF, "a chip id in a VCEK", "none"),
@@ -358,9 +371,58 @@ fn belongs(
     }
 }
 
+/// Value of one of AMD's extensions.
+fn amd_extension<'a>(certificate: &'a X509Certificate<'_>, suffix: &str) -> Option<&'a [u8]> {
+    let oid = format!("{AMD}.{suffix}");
+    certificate.extensions().iter().find(|e| e.oid.to_id_string() == oid).map(|e| e.value)
+}
+
+/// The firmware that a certificate is for.
+fn certified_tcb(
+    certificate: &X509Certificate<'_>,
+    product: SnpProduct,
+    list: &mut Checklist,
+) -> Result<Tcb, Stop> {
+    let version = |suffix: &str| match amd_extension(certificate, suffix) {
+        Some([2, 1, value] | [2, 2, 0, value]) => Some(*value),
+        _ => None,
+    };
+    let tcb = || {
+        Some(Tcb {
+            fmc: if product == SnpProduct::Turin { Some(version("3.9")?) } else { None },
+            bootloader: version("3.1")?,
+            tee: version("3.2")?,
+            snp: version("3.3")?,
+            microcode: version("3.8")?,
+        })
+    };
+    match tcb() {
+        Some(tcb) => Ok(tcb),
+        None => list.fail(LEAF, format!("the TCB versions of {product:?}"), "not all of them"),
+    }
+}
+
 /// Turin's certificates carry eight bytes, and the report pads them with zeros.
 fn matches_chip(certified: &[u8], chip_id: &[u8; 64]) -> bool {
     matches!(certified.len(), 8 | 64)
         && chip_id.starts_with(certified)
         && chip_id[certified.len()..].iter().all(|byte| *byte == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_built_in_pair_is_a_root_and_a_key_under_it() {
+        for product in [SnpProduct::Milan, SnpProduct::Genoa, SnpProduct::Turin] {
+            for kind in [SigningKey::Vcek, SigningKey::Vlek] {
+                let (ask, ark) = built_in(product, kind).unwrap();
+                let mut list = Checklist::default();
+                let (ask, ark) =
+                    (parse(SIGNER, &ask, &mut list).unwrap(), parse(ROOT, &ark, &mut list).unwrap());
+                assert_eq!(authority(&ask, &ark, &mut list), Ok(()), "{product:?}, {kind:?}");
+            }
+        }
+    }
 }

@@ -9,7 +9,7 @@ mod tcb;
 mod verify;
 
 pub use chain::CrlDates;
-pub(crate) use chain::{verify_crl, verify_vcek};
+pub(crate) use chain::{AmdKeys, identify_vcek, verify_crl, verify_vcek};
 pub(crate) use claims::SnpClaims;
 pub use protobuf::SnpEvidence;
 #[cfg(feature = "simulated")]

@@ -302,7 +302,26 @@ mod tests {
         }
     }
 
+    /// Bytes that the wire form has no field for; the firmware leaves them zero.
+    const RESERVED: [std::ops::Range<usize>; 5] =
+        [0x4c..0x50, 0x18b..0x1a0, 0x1eb..0x1ec, 0x1ef..0x1f0, 0x208..0x2a0];
+
     proptest::proptest! {
+        #[test]
+        fn reports_survive_the_wire_byte_for_byte(
+            mut report in proptest::collection::vec(proptest::prelude::any::<u8>(), REPORT_BYTES),
+            crl: Option<Vec<u8>>,
+            vcek: Vec<u8>,
+        ) {
+            for range in RESERVED {
+                report[range].fill(0);
+            }
+            report[0x18a] &= 0xf; // a stepping has four bits
+            let evidence = SnpEvidence { report, crl, vcek, ..SnpEvidence::default() };
+            let document = evidence.to_protobuf().unwrap();
+            proptest::prop_assert_eq!(SnpEvidence::from_protobuf(&document).unwrap(), evidence);
+        }
+
         #[test]
         fn arbitrary_documents_never_panic(document: Vec<u8>) {
             let _ = SnpEvidence::from_protobuf(&document);

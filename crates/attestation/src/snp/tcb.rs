@@ -5,7 +5,7 @@ use std::fmt;
 use manifest::{SnpProduct, SnpTcb};
 
 /// Security versions of a platform's firmware.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tcb {
     /// Management controller firmware; Turin and newer.
     pub fmc: Option<u8>,

@@ -4,18 +4,21 @@
 //! The judge of quotes is `dcap-qvl`. Here collateral is read for its dates, and checked on its own
 //! (without a quote) before it may enter a cache.
 
+use std::collections::HashMap;
+
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 use dcap_qvl::QuoteCollateralV3;
 use manifest::{KeyDigest, Timestamp};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use x509_parser::{
     certificate::X509Certificate, pem::Pem, prelude::FromDer as _, revocation_list::CertificateRevocationList,
 };
 
-use crate::snp::CrlDates;
+use crate::{PlatformCa, snp::CrlDates};
 
 /// Intel SGX root CA, which TDX quotes lead to as well.
-pub(super) const INTEL_ROOT: &[u8] = include_bytes!("../../roots/intel-sgx-root-ca.der");
+pub(crate) const INTEL_ROOT: &[u8] = include_bytes!("../../roots/intel-sgx-root-ca.der");
 /// Largest collateral accepted, in bytes of JSON: what is seen in practice takes about 25 KiB.
 const MAX_BYTES: usize = 512 << 10;
 /// Most certificates of a chain that are read.
@@ -73,6 +76,25 @@ pub struct CollateralDates {
     pub next_update: Timestamp,
 }
 
+/// What Intel's service answers to four questions. Chains are PEM, issuer first.
+#[derive(Clone, Debug)]
+pub struct IntelAnswers {
+    /// Body of `tdx/certification/v4/tcb`.
+    pub tcb_info: Vec<u8>,
+    /// Its header `TCB-Info-Issuer-Chain`, decoded.
+    pub tcb_info_issuer_chain: String,
+    /// Body of `tdx/certification/v4/qe/identity`.
+    pub qe_identity: Vec<u8>,
+    /// Its header `SGX-Enclave-Identity-Issuer-Chain`, decoded.
+    pub qe_identity_issuer_chain: String,
+    /// Body of `sgx/certification/v4/pckcrl`, DER.
+    pub pck_crl: Vec<u8>,
+    /// Its header `SGX-PCK-CRL-Issuer-Chain`, decoded.
+    pub pck_crl_issuer_chain: String,
+    /// Revocation list of the root, DER.
+    pub root_crl: Vec<u8>,
+}
+
 /// The fields of TCB info and of the enclave's identity that dates are taken from.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -93,14 +115,37 @@ impl TdxCollateral {
         serde_json::from_slice(json).map(Self).map_err(|error| malformed("JSON", error))
     }
 
-    /// Puts together what Intel's service sends in parts.
-    pub fn from_parts(parts: QuoteCollateralV3) -> Self {
-        Self(parts)
+    /// Puts together what Intel's service answers (Intel PCS API v4). Nothing is verified.
+    pub fn from_answers(answers: IntelAnswers) -> Result<Self, CollateralError> {
+        let (tcb_info, tcb_info_signature) = signed_document("TCB info", "tcbInfo", &answers.tcb_info)?;
+        let (qe_identity, qe_identity_signature) =
+            signed_document("QE identity", "enclaveIdentity", &answers.qe_identity)?;
+        Ok(Self(QuoteCollateralV3 {
+            pck_crl_issuer_chain: answers.pck_crl_issuer_chain,
+            root_ca_crl: answers.root_crl,
+            pck_crl: answers.pck_crl,
+            tcb_info_issuer_chain: answers.tcb_info_issuer_chain,
+            tcb_info,
+            tcb_info_signature,
+            qe_identity_issuer_chain: answers.qe_identity_issuer_chain,
+            qe_identity,
+            qe_identity_signature,
+            pck_certificate_chain: None,
+        }))
     }
 
     /// The form that travels.
     pub fn to_json(&self) -> Result<Vec<u8>, CollateralError> {
         serde_json::to_vec(&self.0).map_err(|error| malformed("JSON", error))
+    }
+
+    /// Which of Intel's authorities its list of revoked platforms is of.
+    pub fn platform_ca(&self) -> PlatformCa {
+        let chain = chain(&self.0.pck_crl_issuer_chain);
+        let issuer = chain.first().and_then(|der| X509Certificate::from_der(der).ok());
+        let is_processor =
+            issuer.is_some_and(|(_, issuer)| issuer.subject().to_string().contains("Processor CA"));
+        if is_processor { PlatformCa::Processor } else { PlatformCa::Platform }
     }
 
     /// Its dates and numbers, as it says them.
@@ -140,17 +185,13 @@ impl TdxCollateral {
         })
     }
 
-    /// SHA-256 of the root certificate that it names. Nothing is verified.
+    /// The root certificate that it names. Nothing is verified.
     pub(super) fn named_root(&self) -> Option<Vec<u8>> {
         chain(&self.0.pck_crl_issuer_chain).pop()
     }
 
-    /// Verifies that Intel signed each part. Dates are not compared with anything.
-    pub fn verify(&self) -> Result<CollateralDates, CollateralError> {
-        self.verify_under(KeyDigest::of(INTEL_ROOT))
-    }
-
-    fn verify_under(&self, root: KeyDigest) -> Result<CollateralDates, CollateralError> {
+    /// Verifies that a root vouches for each part. Dates are not compared with anything.
+    pub(crate) fn verify_under(&self, root: KeyDigest) -> Result<CollateralDates, CollateralError> {
         let collateral = &self.0;
         let documents = [
             (
@@ -231,6 +272,21 @@ pub(super) fn crl<'a>(
     }
 }
 
+/// The signed text, exactly as it stands in an answer, and its signature.
+fn signed_document(
+    part: &'static str,
+    name: &str,
+    answer: &[u8],
+) -> Result<(String, Vec<u8>), CollateralError> {
+    let mut fields: HashMap<String, Box<RawValue>> =
+        serde_json::from_slice(answer).map_err(|error| malformed(part, error))?;
+    let mut field = |name: &str| fields.remove(name).ok_or_else(|| malformed(part, format!("no {name}")));
+    let document = field(name)?.get().to_owned();
+    let signature: String =
+        serde_json::from_str(field("signature")?.get()).map_err(|error| malformed(part, error))?;
+    Ok((document, hex::decode(signature).map_err(|error| malformed(part, error))?))
+}
+
 fn dated(part: &'static str, json: &str) -> Result<Dated, CollateralError> {
     serde_json::from_str(json).map_err(|error| malformed(part, error))
 }
@@ -241,9 +297,13 @@ mod tests {
 
     const COLLATERAL: &[u8] = include_bytes!("../../testdata/tdx/tdx10-v4-dcapqvl.collateral.json");
 
+    fn intel() -> KeyDigest {
+        KeyDigest::of(INTEL_ROOT)
+    }
+
     #[test]
     fn real_collateral_is_signed_and_dated() {
-        let dates = TdxCollateral::from_json(COLLATERAL).unwrap().verify().unwrap();
+        let dates = TdxCollateral::from_json(COLLATERAL).unwrap().verify_under(intel()).unwrap();
         assert_eq!(dates.fmspc, "b0c06f000000");
         assert_eq!(dates.evaluation_number, 17);
         assert_eq!(dates.newest.as_secs(), 1_750_329_147);
@@ -266,7 +326,7 @@ mod tests {
         for (part, change) in changes {
             let mut collateral = TdxCollateral::from_json(COLLATERAL).unwrap();
             change(&mut collateral.0);
-            let error = collateral.verify().unwrap_err().to_string();
+            let error = collateral.verify_under(intel()).unwrap_err().to_string();
             assert!(error.contains(part), "{part}: {error}");
         }
         let other = KeyDigest::of(b"another root");
@@ -278,7 +338,7 @@ mod tests {
         #[test]
         fn arbitrary_collateral_never_panics(json: Vec<u8>) {
             if let Ok(collateral) = TdxCollateral::from_json(&json) {
-                proptest::prop_assert!(collateral.verify().is_err());
+                proptest::prop_assert!(collateral.verify_under(intel()).is_err());
             }
         }
     }

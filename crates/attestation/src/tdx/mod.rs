@@ -10,6 +10,20 @@ mod quote;
 mod verify;
 
 pub(crate) use claims::TdxClaims;
-pub use collateral::{CollateralDates, CollateralError, TdxCollateral};
+pub(crate) use collateral::INTEL_ROOT;
+pub use collateral::{CollateralDates, CollateralError, IntelAnswers, TdxCollateral};
 pub use protobuf::TdxEvidence;
 pub(crate) use verify::appraise;
+
+use crate::{PlatformCa, PlatformId};
+
+/// The platform that made a quote, as its certificate says. Nothing is verified.
+pub(crate) fn platform_id(quote: &[u8]) -> Option<PlatformId> {
+    let quote = dcap_qvl::quote::Quote::parse(quote).ok()?;
+    let fmspc = hex::encode(dcap_qvl::intel::quote_fmspc(&quote).ok()?);
+    let ca = match dcap_qvl::intel::quote_ca(&quote).ok()? {
+        dcap_qvl::config::PckCa::Platform => PlatformCa::Platform,
+        _ => PlatformCa::Processor,
+    };
+    Some(PlatformId { fmspc, ca })
+}

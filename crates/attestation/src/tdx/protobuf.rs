@@ -108,6 +108,9 @@ struct Body {
     tee_tcb_svn2: Vec<u8>,
     #[prost(bytes = "vec", tag = "14")]
     mr_service_td: Vec<u8>,
+    /// What bodies later than TD 1.5 append. The field is ours: upstream's messages end above.
+    #[prost(bytes = "vec", tag = "1000")]
+    appended: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -344,9 +347,7 @@ fn split_body(bytes: &[u8]) -> Result<Body, EvidenceError> {
         body.tee_tcb_svn2 = reader.bytes(16)?;
         body.mr_service_td = reader.bytes(48)?;
     }
-    if !reader.0.is_empty() {
-        return Err(malformed("the wire form has no fields for a body later than TD 1.5"));
-    }
+    body.appended = reader.0.to_vec();
     Ok(body)
 }
 
@@ -371,6 +372,7 @@ fn join_body(out: &mut Writer, body: &Body, later: bool) -> Result<(), EvidenceE
     if later {
         out.bytes("TEE TCB SVN 2", &body.tee_tcb_svn2, 16)?;
         out.bytes("MRSERVICETD", &body.mr_service_td, 48)?;
+        out.bytes("appended body", &body.appended, body.appended.len())?;
     }
     Ok(())
 }
@@ -433,4 +435,55 @@ fn join_signed_data(out: &mut Writer, data: &SignedData) -> Result<(), EvidenceE
     out.number("PCK chain type", chain.kind, 2)?;
     out.number("PCK chain size", chain.size, 4)?;
     out.bytes("PCK chain", &chain.chain, usize::try_from(chain.size).unwrap_or(usize::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    /// A quote of any version and body, with any content and any padding.
+    fn quote() -> impl Strategy<Value = Vec<u8>> {
+        let version = prop_oneof![
+            Just((4_u16, 2_u16, 584_usize)),
+            Just((5, 2, 584)),
+            Just((5, 3, 648)),
+            Just((5, 4, 700))
+        ];
+        (version, vec(any::<u8>(), 2048), vec(any::<u8>(), 0..40), vec(any::<u8>(), 0..200), 0_usize..20)
+            .prop_map(|((version, kind, size), noise, auth_data, chain, padding)| {
+                let mut quote = [&version.to_le_bytes()[..], &[2, 0, 0x81, 0, 0, 0], &noise[..40]].concat();
+                if version == 5 {
+                    quote.extend(kind.to_le_bytes());
+                    quote.extend(u32::try_from(size).unwrap().to_le_bytes());
+                }
+                quote.extend(&noise[40..40 + size]);
+                let number = |bytes: usize| u32::try_from(bytes).unwrap().to_le_bytes();
+                let auth_size = u16::try_from(auth_data.len()).unwrap().to_le_bytes();
+                let certification =
+                    [&noise[1000..1448], &auth_size, &auth_data, &[5, 0], &number(chain.len()), &chain]
+                        .concat();
+                let auth =
+                    [&noise[1500..1628], &[6, 0], &number(certification.len()), &certification].concat();
+                quote.extend(number(auth.len()));
+                quote.extend(auth);
+                quote.resize(quote.len() + padding, 0);
+                quote
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn quotes_survive_the_wire_byte_for_byte(quote in quote()) {
+            let evidence = TdxEvidence { quote, collateral: None };
+            let document = evidence.to_protobuf().unwrap();
+            prop_assert_eq!(TdxEvidence::from_protobuf(&document).unwrap(), evidence);
+        }
+
+        #[test]
+        fn arbitrary_documents_never_panic(document: Vec<u8>) {
+            let _ = TdxEvidence::from_protobuf(&document);
+        }
+    }
 }

@@ -1,0 +1,319 @@
+//! What is kept: in memory for every verification to read without a lock, and in a directory.
+
+use std::{
+    collections::BTreeMap,
+    fmt, fs,
+    io::{self, Read as _, Write as _},
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use arc_swap::ArcSwap;
+use attestation::{Anchors, CollateralError, PlatformCa, PlatformId, Refusal, Tcb, TdxCollateral, VcekId};
+use manifest::{SnpProduct, Timestamp};
+
+/// Largest endorsement, in bytes; the same limit holds for what is fetched.
+pub(crate) const MAX_BYTES: usize = 512 << 10;
+/// Most endorsements that are kept: chips times firmware states, for a large fleet.
+const MAX_ENTRIES: usize = 20_000;
+
+/// Names an endorsement. Its text is its file's name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Name {
+    /// Certificate of a chip's key.
+    Vcek(VcekId),
+    /// Revocation list of a product's root.
+    Crl(SnpProduct),
+    /// Collateral of a family of Intel platforms.
+    Collateral(PlatformId),
+}
+
+/// From when to when an endorsement counts, and how new it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    /// CRL number, or TCB evaluation number.
+    pub number: u64,
+    /// When it was made.
+    pub this_update: Timestamp,
+    /// When the next one is due.
+    pub next_update: Timestamp,
+}
+
+/// An endorsement that was verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// DER, or JSON for collateral.
+    pub bytes: Arc<[u8]>,
+    /// Absent for certificates of chips, which are replaced by others and never expire here.
+    pub validity: Option<Validity>,
+}
+
+/// Why an endorsement is not kept.
+#[derive(Debug, thiserror::Error)]
+pub enum PutError {
+    /// Not what its name says, or signed by nobody who is trusted.
+    #[error("{name}: {source}")]
+    Refused {
+        /// Its name.
+        name: Name,
+        /// Why.
+        source: Refusal,
+    },
+    /// Collateral that is malformed or unsigned.
+    #[error("{name}: {source}")]
+    Collateral {
+        /// Its name.
+        name: Name,
+        /// Why.
+        source: CollateralError,
+    },
+    /// A newer one is known.
+    #[error("{name}: number {got} is older than {known}, which is known already")]
+    Older {
+        /// Its name.
+        name: Name,
+        /// Number that is known.
+        known: u64,
+        /// Number that was offered.
+        got: u64,
+    },
+    /// Collateral of another family.
+    #[error("{name}: it is for platforms {found}")]
+    OtherPlatform {
+        /// Its name.
+        name: Name,
+        /// The family it is for.
+        found: String,
+    },
+    /// The limit on entries.
+    #[error("{name}: {MAX_ENTRIES} endorsements are kept already; remove old ones from the cache directory")]
+    Full {
+        /// Its name.
+        name: Name,
+    },
+    /// The directory.
+    #[error("cannot write {path}: {source}")]
+    Io {
+        /// Which file.
+        path: String,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Verified endorsements.
+pub(crate) struct Store {
+    anchors: Anchors,
+    directory: Option<PathBuf>,
+    entries: ArcSwap<BTreeMap<Name, Entry>>,
+    /// Writers take turns; readers do not wait for them.
+    writing: Mutex<()>,
+}
+
+impl Store {
+    /// Opens a directory, which is made if it is not there; without one, memory has to do.
+    pub(crate) fn open(directory: Option<PathBuf>, anchors: Anchors) -> io::Result<Self> {
+        let mut entries = BTreeMap::new();
+        if let Some(directory) = &directory {
+            fs::create_dir_all(directory)?;
+            for file in fs::read_dir(directory)?.take(2 * MAX_ENTRIES) {
+                let path = file?.path();
+                let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
+                let Some(name) = name else { continue };
+                match read(&path).map(|bytes| verify(&anchors, &name, bytes)) {
+                    Ok(Ok(entry)) if entries.len() < MAX_ENTRIES => drop(entries.insert(name, entry)),
+                    Ok(Ok(_)) => break,
+                    Ok(Err(error)) => {
+                        tracing::warn!(path = %path.display(), %error, "cached endorsement ignored")
+                    }
+                    Err(error) => {
+                        tracing::warn!(path = %path.display(), %error, "cached endorsement unreadable")
+                    }
+                }
+            }
+        }
+        let entries = ArcSwap::from_pointee(entries);
+        Ok(Self { anchors, directory, entries, writing: Mutex::new(()) })
+    }
+
+    pub(crate) fn anchors(&self) -> &Anchors {
+        &self.anchors
+    }
+
+    pub(crate) fn get(&self, name: &Name) -> Option<Entry> {
+        self.entries.load().get(name).cloned()
+    }
+
+    pub(crate) fn all(&self) -> Arc<BTreeMap<Name, Entry>> {
+        self.entries.load_full()
+    }
+
+    /// Verifies an endorsement and keeps it, unless a newer one is known.
+    pub(crate) fn put(&self, name: &Name, bytes: Vec<u8>) -> Result<Entry, PutError> {
+        let entry = verify(&self.anchors, name, bytes)?;
+        // What the lock guards is written in one step below, so a panic leaves nothing half done.
+        let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.entries.load_full();
+        match known.get(name) {
+            Some(same) if *same == entry => return Ok(entry),
+            Some(Entry { validity: Some(known), .. }) => {
+                let number = |validity: &Validity| (validity.number, validity.this_update);
+                if let Some(got) = entry.validity.filter(|got| number(got) < number(known)) {
+                    let (name, known, got) = (name.clone(), known.number, got.number);
+                    return Err(PutError::Older { name, known, got });
+                }
+            }
+            None if known.len() >= MAX_ENTRIES => return Err(PutError::Full { name: name.clone() }),
+            _ => {}
+        }
+        if let Some(directory) = &self.directory {
+            let path = directory.join(name.to_string());
+            write(directory, &path, &entry.bytes)
+                .map_err(|source| PutError::Io { path: path.display().to_string(), source })?;
+        }
+        let mut entries = BTreeMap::clone(&known);
+        entries.insert(name.clone(), entry.clone());
+        self.entries.store(Arc::new(entries));
+        Ok(entry)
+    }
+}
+
+/// Whoever is to be trusted signed this, and it is what its name says.
+fn verify(anchors: &Anchors, name: &Name, bytes: Vec<u8>) -> Result<Entry, PutError> {
+    let refused = |source| PutError::Refused { name: name.clone(), source };
+    let validity = match name {
+        Name::Vcek(id) => anchors.verify_vcek(id, &bytes).map(|()| None).map_err(refused)?,
+        Name::Crl(product) => {
+            let dates = anchors.verify_crl(*product, &bytes).map_err(refused)?;
+            let (number, this_update, next_update) = (dates.number, dates.this_update, dates.next_update);
+            Some(Validity { number, this_update, next_update })
+        }
+        Name::Collateral(platform) => {
+            let verified = TdxCollateral::from_json(&bytes)
+                .and_then(|collateral| anchors.verify_collateral(&collateral));
+            let dates = verified.map_err(|source| PutError::Collateral { name: name.clone(), source })?;
+            if dates.fmspc != platform.fmspc {
+                return Err(PutError::OtherPlatform { name: name.clone(), found: dates.fmspc });
+            }
+            let (this_update, next_update) = (dates.newest, dates.next_update);
+            Some(Validity { number: dates.evaluation_number.into(), this_update, next_update })
+        }
+    };
+    Ok(Entry { bytes: bytes.into(), validity })
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(MAX_BYTES).unwrap_or(u64::MAX);
+    fs::File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > MAX_BYTES {
+        return Err(io::Error::other(format!("larger than {MAX_BYTES} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// The whole file or none: a reader never sees half of one.
+fn write(directory: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = tempfile::NamedTempFile::new_in(directory)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|error| error.error)?;
+    fs::File::open(directory)?.sync_all()
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vcek(id) => write!(f, "vcek-{id}.der"),
+            Self::Crl(product) => write!(f, "crl-{product:?}.der"),
+            Self::Collateral(PlatformId { fmspc, ca }) => write!(f, "collateral-{fmspc}-{ca}.json"),
+        }
+    }
+}
+
+/// Not the name of an endorsement.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} names no endorsement")]
+pub struct InvalidName(String);
+
+impl FromStr for Name {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let name = || match text.split_once('-')? {
+            ("vcek", rest) => vcek_id(rest.strip_suffix(".der")?).map(Self::Vcek),
+            ("crl", rest) => product(rest.strip_suffix(".der")?).map(Self::Crl),
+            ("collateral", rest) => {
+                let (fmspc, ca) = rest.strip_suffix(".json")?.split_once('-')?;
+                let ca = match ca {
+                    "platform" => PlatformCa::Platform,
+                    "processor" => PlatformCa::Processor,
+                    _ => return None,
+                };
+                let is_fmspc =
+                    fmspc.len() == 12 && fmspc.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+                is_fmspc.then(|| Self::Collateral(PlatformId { fmspc: fmspc.to_owned(), ca }))
+            }
+            _ => None,
+        };
+        name().ok_or_else(|| InvalidName(text.chars().take(80).collect()))
+    }
+}
+
+fn product(text: &str) -> Option<SnpProduct> {
+    match text {
+        "Milan" => Some(SnpProduct::Milan),
+        "Genoa" => Some(SnpProduct::Genoa),
+        "Turin" => Some(SnpProduct::Turin),
+        _ => None,
+    }
+}
+
+/// The reverse of the id's text.
+fn vcek_id(text: &str) -> Option<VcekId> {
+    let mut parts = text.split('-');
+    let (product, chip, versions) =
+        (product(parts.next()?)?, hex::decode(parts.next()?).ok()?, parts.next()?);
+    let versions: Vec<u8> = versions.split('.').map(str::parse).collect::<Result<_, _>>().ok()?;
+    let (fmc, rest) = match (product, versions.as_slice()) {
+        (SnpProduct::Turin, [fmc, rest @ ..]) => (Some(*fmc), rest),
+        (_, rest) => (None, rest),
+    };
+    let &[bootloader, tee, snp, microcode] = rest else { return None };
+    let id = VcekId { product, chip, tcb: Tcb { fmc, bootloader, tee, snp, microcode } };
+    (parts.next().is_none() && matches!(id.chip.len(), 8 | 64) && id.to_string() == text).then_some(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_back() {
+        let tcb = Tcb { fmc: Some(1), bootloader: 2, tee: 3, snp: 4, microcode: 5 };
+        let names = [
+            Name::Vcek(VcekId { product: SnpProduct::Turin, chip: vec![0xab; 8], tcb }),
+            Name::Vcek(VcekId {
+                product: SnpProduct::Milan,
+                chip: vec![1; 64],
+                tcb: Tcb { fmc: None, ..tcb },
+            }),
+            Name::Crl(SnpProduct::Genoa),
+            Name::Collateral(PlatformId { fmspc: "b0c06f000000".into(), ca: PlatformCa::Platform }),
+        ];
+        for name in names {
+            assert_eq!(name.to_string().parse(), Ok(name));
+        }
+    }
+
+    proptest::proptest! {
+        /// A file's name comes from an untrusted directory: it names nothing outside of it.
+        #[test]
+        fn whatever_parses_is_its_own_text(text in "(vcek|crl|collateral)-[./a-zA-Z0-9-]{0,40}") {
+            if let Ok(name) = text.parse::<Name>() {
+                proptest::prop_assert_eq!(name.to_string(), text);
+            }
+        }
+    }
+}
