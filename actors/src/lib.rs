@@ -21,7 +21,7 @@ mod peer_recovery;
 mod supervision;
 
 pub use self::{
-    attestation::{Verifiers, VerifyError, VerifyEvidence},
+    attestation::{Verified, Verifiers, VerifyError, VerifyEvidence},
     ca::{Authority, IssueError, IssueMeshCert, IssuedIdentity},
     clock::{Clock, FixedClock, SystemClock},
     event_log::{Append, Journal, JournalError, RecordRefusal},

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use ::endorsements::Reach;
 use anyhow::Context as _;
 use atls::{ClientConfig, ConnectionKey};
 use attestation::Claims;
@@ -14,7 +15,7 @@ use tonic::{
 };
 use wire::{history::history_client::HistoryClient, user::user_api_client::UserApiClient};
 
-use crate::printer::Refused;
+use crate::{endorsements::Cache, printer::Refused};
 
 const HANDSHAKE: Duration = Duration::from_secs(30);
 /// Largest answer: a long history with its policies, in bytes.
@@ -49,9 +50,11 @@ impl Coordinator {
         let (stream, peer) = atls::connect(stream, &config, now())
             .await
             .with_context(|| format!("no attested connection to {address}"))?;
-        let evidence =
-            peer.evidence.as_ref().ok_or_else(|| Refused(format!("{address} sent no evidence")))?;
-        let claims = attestation::verify(evidence, &peer.report_data(), &manifest.reference_values, now())
+        let evidence = peer.evidence.clone().ok_or_else(|| Refused(format!("{address} sent no evidence")))?;
+        let endorsements = Cache::current().open()?;
+        let complete = move || endorsements.complete(evidence, now(), Reach::Network);
+        let evidence = tokio::task::spawn_blocking(complete).await?.evidence;
+        let claims = attestation::verify(&evidence, &peer.report_data(), &manifest.reference_values, now())
             .map_err(|refusal| Refused(format!("the Coordinator at {address}: {refusal}")))?;
         let policy = claims.policy_hash();
         let role = manifest.policies.get(&policy).map(|entry| entry.role);

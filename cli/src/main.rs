@@ -3,6 +3,8 @@
 mod audit;
 mod client;
 mod dev;
+mod endorsements;
+mod evidence;
 mod history;
 mod printer;
 mod recover;
@@ -27,6 +29,8 @@ struct Cli {
     #[arg(long, global = true, env = "CONTRAST_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(flatten)]
+    endorsements: ::endorsements::EndorsementOptions,
+    #[command(flatten)]
     log: program::LogOptions,
     #[command(subcommand)]
     command: Command,
@@ -40,6 +44,9 @@ enum Command {
     Recover(recover::Args),
     History(history::Args),
     Audit(audit::Args),
+    Explain(evidence::explain::Args),
+    Inspect(evidence::inspect::Args),
+    Endorsements(endorsements::Args),
     /// Print a completion script for a shell.
     Completion {
         /// The shell.
@@ -52,6 +59,7 @@ async fn main() -> ExitCode {
     let cli: Cli = program::parse(Some("contrast.toml"));
     cli.log.init();
     let printer = Printer::new(cli.output);
+    let cache = endorsements::Cache::with(cli.endorsements);
     let outcome = match cli.command {
         Command::Dev(args) => dev::run(args, &printer).await,
         Command::Set(args) => set::run(args, &printer).await,
@@ -59,6 +67,9 @@ async fn main() -> ExitCode {
         Command::Recover(args) => recover::run(args, &printer).await,
         Command::History(args) => history::run(args, &printer).await,
         Command::Audit(args) => audit::run(args, &printer).await,
+        Command::Explain(args) => evidence::explain::run(args, cache, &printer).await,
+        Command::Inspect(args) => evidence::inspect::run(&args, &printer),
+        Command::Endorsements(args) => endorsements::run(args, cache, &printer).await,
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "contrast", &mut std::io::stdout());
             Ok(())

@@ -83,6 +83,21 @@ impl Printer {
         bar
     }
 
+    /// A mark of success; coloured on a terminal.
+    pub(crate) fn good(&self, mark: &str) -> String {
+        self.coloured(32, mark)
+    }
+
+    /// A mark of failure; coloured on a terminal.
+    pub(crate) fn bad(&self, mark: &str) -> String {
+        self.coloured(31, mark)
+    }
+
+    fn coloured(&self, code: u8, mark: &str) -> String {
+        let is_terminal = std::io::stdout().is_terminal();
+        if self.colour && is_terminal { format!("\x1b[{code}m{mark}\x1b[0m") } else { mark.to_owned() }
+    }
+
     /// A line of progress.
     pub(crate) fn note(&self, text: &str) {
         let _ = writeln!(std::io::stderr(), "{text}");

@@ -3,7 +3,6 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::Parser;
-use manifest::PolicyHash;
 
 /// Attests workloads against a manifest, issues their certificates and secrets, keeps the history.
 #[derive(Debug, Parser)]
@@ -11,7 +10,8 @@ use manifest::PolicyHash;
     name = "coordinator",
     version,
     after_help = "Examples:\n  \
-        coordinator --state-dir /var/lib/contrast --simulated-machine ./machine --policy-hash 1f3c...\n  \
+        coordinator --state-dir /var/lib/contrast\n  \
+        coordinator --state-dir ./state --simulated-machine ./machine --policy-hash 1f3c...\n  \
         CONTRAST_LOG_FORMAT=json coordinator --state-dir ./state --user-listen 127.0.0.1:0 ...\n\n\
         SIGTERM and SIGINT stop accepting, finish what is under way (20 s), then exit."
 )]
@@ -36,14 +36,6 @@ pub(crate) struct Config {
     #[arg(long, env = "CONTRAST_PROBE_LISTEN", default_value = "0.0.0.0:9102")]
     pub(crate) probe_listen: SocketAddr,
 
-    /// Make evidence as this simulated machine. Not hardware: protects nothing.
-    #[arg(long, env = "CONTRAST_SIMULATED_MACHINE", value_name = "DIR")]
-    pub(crate) simulated_machine: PathBuf,
-
-    /// SHA-256 of this Coordinator's own policy document, its HOSTDATA on the simulated machine.
-    #[arg(long, env = "CONTRAST_POLICY_HASH", value_name = "HEX")]
-    pub(crate) policy_hash: PolicyHash,
-
     /// Handshakes under way at once, on each listener.
     #[arg(long, env = "CONTRAST_MAX_HANDSHAKES", default_value_t = 256)]
     pub(crate) max_handshakes: usize,
@@ -63,6 +55,12 @@ pub(crate) struct Config {
     /// Time between two checkpoints of the event log, in seconds.
     #[arg(long, env = "CONTRAST_CHECKPOINT_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) checkpoint_seconds: u64,
+
+    #[command(flatten)]
+    pub(crate) evidence: program::EvidenceOptions,
+
+    #[command(flatten)]
+    pub(crate) endorsements: endorsements::EndorsementOptions,
 
     #[command(flatten)]
     pub(crate) log: program::LogOptions,

@@ -9,9 +9,10 @@ use std::{
     task::{Context, Poll},
 };
 
-use actors::{Active, Phase, RecordRefusal, VerifyEvidence};
+use actors::{Active, AskError, Phase, RecordRefusal, Verified, VerifyError, VerifyEvidence};
 use atls::{PeerCertificate, ServerConfig};
-use attestation::Claims;
+use attestation::{Claims, Refusal};
+use endorsements::Reach;
 use manifest::{EvidenceHash, RequestId};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -59,7 +60,21 @@ pub(crate) enum Peer {
     /// Of the mesh listener: proven by evidence.
     Workload(Arc<Workload>),
     /// Of the mesh listener: refused; every request is answered with the reason.
-    Refused(Arc<str>),
+    Refused(Arc<Refused>),
+}
+
+/// Why a workload was refused.
+#[derive(Clone)]
+pub(crate) struct Refused {
+    pub(crate) reason: String,
+    /// The checks that its evidence did not pass, if that is why.
+    pub(crate) refusal: Option<Refusal>,
+}
+
+impl From<String> for Refused {
+    fn from(reason: String) -> Self {
+        Self { reason, refusal: None }
+    }
 }
 
 /// A verified workload, and what was in force when it was verified.
@@ -157,41 +172,68 @@ impl Listener {
         let expected = certificate.report_data();
         let Some(evidence) = certificate.evidence else {
             return self
-                .refuse("the client's certificate carries no evidence".into(), None, &active, source)
+                .refuse("the client's certificate carries no evidence".to_owned(), None, &active, source)
                 .await;
         };
-        let document = evidence.document.clone();
+        let hash = EvidenceHash::of(&evidence.document);
         let manifest = Arc::clone(&active.manifest);
-        let request = VerifyEvidence { evidence, expected, manifest, now: now() };
-        let reason = match self.actors.verifiers.ask(request).await {
-            Ok(Ok(claims)) if active.manifest.policies.contains_key(&claims.policy_hash()) => {
+        let request = VerifyEvidence { evidence, expected, manifest, now: now(), vendor_asked: false };
+        let reason = match self.verify(request).await {
+            Ok(Ok(Verified { claims, document }))
+                if active.manifest.policies.contains_key(&claims.policy_hash()) =>
+            {
                 let (spki_der, nonce) = (certificate.spki_der, certificate.nonce.as_bytes().to_vec());
                 let workload = Workload { active, claims, evidence: document, spki_der, nonce };
                 return Peer::Workload(Arc::new(workload));
             }
-            Ok(Ok(claims)) => format!(
+            Ok(Ok(Verified { claims, .. })) => format!(
                 "policy {} is not in the current manifest (generation {}, {} policies): \
                  generate and set the manifest again, or restart the pod with the policy it lists",
                 claims.policy_hash(),
                 active.generation,
                 active.manifest.policies.len()
             ),
-            Ok(Err(refusal)) => refusal.to_string(),
+            Ok(Err(VerifyError::Refused(refusal))) => {
+                let refused = Refused { reason: refusal.to_string(), refusal: Some(refusal) };
+                return self.refuse(refused, Some(hash), &active, source).await;
+            }
+            Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),
         };
-        self.refuse(reason, Some(EvidenceHash::of(&document)), &active, source).await
+        self.refuse(reason, Some(hash), &active, source).await
+    }
+
+    /// Judges evidence; if the vendor has to be asked for something first, on a thread that may wait.
+    async fn verify(&self, request: VerifyEvidence) -> Result<Result<Verified, VerifyError>, AskError> {
+        let VerifyEvidence { expected, now, .. } = request;
+        let manifest = Arc::clone(&request.manifest);
+        let lacking = match self.actors.verifiers.ask(request).await? {
+            Err(VerifyError::Lacking(lacking)) => lacking,
+            judged => return Ok(judged),
+        };
+        let endorsements = Arc::clone(&self.actors.endorsements);
+        let evidence = lacking.evidence.clone();
+        let asked = tokio::task::spawn_blocking(move || endorsements.complete(evidence, now, Reach::Network));
+        // A panic there is a bug; the evidence is judged as it came.
+        let evidence = asked.await.map_or(lacking.evidence, |completed| completed.evidence);
+        self.actors
+            .verifiers
+            .ask(VerifyEvidence { evidence, expected, manifest, now, vendor_asked: true })
+            .await
     }
 
     async fn refuse(
         &self,
-        reason: String,
+        refused: impl Into<Refused>,
         evidence: Option<EvidenceHash>,
         active: &Active,
         source: SocketAddr,
     ) -> Peer {
+        let refused = Arc::new(refused.into());
+        let reason = &refused.reason;
         tracing::warn!(%source, %reason, "workload refused");
         let Ok(request) = keys::random().map(RequestId::from_bytes) else {
-            return Peer::Refused(reason.into());
+            return Peer::Refused(refused);
         };
         let engine = Arc::clone(&active.engine);
         let record = RecordRefusal {
@@ -206,7 +248,7 @@ impl Listener {
             Ok(Err(error)) => tracing::error!(%error, "refusal not recorded"),
             Err(error) => tracing::error!(%error, "refusal not recorded"),
         }
-        Peer::Refused(reason.into())
+        Peer::Refused(refused)
     }
 }
 

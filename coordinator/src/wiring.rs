@@ -11,10 +11,11 @@ use actors::{
     Authority, Clock as _, Journal, Ledger, Mailbox, Recovery, Snapshot, SystemClock, Verifiers,
     verify_streams,
 };
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use atls::{ClientAuth, ServerConfig};
-use attestation::{Issuer, simulated::SimulatedMachine};
-use manifest::ReplicaId;
+use attestation::Issuer;
+use endorsements::{EndorsedIssuer, Endorsements};
+use manifest::{ReplicaId, Timestamp};
 use storage_schema::{Archive, SledStore};
 use tokio::{
     net::TcpListener,
@@ -33,6 +34,11 @@ use crate::{
 /// Time for requests under way to finish after a signal.
 const DRAIN: Duration = Duration::from_secs(20);
 
+/// Time between two looks at what endorsements are due.
+const REFRESH: Duration = Duration::from_secs(15 * 60);
+/// A clock before this is wrong: 2026-11-24.
+const BUILT: Timestamp = Timestamp::from_millis(1_795_478_400_000);
+
 /// Questions that an actor has waiting or under way before it answers "try again".
 const ROOM: usize = 8192;
 /// The same for manifest changes and recoveries, which are few and may be 16 MiB each.
@@ -45,6 +51,7 @@ pub(crate) type Store = SledStore;
 pub(crate) struct Actors {
     pub(crate) store: Arc<Store>,
     pub(crate) archive: Arc<Archive<Store>>,
+    pub(crate) endorsements: Arc<Endorsements>,
     pub(crate) stop: watch::Receiver<bool>,
     pub(crate) snapshot: watch::Receiver<Snapshot>,
     pub(crate) ledger: Mailbox<Ledger<Store, SystemClock>>,
@@ -55,11 +62,13 @@ pub(crate) struct Actors {
 }
 
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
-    let machine = SimulatedMachine::open(&config.simulated_machine)?;
-    tracing::warn!(root = %machine.root(), "simulated machine: evidence is NOT HARDWARE and protects nothing");
-    let issuer: Arc<dyn Issuer> = Arc::new(machine.guest(config.policy_hash));
+    ensure!(now() > BUILT, "the clock says {}, which is before this program was made: set it first", now());
+    let cache = config.state_dir.join("endorsements");
+    let endorsements = Arc::new(config.endorsements.open(Some(cache)).context("endorsement cache")?);
+    let issuer = EndorsedIssuer::new(config.evidence.issuer()?, Arc::clone(&endorsements), now);
+    let issuer: Arc<dyn Issuer> = Arc::new(issuer);
     let (stop, stopped) = watch::channel(false);
-    let actors = actor_system(config.state_dir.clone(), stopped.clone()).await?;
+    let actors = actor_system(config.state_dir.clone(), stopped.clone(), Arc::clone(&endorsements)).await?;
 
     let bind = async |name, address| {
         TcpListener::bind(address).await.with_context(|| format!("--{name}-listen {address}"))
@@ -101,6 +110,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     servers.spawn(async move { mesh_server.await.context("mesh API") });
     servers.spawn(probes::serve(probe, actors.snapshot.clone(), stopped.clone()));
     let every = Duration::from_secs(config.checkpoint_seconds);
+    tokio::spawn(refresh(endorsements, stopped.clone()));
     let checkpoints = tokio::spawn(checkpoints::keep(actors.clone(), every, stopped));
 
     let mut terminate = signal(SignalKind::terminate())?;
@@ -125,6 +135,18 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Asks the vendors anew for what is past half of its life.
+async fn refresh(endorsements: Arc<Endorsements>, mut stopped: watch::Receiver<bool>) {
+    while tokio::time::timeout(REFRESH, stopped.wait_for(|stopped| *stopped)).await.is_err() {
+        let endorsements = Arc::clone(&endorsements);
+        match tokio::task::spawn_blocking(move || endorsements.refresh(now())).await {
+            Ok(refreshed) if refreshed.failed.is_empty() => {}
+            Ok(refreshed) => tracing::warn!(failed = refreshed.failed.join("; "), "endorsements not renewed"),
+            Err(error) => tracing::error!(%error, "renewing endorsements failed"),
+        }
+    }
+}
+
 async fn wait_for(mut stopped: watch::Receiver<bool>) {
     // An error means that the sender is gone, which is a stop as well.
     let _ = stopped.wait_for(|stopped| *stopped).await;
@@ -132,12 +154,16 @@ async fn wait_for(mut stopped: watch::Receiver<bool>) {
 
 /// Starts the actors on a thread of their own, where they live until the process ends; their pools
 /// have further threads. The listeners run on the runtime's.
-async fn actor_system(state_dir: PathBuf, stop: watch::Receiver<bool>) -> anyhow::Result<Actors> {
+async fn actor_system(
+    state_dir: PathBuf,
+    stop: watch::Receiver<bool>,
+    endorsements: Arc<Endorsements>,
+) -> anyhow::Result<Actors> {
     let (started, actors) = oneshot::channel();
     let thread = move || {
         actix::System::new().block_on(async move {
             // Fails only when nobody waits for the actors any more.
-            let _ = started.send(start_actors(&state_dir, stop));
+            let _ = started.send(start_actors(&state_dir, stop, endorsements));
             std::future::pending::<()>().await;
         });
     };
@@ -145,7 +171,11 @@ async fn actor_system(state_dir: PathBuf, stop: watch::Receiver<bool>) -> anyhow
     actors.await.context("the actors' thread ended")?
 }
 
-fn start_actors(state_dir: &Path, stop: watch::Receiver<bool>) -> anyhow::Result<Actors> {
+fn start_actors(
+    state_dir: &Path,
+    stop: watch::Receiver<bool>,
+    endorsements: Arc<Endorsements>,
+) -> anyhow::Result<Actors> {
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let replica = ReplicaId::from_bytes(keys::random()?);
     let store = Arc::new(SledStore::open(state_dir)?);
@@ -164,7 +194,9 @@ fn start_actors(state_dir: &Path, stop: watch::Receiver<bool>) -> anyhow::Result
             .expect("the event log verifies, as it did at the start")
     });
     let ledger = Mailbox::new(ledger, LEDGER_ROOM);
-    let verifiers = Mailbox::new(SyncArbiter::start(threads, Verifiers::default), ROOM);
+    let known = Arc::clone(&endorsements);
+    let verifiers = SyncArbiter::start(threads, move || Verifiers::new(Arc::clone(&known)));
+    let verifiers = Mailbox::new(verifiers, ROOM);
     let journal_store = Arc::clone(&store);
     let journal = Supervisor::start(move |_| Journal::new(&journal_store, SystemClock, replica));
     let journal = Mailbox::new(journal, ROOM);
@@ -172,10 +204,21 @@ fn start_actors(state_dir: &Path, stop: watch::Receiver<bool>) -> anyhow::Result
     let authority = Supervisor::start(move |_| Authority::new(for_authority, SystemClock, threads));
     let authority = Mailbox::new(authority, ROOM);
     let recovery = Mailbox::new(Recovery::new(journal.clone()).start(), ROOM);
-    Ok(Actors { store, archive, stop, snapshot, ledger, journal, verifiers, authority, recovery })
+    Ok(Actors {
+        store,
+        archive,
+        endorsements,
+        stop,
+        snapshot,
+        ledger,
+        journal,
+        verifiers,
+        authority,
+        recovery,
+    })
 }
 
 /// The time, for the edge.
-pub(crate) fn now() -> manifest::Timestamp {
+pub(crate) fn now() -> Timestamp {
     SystemClock.now()
 }

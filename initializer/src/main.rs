@@ -5,15 +5,16 @@
 //! verified, and a false Coordinator can only hand out certificates that nobody trusts.
 
 mod files;
+mod refusal;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use atls::{ClientConfig, ConnectionKey};
-use attestation::{Issuer, simulated::SimulatedMachine};
 use clap::Parser;
 use hyper_util::rt::TokioIo;
-use manifest::{PolicyHash, Timestamp};
+use manifest::Timestamp;
+use refusal::Remembering;
 use tokio::{net::TcpStream, signal::unix::SignalKind, sync::Mutex};
 use tonic::{Code, Status, transport::Endpoint};
 use wire::mesh::{NewMeshCertRequest, NewMeshCertResponse, mesh_api_client::MeshApiClient};
@@ -40,15 +41,11 @@ struct Args {
     /// Where to write.
     #[arg(long, env = "CONTRAST_DIRECTORY", default_value = "/contrast")]
     directory: PathBuf,
-    /// Make evidence as this simulated machine. Not hardware: protects nothing.
-    #[arg(long, env = "CONTRAST_SIMULATED_MACHINE")]
-    simulated_machine: PathBuf,
-    /// SHA-256 of this pod's policy document, its HOSTDATA on the simulated machine.
-    #[arg(long, env = "CONTRAST_POLICY_HASH")]
-    policy_hash: PolicyHash,
     /// Give up at the first refusal instead of trying again every 5 seconds.
     #[arg(long)]
     once: bool,
+    #[command(flatten)]
+    evidence: program::EvidenceOptions,
     #[command(flatten)]
     log: program::LogOptions,
 }
@@ -65,8 +62,7 @@ async fn main() -> anyhow::Result<()> {
 }
 
 async fn initialize(args: &Args) -> anyhow::Result<()> {
-    let machine = SimulatedMachine::open(&args.simulated_machine)?;
-    let issuer: Arc<dyn Issuer> = Arc::new(machine.guest(args.policy_hash));
+    let issuer = Arc::new(Remembering::new(args.evidence.issuer()?));
     let key = Arc::new(ConnectionKey::generate()?);
     let address = match args.coordinator.contains(':') {
         true => args.coordinator.clone(),
@@ -75,10 +71,10 @@ async fn initialize(args: &Args) -> anyhow::Result<()> {
     loop {
         let config = ClientConfig {
             key: Arc::clone(&key),
-            issuer: Some(Arc::clone(&issuer)),
+            issuer: Some(Arc::<Remembering>::clone(&issuer)),
             handshake_timeout: HANDSHAKE,
         };
-        let error = match request(&address, config).await {
+        let error = match request(&address, config, &issuer).await {
             Ok(identity) => {
                 files::write(&args.directory, &key, &identity)?;
                 tracing::info!(directory = %args.directory.display(), "certificate and secret written");
@@ -94,7 +90,11 @@ async fn initialize(args: &Args) -> anyhow::Result<()> {
     }
 }
 
-async fn request(address: &str, config: ClientConfig) -> anyhow::Result<NewMeshCertResponse> {
+async fn request(
+    address: &str,
+    config: ClientConfig,
+    sent: &Remembering,
+) -> anyhow::Result<NewMeshCertResponse> {
     let stream = TcpStream::connect(address)
         .await
         .with_context(|| format!("cannot reach the Coordinator at {address}"))?;
@@ -110,7 +110,11 @@ async fn request(address: &str, config: ClientConfig) -> anyhow::Result<NewMeshC
     });
     let channel = Endpoint::from_static("http://coordinator").connect_with_connector(connector).await?;
     let answer = MeshApiClient::new(channel).new_mesh_cert(NewMeshCertRequest {}).await;
-    Ok(answer.map_err(|status| anyhow::anyhow!(describe(&status)))?.into_inner())
+    let answer = answer.map_err(|status| {
+        refusal::explain(&status, sent);
+        anyhow::anyhow!(describe(&status))
+    });
+    Ok(answer?.into_inner())
 }
 
 fn describe(status: &Status) -> String {

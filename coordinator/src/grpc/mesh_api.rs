@@ -11,7 +11,7 @@ use wire::mesh::{
 
 use super::{status::Failure, user_api::request_id};
 use crate::{
-    listener::{Peer, Workload},
+    listener::{Peer, Refused, Workload},
     wiring::Actors,
 };
 
@@ -29,7 +29,7 @@ impl MeshApi {
 fn workload<T>(request: &Request<T>) -> Result<Arc<Workload>, Failure> {
     match request.extensions().get::<Peer>() {
         Some(Peer::Workload(workload)) => Ok(Arc::clone(workload)),
-        Some(Peer::Refused(reason)) => Err(Failure::Refused(reason.to_string())),
+        Some(Peer::Refused(refused)) => Err(Failure::Evidence(Refused::clone(refused))),
         Some(Peer::User(_)) | None => Err(Failure::Fault("a connection without a verdict".into())),
     }
 }

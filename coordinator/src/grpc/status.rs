@@ -6,6 +6,8 @@ use actors::{
 use storage_schema::LogError;
 use tonic::{Code, Status, metadata::MetadataValue};
 
+use crate::listener::Refused;
+
 /// Milliseconds after which to try again (gRFC A6, server pushback).
 const RETRY_HINT: &str = "grpc-retry-pushback-ms";
 
@@ -13,6 +15,8 @@ const RETRY_HINT: &str = "grpc-retry-pushback-ms";
 pub(crate) enum Failure {
     Malformed(String),
     Refused(String),
+    /// The peer's evidence; what failed travels along as JSON.
+    Evidence(Refused),
     NoManifest,
     NeedsRecovery,
     Ask(AskError),
@@ -26,9 +30,15 @@ pub(crate) enum Failure {
 
 impl From<Failure> for Status {
     fn from(failure: Failure) -> Self {
+        let details = match &failure {
+            Failure::Evidence(Refused { refusal: Some(refusal), .. }) => serde_json::to_vec(refusal).ok(),
+            _ => None,
+        };
         let (code, message) = match failure {
             Failure::Malformed(message) => (Code::InvalidArgument, message),
-            Failure::Refused(message) => (Code::PermissionDenied, message),
+            Failure::Refused(message) | Failure::Evidence(Refused { reason: message, .. }) => {
+                (Code::PermissionDenied, message)
+            }
             Failure::NoManifest => (Code::FailedPrecondition, "no manifest configured".into()),
             Failure::NeedsRecovery => (Code::FailedPrecondition, "coordinator is in recovery mode".into()),
             Failure::Ask(error) => (ask(&error), error.to_string()),
@@ -42,7 +52,7 @@ impl From<Failure> for Status {
         if matches!(code, Code::Internal | Code::DataLoss) {
             tracing::error!(%message, "request failed");
         }
-        let mut status = Self::new(code, message);
+        let mut status = Self::with_details(code, message, details.unwrap_or_default().into());
         if matches!(code, Code::ResourceExhausted | Code::Unavailable) {
             status.metadata_mut().insert(RETRY_HINT, MetadataValue::from_static("1000"));
         }

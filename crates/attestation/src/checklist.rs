@@ -1,9 +1,11 @@
 //! What was checked, in the order it was checked: the basis of a refusal and of an explanation.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
+
+use serde::{Deserialize, Serialize};
 
 /// One check that was made.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
     /// What was checked.
     pub check: &'static str,
@@ -16,7 +18,8 @@ pub struct Check {
 }
 
 /// How a check came out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// It held.
     Pass,
@@ -37,18 +40,19 @@ impl fmt::Display for Verdict {
 }
 
 /// One check that did not hold.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailedCheck {
     /// What was checked.
-    pub check: &'static str,
+    pub check: Cow<'static, str>,
     /// What it should have been.
     pub expected: String,
     /// What it was.
     pub found: String,
 }
 
-/// Why evidence was refused: every check that failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Why evidence was refused: every check that failed. As JSON it travels from a Coordinator to the
+/// workload that it refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// The failed checks, in the order they were made.
     pub checks: Vec<FailedCheck>,
@@ -59,7 +63,7 @@ impl Refusal {
     pub(crate) fn of(checks: &[Check]) -> Self {
         let failed = checks.iter().filter(|check| check.verdict == Verdict::Fail);
         let checks = failed.map(|Check { check, expected, found, .. }| FailedCheck {
-            check,
+            check: Cow::Borrowed(check),
             expected: expected.clone(),
             found: found.clone(),
         });

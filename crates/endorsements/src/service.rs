@@ -137,7 +137,11 @@ impl Endorsements {
                 Err(_) => return changed.then(|| evidence.to_protobuf().ok()).flatten(),
             }
         }
-        match self.find(name.clone(), now, reach) {
+        let found = self.find(name.clone(), now, reach);
+        if found.as_ref().is_some_and(|entry| expired(entry, now)) {
+            lacking.push(format!("a current {name}"));
+        }
+        match found {
             Some(entry) if evidence.crl.as_deref() != Some(&*entry.bytes) => {
                 evidence.crl = Some(entry.bytes.to_vec());
                 changed = true;
@@ -164,7 +168,11 @@ impl Endorsements {
                 Err(_) => return None,
             }
         }
-        match self.find(name.clone(), now, reach) {
+        let found = self.find(name.clone(), now, reach);
+        if found.as_ref().is_some_and(|entry| expired(entry, now)) {
+            lacking.push(format!("a current {name}"));
+        }
+        match found {
             Some(entry) if evidence.collateral.as_deref() != Some(&*entry.bytes) => {
                 evidence.collateral = Some(entry.bytes.to_vec());
                 evidence.to_protobuf().ok()
@@ -183,7 +191,7 @@ impl Endorsements {
     /// may still accept.
     fn find(&self, name: Name, now: Timestamp, reach: Reach) -> Option<Entry> {
         let known = self.store.get(&name);
-        let current = |entry: &Entry| entry.validity.is_none_or(|validity| now < validity.next_update);
+        let current = |entry: &Entry| !expired(entry, now);
         if reach == Reach::Memory || known.as_ref().is_some_and(current) {
             return known;
         }
@@ -256,4 +264,8 @@ impl Endorsements {
         let ca = collateral.platform_ca();
         Some(Name::Collateral(PlatformId { fmspc: dates.fmspc, ca }))
     }
+}
+
+fn expired(entry: &Entry, now: Timestamp) -> bool {
+    entry.validity.is_some_and(|validity| now >= validity.next_update)
 }

@@ -125,10 +125,10 @@ impl Store {
                     Ok(Ok(entry)) if entries.len() < MAX_ENTRIES => drop(entries.insert(name, entry)),
                     Ok(Ok(_)) => break,
                     Ok(Err(error)) => {
-                        tracing::warn!(path = %path.display(), %error, "cached endorsement ignored")
+                        tracing::warn!(path = %path.display(), %error, "cached endorsement ignored");
                     }
                     Err(error) => {
-                        tracing::warn!(path = %path.display(), %error, "cached endorsement unreadable")
+                        tracing::warn!(path = %path.display(), %error, "cached endorsement unreadable");
                     }
                 }
             }

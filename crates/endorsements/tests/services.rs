@@ -363,7 +363,7 @@ fn a_revocation_list_never_gives_way_to_an_older_one() {
     let completed = endorsements.complete(evidence, NOW, Reach::Memory).evidence;
     let refusal = verify(&completed, &data, &reference, NOW).err().unwrap();
     assert_eq!(
-        (refusal.checks[0].check, refusal.checks[0].found.as_str()),
+        (&*refusal.checks[0].check, refusal.checks[0].found.as_str()),
         ("signing key certificate", "revoked")
     );
 }

@@ -1,7 +1,10 @@
-//! What every program of ours does the same way: options by flag, environment and file, and logs.
+//! What every program of ours does the same way: options by flag, environment and file, logs, and its
+//! own evidence.
 
+mod evidence;
 mod log;
 mod options;
 
+pub use evidence::EvidenceOptions;
 pub use log::LogOptions;
 pub use options::{FileError, parse, with_file};

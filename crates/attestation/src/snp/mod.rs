@@ -2,6 +2,7 @@
 
 mod chain;
 mod claims;
+mod describe;
 mod launch;
 mod protobuf;
 mod report;
@@ -11,6 +12,7 @@ mod verify;
 pub use chain::CrlDates;
 pub(crate) use chain::{AmdKeys, identify_vcek, verify_crl, verify_vcek};
 pub(crate) use claims::SnpClaims;
+pub(crate) use describe::describe;
 pub use protobuf::SnpEvidence;
 #[cfg(feature = "simulated")]
 pub(crate) use report::SIGNED_BYTES;

@@ -316,7 +316,7 @@ mod tests {
         let changes: [(&str, Change); 5] = [
             ("TCB info", |c| {
                 c.tcb_info =
-                    c.tcb_info.replace("\"tcbEvaluationDataNumber\":17", "\"tcbEvaluationDataNumber\":18")
+                    c.tcb_info.replace("\"tcbEvaluationDataNumber\":17", "\"tcbEvaluationDataNumber\":18");
             }),
             ("QE identity", |c| c.qe_identity.push(' ')),
             ("root CRL", |c| *c.root_ca_crl.last_mut().unwrap() ^= 1),

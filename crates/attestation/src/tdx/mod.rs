@@ -5,6 +5,7 @@
 
 mod claims;
 mod collateral;
+mod describe;
 mod protobuf;
 mod quote;
 mod verify;
@@ -15,7 +16,7 @@ pub use collateral::{CollateralDates, CollateralError, IntelAnswers, TdxCollater
 pub use protobuf::TdxEvidence;
 pub(crate) use verify::appraise;
 
-use crate::{PlatformCa, PlatformId};
+use crate::{Field, PlatformCa, PlatformId};
 
 /// The platform that made a quote, as its certificate says. Nothing is verified.
 pub(crate) fn platform_id(quote: &[u8]) -> Option<PlatformId> {
@@ -26,4 +27,11 @@ pub(crate) fn platform_id(quote: &[u8]) -> Option<PlatformId> {
         _ => PlatformCa::Processor,
     };
     Some(PlatformId { fmspc, ca })
+}
+
+/// The fields of a quote; the error says why it cannot be read.
+pub(crate) fn describe(quote: &[u8]) -> Result<Vec<Field>, String> {
+    let quote = quote::Quote::parse(quote)
+        .map_err(|wrong| format!("{}: expected {}, found {}", wrong.check, wrong.expected, wrong.found))?;
+    Ok(describe::describe(&quote))
 }

@@ -275,11 +275,12 @@ impl Filesystem for Kernel {
     /// The kernel takes what was written when the file is closed.
     fn flush(&self, _: &Request, inode: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
         let (directory, name) = parts(inode);
-        if name == "inblob" && self.behaviour != Behaviour::Deaf {
-            if let Some((_, entry)) = self.state().entries.get_mut(&directory) {
-                entry.generation += 1;
-                entry.answer = Some(self.answer(&entry.question));
-            }
+        if name == "inblob"
+            && self.behaviour != Behaviour::Deaf
+            && let Some((_, entry)) = self.state().entries.get_mut(&directory)
+        {
+            entry.generation += 1;
+            entry.answer = Some(self.answer(&entry.question));
         }
         reply.ok();
     }

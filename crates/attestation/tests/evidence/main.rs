@@ -18,8 +18,14 @@ use attestation::{
 use tempfile::TempDir;
 
 /// Names of the failed checks.
-fn checks(outcome: Result<Claims, Refusal>) -> Vec<&'static str> {
-    outcome.err().expect("evidence was accepted").checks.iter().map(|failed| failed.check).collect()
+fn checks(outcome: Result<Claims, Refusal>) -> Vec<String> {
+    outcome
+        .err()
+        .expect("evidence was accepted")
+        .checks
+        .into_iter()
+        .map(|failed| failed.check.into())
+        .collect()
 }
 
 /// A machine that all tests share: its keys take seconds to make. Whoever changes it makes an own one.

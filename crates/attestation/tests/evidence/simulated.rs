@@ -206,7 +206,7 @@ fn revoked_keys_are_refused_by_name() {
         SimulatedMachine::revoke(directory.path(), NOW).unwrap();
         let evidence = issue(directory.path(), &DATA, |_| {});
         let refusal = verify(&evidence, &DATA, &reference, NOW).err().unwrap();
-        assert_eq!((refusal.checks[0].check, refusal.checks[0].found.as_str()), (name, "revoked"));
+        assert_eq!((&*refusal.checks[0].check, refusal.checks[0].found.as_str()), (name, "revoked"));
         // Asking for less does not help: a list that is there counts.
         reference.revocation = Revocation::WhenPresent;
         assert!(verify(&evidence, &DATA, &reference, NOW).is_err());

@@ -1,0 +1,49 @@
+//! Where a program's own evidence comes from.
+
+use std::{path::PathBuf, sync::Arc};
+
+use attestation::{ConfigfsTsm, InsecureGuest, IssueError, Issuer, detect, simulated::SimulatedMachine};
+use manifest::PolicyHash;
+
+/// Options that every attesting program has. Without any, the machine's own hardware is asked.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Evidence of this machine")]
+pub struct EvidenceOptions {
+    /// Make evidence as this simulated machine. Not hardware: protects nothing.
+    #[arg(
+        long,
+        env = "CONTRAST_SIMULATED_MACHINE",
+        value_name = "DIR",
+        conflicts_with = "insecure_evidence",
+        requires = "policy_hash"
+    )]
+    simulated_machine: Option<PathBuf>,
+    /// Make unsigned evidence, which anybody can. Proves nothing.
+    #[arg(long, env = "CONTRAST_INSECURE_EVIDENCE", requires = "policy_hash")]
+    insecure_evidence: bool,
+    /// SHA-256 of this program's own policy document: its host data where no hardware holds it.
+    #[arg(long, env = "CONTRAST_POLICY_HASH", value_name = "HEX")]
+    policy_hash: Option<PolicyHash>,
+    /// Where the kernel makes reports (configfs-tsm).
+    #[arg(long, env = "CONTRAST_TSM_DIRECTORY", value_name = "DIR", default_value = ConfigfsTsm::ROOT)]
+    tsm_directory: PathBuf,
+}
+
+impl EvidenceOptions {
+    /// The issuer; says in the log what it is if it is not hardware.
+    pub fn issuer(&self) -> Result<Arc<dyn Issuer>, IssueError> {
+        // clap sees to it that there is one where it counts.
+        let policy = self.policy_hash.unwrap_or(PolicyHash::from_bytes([0; 32]));
+        if let Some(directory) = &self.simulated_machine {
+            let machine = SimulatedMachine::open(directory)?;
+            let root = machine.root();
+            tracing::warn!(%root, "simulated machine: evidence is NOT HARDWARE and protects nothing");
+            return Ok(Arc::new(machine.guest(policy)));
+        }
+        if self.insecure_evidence {
+            tracing::warn!("insecure: evidence is NOT SIGNED and proves nothing");
+            return Ok(Arc::new(InsecureGuest::new(policy)));
+        }
+        Ok(Arc::from(detect(&self.tsm_directory)?))
+    }
+}
