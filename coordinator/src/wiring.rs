@@ -14,7 +14,7 @@ use actors::{
 use anyhow::{Context as _, ensure};
 use atls::{ClientAuth, ServerConfig};
 use attestation::Issuer;
-use endorsements::{EndorsedIssuer, Endorsements};
+use endorsements::{EndorsedIssuer, EndorsementOptions, Endorsements};
 use manifest::{ReplicaId, Timestamp};
 use storage_schema::{Archive, SledStore};
 use tokio::{
@@ -63,12 +63,11 @@ pub(crate) struct Actors {
 
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     ensure!(now() > BUILT, "the clock says {}, which is before this program was made: set it first", now());
-    let cache = config.state_dir.join("endorsements");
-    let endorsements = Arc::new(config.endorsements.open(Some(cache)).context("endorsement cache")?);
-    let issuer = EndorsedIssuer::new(config.evidence.issuer()?, Arc::clone(&endorsements), now);
-    let issuer: Arc<dyn Issuer> = Arc::new(issuer);
+    let issuer = config.evidence.issuer()?;
     let (stop, stopped) = watch::channel(false);
-    let actors = actor_system(config.state_dir.clone(), stopped.clone(), Arc::clone(&endorsements)).await?;
+    let actors = actor_system(config.state_dir.clone(), stopped.clone(), config.endorsements.clone()).await?;
+    let endorsements = Arc::clone(&actors.endorsements);
+    let issuer: Arc<dyn Issuer> = Arc::new(EndorsedIssuer::new(issuer, Arc::clone(&endorsements), now));
 
     let bind = async |name, address| {
         TcpListener::bind(address).await.with_context(|| format!("--{name}-listen {address}"))
@@ -157,13 +156,13 @@ async fn wait_for(mut stopped: watch::Receiver<bool>) {
 async fn actor_system(
     state_dir: PathBuf,
     stop: watch::Receiver<bool>,
-    endorsements: Arc<Endorsements>,
+    endorsements: EndorsementOptions,
 ) -> anyhow::Result<Actors> {
     let (started, actors) = oneshot::channel();
     let thread = move || {
         actix::System::new().block_on(async move {
             // Fails only when nobody waits for the actors any more.
-            let _ = started.send(start_actors(&state_dir, stop, endorsements));
+            let _ = started.send(start_actors(&state_dir, stop, &endorsements));
             std::future::pending::<()>().await;
         });
     };
@@ -174,11 +173,14 @@ async fn actor_system(
 fn start_actors(
     state_dir: &Path,
     stop: watch::Receiver<bool>,
-    endorsements: Arc<Endorsements>,
+    endorsements: &EndorsementOptions,
 ) -> anyhow::Result<Actors> {
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let replica = ReplicaId::from_bytes(keys::random()?);
     let store = Arc::new(SledStore::open(state_dir)?);
+    let endorsements =
+        endorsements.open(Some(state_dir.join("endorsements"))).context("endorsement cache")?;
+    let endorsements = Arc::new(endorsements);
     let (publish, snapshot) = watch::channel(Ledger::<Store, SystemClock>::nothing());
     let publish = Arc::new(publish);
     // Once here, so that a log that cannot be trusted is an error at start, not a crash later.

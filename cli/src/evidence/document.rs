@@ -97,6 +97,10 @@ pub(crate) fn certificate(bytes: &[u8]) -> Option<Vec<u8>> {
     if X509Certificate::from_der(bytes).is_ok() {
         return Some(bytes.to_vec());
     }
+    // Logs and quotes contain PEM too, further on.
+    if !bytes.trim_ascii_start().starts_with(b"-----BEGIN CERTIFICATE-----") {
+        return None;
+    }
     let pem = x509_parser::pem::Pem::iter_from_buffer(bytes).next()?.ok()?;
     (pem.label == "CERTIFICATE").then_some(pem.contents)
 }
@@ -119,7 +123,9 @@ fn from_log(bytes: &[u8]) -> Option<Document> {
     let pattern = Regex::new(
         r#"kind"?[=:] ?"?\\?"?(Snp|Tdx|Insecure)\\?"?.*?evidence"?[=:] ?"?\\?"?([A-Za-z0-9+/=]{40,})"#,
     );
-    let found = pattern.ok()?.captures_iter(bytes).last()?;
+    // A log from a terminal is coloured, between a field's name and its value too.
+    let bytes = Regex::new("\x1b\\[[0-9;]*m").ok()?.replace_all(bytes, b"".as_slice());
+    let found = pattern.ok()?.captures_iter(&bytes).last()?;
     let oid = match &found[1] {
         b"Snp" => EvidenceOid::Snp,
         b"Tdx" => EvidenceOid::Tdx,
@@ -195,7 +201,10 @@ mod tests {
         let text =
             format!("2026 INFO initializer: for `contrast explain` kind=\"Snp\" evidence=\"{document}\"\n");
         let json = format!(r#"{{"fields":{{"message":"m","kind":"Tdx","evidence":"{document}"}}}}"#);
-        for (log, oid) in [(text, EvidenceOid::Snp), (json, EvidenceOid::Tdx)] {
+        let coloured = format!(
+            "\x1b[3mkind\x1b[0m\x1b[2m=\x1b[0m\"Snp\" \x1b[3mevidence\x1b[0m\x1b[2m=\x1b[0m\"{document}\""
+        );
+        for (log, oid) in [(text, EvidenceOid::Snp), (json, EvidenceOid::Tdx), (coloured, EvidenceOid::Snp)] {
             let found = Document::detect(log.as_bytes(), None).unwrap();
             assert_eq!((found.evidence.oid, found.evidence.document), (oid, b"ABC".repeat(20)));
         }

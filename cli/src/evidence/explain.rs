@@ -80,7 +80,7 @@ pub(crate) async fn run(args: Args, cache: &'static Cache, printer: &Printer) ->
     let appraisal = appraise(&completed.evidence, expected.as_ref(), &manifest.reference_values, at);
     let mut checks = appraisal.checks;
     let claims = appraisal.claims;
-    let policy = claims.as_ref().map(attestation::Claims::policy_hash);
+    let policy = appraisal.policy;
     let entry = policy.and_then(|policy| manifest.policies.get(&policy));
     if let Some(policy) = policy {
         let verdict = if entry.is_some() { Verdict::Pass } else { Verdict::Fail };

@@ -1,6 +1,6 @@
 //! The verifier: authenticity first, then the manifest's reference values.
 
-use manifest::{ReferenceValues, Timestamp};
+use manifest::{PolicyHash, ReferenceValues, Timestamp};
 
 use crate::{
     Claims, Evidence, EvidenceOid, ReportData,
@@ -15,6 +15,8 @@ pub struct Appraisal {
     pub checks: Vec<Check>,
     /// What was proven, if no check failed.
     pub claims: Option<Claims>,
+    /// The policy that authentic evidence names, whatever else failed.
+    pub policy: Option<PolicyHash>,
 }
 
 impl Appraisal {
@@ -53,19 +55,20 @@ pub fn appraise(
         EvidenceOid::Insecure => insecure::appraise,
     };
     let outcome = judge(&evidence.document, expected, reference, now, &mut list);
+    let policy = outcome.as_ref().ok().map(Claims::policy_hash);
     let claims = outcome.ok().filter(|_| list.failed() == 0);
-    Appraisal { checks: list.into_checks(), claims }
+    Appraisal { checks: list.into_checks(), claims, policy }
 }
 
 /// Tries each entry of a manifest. The first that fits wins; if none does, the one with the fewest
-/// failed checks says why.
+/// failed checks says why, and a value comes back only together with failed checks in the list.
 pub(crate) fn first_fit<E, T>(
     entries: impl IntoIterator<Item = E>,
     list: &mut Checklist,
     mut attempt: impl FnMut(E, &mut Checklist) -> Result<T, Stop>,
 ) -> Result<T, Stop> {
     // Whether it got to the end says more than the number of failures: who stops early fails once.
-    let mut closest: Option<(bool, usize, Checklist)> = None;
+    let mut closest: Option<(bool, usize, Checklist, Option<T>)> = None;
     for entry in entries {
         let mut own = Checklist::default();
         let outcome = attempt(entry, &mut own);
@@ -75,17 +78,19 @@ pub(crate) fn first_fit<E, T>(
                 list.append(own);
                 return Ok(value);
             }
-            _ => {
+            outcome => {
                 let failed = own.failed();
-                if closest.as_ref().is_none_or(|(s, f, _)| (stopped, failed) < (*s, *f)) {
-                    closest = Some((stopped, failed, own));
+                if closest.as_ref().is_none_or(|(s, f, ..)| (stopped, failed) < (*s, *f)) {
+                    closest = Some((stopped, failed, own, outcome.ok()));
                 }
             }
         }
     }
     match closest {
-        Some((.., own)) => list.append(own),
-        None => list.note("reference values", false, "an entry for this platform", "none in the manifest"),
+        Some((.., own, value)) => {
+            list.append(own);
+            value.ok_or(Stop)
+        }
+        None => list.fail("reference values", "an entry for this platform", "none in the manifest"),
     }
-    Err(Stop)
 }

@@ -29,7 +29,7 @@ pub enum BundleError {
     #[error("the bundle has {0} bytes, at most {MAX_BYTES} are accepted")]
     TooLarge(usize),
     /// Not JSON, or not of this form.
-    #[error("not an endorsement bundle: {0}")]
+    #[error("not an endorsement bundle")]
     Malformed(#[from] serde_json::Error),
     /// Of another version.
     #[error("the bundle has format {0:?}, expected {FORMAT:?}")]

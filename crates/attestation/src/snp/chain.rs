@@ -78,16 +78,18 @@ pub(crate) fn verify(
     let vek = parse(LEAF, vek, list)?;
     authority(&ask, &ark, list)?;
     issued(LEAF, &vek, &ask, list)?;
+    // None of these hides another: they are all looked at, and so is what the manifest says.
     for (name, certificate) in [(ROOT, &ark), (SIGNER, &ask), (LEAF, &vek)] {
-        in_date(name, certificate, terms.now, list)?;
+        in_date(name, certificate, terms.now, list);
     }
     for (name, certificate) in [(ROOT, &ark), (SIGNER, &ask)] {
         let may_sign = certificate.is_ca()
             && certificate.key_usage().ok().flatten().is_none_or(|usage| usage.value.key_cert_sign());
-        list.demand(name, may_sign, "a certificate authority", ca_text(may_sign))?;
+        list.note(name, may_sign, "a certificate authority", ca_text(may_sign));
     }
-    not_revoked(evidence.crl.as_deref(), &ask, &ark, terms, list)?;
-    belongs(&vek, report, kind, product, list)?;
+    // Each adds to the list why it stopped.
+    let _ = not_revoked(evidence.crl.as_deref(), &ask, &ark, terms, list);
+    let _ = belongs(&vek, report, kind, product, list);
     let Some(signature) = report.signature() else {
         return list.fail("report signature", "zeros in its reserved bytes", "other values");
     };
@@ -100,11 +102,11 @@ pub(crate) fn verify(
 }
 
 fn ca_text(holds: bool) -> &'static str {
-    if holds { "one" } else { "an end-entity certificate" }
+    if holds { "it is one" } else { "an end-entity certificate" }
 }
 
 fn signature_text(holds: bool) -> &'static str {
-    if holds { "that" } else { "another signature" }
+    if holds { "its signature holds" } else { "another signature" }
 }
 
 fn parse<'a>(name: &'static str, der: &'a [u8], list: &mut Checklist) -> Result<X509Certificate<'a>, Stop> {
@@ -223,17 +225,12 @@ fn is_signed(signed: &[u8], signature: &[u8], issuer: &X509Certificate<'_>) -> b
     UnparsedPublicKey::new(&RSA_PSS_2048_8192_SHA384, key).verify(signed, signature).is_ok()
 }
 
-fn in_date(
-    name: &'static str,
-    certificate: &X509Certificate<'_>,
-    now: Timestamp,
-    list: &mut Checklist,
-) -> Result<(), Stop> {
+fn in_date(name: &'static str, certificate: &X509Certificate<'_>, now: Timestamp, list: &mut Checklist) {
     let validity = certificate.validity();
     let at = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
     let holds = at >= validity.not_before.timestamp() && at <= validity.not_after.timestamp();
     let found = format!("{} to {}", validity.not_before, validity.not_after);
-    list.demand(name, holds, format!("valid at {now}"), found)
+    list.note(name, holds, format!("valid at {now}"), found);
 }
 
 /// A revocation list that its root signed. What it says is not looked at.
@@ -357,7 +354,7 @@ fn belongs(
 ) -> Result<(), Stop> {
     let reported = Tcb::from_report(report.bytes(0x180), product);
     let certified = certified_tcb(vek, product, list)?;
-    list.demand("reported TCB", certified == reported, format!("as certified: {certified}"), reported)?;
+    list.note("reported TCB", certified == reported, format!("as certified: {certified}"), reported);
     let chip_id = report.chip_id();
     match (kind, amd_extension(vek, "4")) {
         (SigningKey::Vlek, None) => Ok(()),

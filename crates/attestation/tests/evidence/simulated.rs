@@ -216,16 +216,17 @@ fn revoked_keys_are_refused_by_name() {
 #[test]
 fn expired_chains_are_refused() {
     let later = NOW.plus(std::time::Duration::from_hours(24 * 366 * 21));
-    for (kind, name) in [(SimulatedKind::Snp, "root certificate"), (SimulatedKind::Tdx, "collateral")] {
-        let (directory, mut reference) = machine(kind);
-        let evidence = issue(directory, &DATA, |_| {});
-        assert_eq!(checks(verify(&evidence, &DATA, &reference, later)), [name]);
-        // Grace is for collateral; certificates have none.
-        reference.collateral_grace = u32::MAX;
-        if kind == SimulatedKind::Snp {
-            assert_eq!(checks(verify(&evidence, &DATA, &reference, later)), [name]);
-        }
-    }
+    let certificates = ["root certificate", "signing key certificate", "report key certificate"];
+    let (directory, mut reference) = machine(SimulatedKind::Snp);
+    let evidence = issue(directory, &DATA, |_| {});
+    let all = [certificates.as_slice(), &["revocation list"]].concat();
+    assert_eq!(checks(verify(&evidence, &DATA, &reference, later)), all);
+    // Grace is for lists and collateral; certificates have none.
+    reference.collateral_grace = u32::MAX;
+    assert_eq!(checks(verify(&evidence, &DATA, &reference, later)), certificates);
+    let (directory, reference) = machine(SimulatedKind::Tdx);
+    let evidence = issue(directory, &DATA, |_| {});
+    assert_eq!(checks(verify(&evidence, &DATA, &reference, later)), ["collateral"]);
 }
 
 #[test]
