@@ -5,9 +5,13 @@
 
 use std::path::Path;
 
-use attestation::{Evidence, EvidenceOid, ReportData, TdxEvidence};
+use attestation::{
+    Anchors, CertificateTable, Endorsed, Evidence, EvidenceOid, IntelAnswers, ReportData, SnpEvidence,
+    TdxCollateral, TdxEvidence,
+};
+use endorsements::Endorsements;
 use keys::LogKey;
-use manifest::{Manifest, ReplicaId, RequestId, Timestamp};
+use manifest::{Manifest, ReplicaId, RequestId, SnpProduct, Timestamp};
 use storage_schema::{
     Checkpoint, Event, EventStore as _, Fact, Log, LogId, MemoryStore, Position, StreamId, export,
     open_signed_head, signed_head,
@@ -26,13 +30,18 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 14] = [
     Target { name: "segment", run: segment, seeds: segments },
     Target { name: "event", run: event, seeds: events },
     Target { name: "checkpoint", run: checkpoint, seeds: checkpoints },
     Target { name: "export", run: export_line, seeds: export_lines },
     Target { name: "manifest", run: manifest, seeds: manifests },
     Target { name: "evidence", run: evidence, seeds: evidences },
+    Target { name: "report", run: report, seeds: reports },
+    Target { name: "quote", run: quote, seeds: quotes },
+    Target { name: "collateral", run: collateral, seeds: collaterals },
+    Target { name: "endorsement", run: endorsement, seeds: certificates },
+    Target { name: "certificate_table", run: certificate_table, seeds: tables },
     Target { name: "certificate", run: certificate, seeds: certificates },
     Target { name: "kubernetes", run: kubernetes, seeds: yamls },
     Target { name: "identifiers", run: identifiers, seeds: identifier_texts },
@@ -183,6 +192,83 @@ fn evidences() -> Vec<Vec<u8>> {
         seeds.extend(evidence.to_protobuf());
     }
     seeds
+}
+
+/// A raw report with the certificate of its chip, judged and described.
+fn report(bytes: &[u8]) {
+    let evidence = SnpEvidence { report: bytes.to_vec(), ..SnpEvidence::default() };
+    if let Ok(document) = evidence.to_protobuf() {
+        evidence_document(EvidenceOid::Snp, document);
+    }
+}
+
+fn reports() -> Vec<Vec<u8>> {
+    files("crates/attestation/testdata").into_iter().filter(|bytes| bytes.len() == 1184).collect()
+}
+
+/// A raw quote with real collateral, judged and described.
+fn quote(bytes: &[u8]) {
+    let evidence = TdxEvidence { quote: bytes.to_vec(), collateral: collaterals().pop() };
+    if let Ok(document) = evidence.to_protobuf() {
+        evidence_document(EvidenceOid::Tdx, document);
+    }
+}
+
+fn quotes() -> Vec<Vec<u8>> {
+    let tdx = files("crates/attestation/testdata/tdx");
+    tdx.into_iter().filter(|bytes| matches!(bytes.first(), Some(4 | 5))).collect()
+}
+
+fn evidence_document(oid: EvidenceOid, document: Vec<u8>) {
+    let evidence = Evidence { oid, document };
+    let _ = attestation::describe(&evidence);
+    let _ = Endorsed::of(&evidence);
+    let reference = manifests().iter().find_map(|bytes| Manifest::parse(bytes).ok());
+    if let Some(reference) = reference {
+        let _ = attestation::appraise(&evidence, None, &reference.reference_values, NOW);
+    }
+}
+
+fn collateral(bytes: &[u8]) {
+    if let Ok(collateral) = TdxCollateral::from_json(bytes) {
+        let _ = collateral.dates();
+        let _ = Anchors::vendors().verify_collateral(&collateral);
+    }
+    let answers = IntelAnswers {
+        tcb_info: bytes.to_vec(),
+        tcb_info_issuer_chain: String::new(),
+        qe_identity: bytes.to_vec(),
+        qe_identity_issuer_chain: String::new(),
+        pck_crl: bytes.to_vec(),
+        pck_crl_issuer_chain: String::from_utf8_lossy(bytes).into_owned(),
+        root_crl: bytes.to_vec(),
+    };
+    let _ = TdxCollateral::from_answers(answers);
+}
+
+fn collaterals() -> Vec<Vec<u8>> {
+    let tdx = files("crates/attestation/testdata/tdx");
+    tdx.into_iter().filter(|bytes| bytes.starts_with(b"{")).collect()
+}
+
+/// A chip's certificate, a revocation list, a bundle of both.
+fn endorsement(bytes: &[u8]) {
+    let anchors = Anchors::vendors();
+    for product in [SnpProduct::Milan, SnpProduct::Genoa, SnpProduct::Turin] {
+        let _ = anchors.identify_vcek(product, bytes);
+        let _ = anchors.verify_crl(product, bytes);
+    }
+    let _ = Endorsements::none().import(bytes);
+}
+
+fn certificate_table(bytes: &[u8]) {
+    let _ = CertificateTable::parse(bytes);
+}
+
+fn tables() -> Vec<Vec<u8>> {
+    let vcek =
+        [0x63, 0xda, 0x75, 0x8d, 0xe6, 0x64, 0x45, 0x64, 0xad, 0xc5, 0xf4, 0xb9, 0x3b, 0xe8, 0xac, 0xcd];
+    vec![[&vcek[..], &[48, 0, 0, 0, 4, 0, 0, 0], &[0; 24], b"vcek"].concat()]
 }
 
 fn certificate(bytes: &[u8]) {

@@ -9,7 +9,7 @@ use serde_json::json;
 fn milan(c: &mut Criterion) {
     let report = include_bytes!("../testdata/milan-v3-oak-cb.report.bin").as_slice();
     let vcek = include_bytes!("../testdata/milan-v3-oak-cb.vcek.der").to_vec();
-    let reference: ReferenceValues = serde_json::from_value(json!({ "snp": [{
+    let reference: ReferenceValues = serde_json::from_value(json!({ "revocation": "when-present", "snp": [{
         "ProductName": "Milan",
         "TrustedMeasurement": hex::encode(&report[0x90..0xc0]),
         "MinimumTCB": { "BootloaderVersion": 0, "TEEVersion": 0, "SNPVersion": 0, "MicrocodeVersion": 0 },
