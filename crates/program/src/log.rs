@@ -1,5 +1,7 @@
 //! Logs go to stderr, as text or JSON.
 
+use std::io::IsTerminal as _;
+
 use clap::ValueEnum;
 use tracing_subscriber::{EnvFilter, filter::ParseError};
 
@@ -29,6 +31,7 @@ impl LogOptions {
     pub fn init(&self) {
         let log = tracing_subscriber::fmt()
             .with_env_filter(EnvFilter::new(&self.log_level))
+            .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
             .with_writer(std::io::stderr);
         match self.log_format {
             Format::Text => log.init(),
