@@ -26,9 +26,12 @@ fn main() {
     if arguments.last().is_none_or(|action| action != "start") {
         panic!("{}", Command::new(REAL).args(arguments).exec());
     }
-    let started = Command::new(REAL).args(arguments).stdin(Stdio::null()).stderr(Stdio::inherit()).output().unwrap();
-    let address = String::from_utf8(started.stdout).unwrap();
-    let upstream = address.trim().strip_prefix("unix://").unwrap();
+    let started =
+        Command::new(REAL).args(arguments).stdin(Stdio::null()).stderr(Stdio::inherit()).output().unwrap();
+    // An address, or JSON with one, as newer shims print it.
+    let answer = String::from_utf8(started.stdout).unwrap();
+    let Some((_, rest)) = answer.split_once("unix://") else { panic!("{:?} {answer:?}", started.status) };
+    let upstream = rest.split(['"', '\n']).next().unwrap();
     let own = format!("{upstream}p");
     let mut server = Command::new(std::env::current_exe().unwrap());
     server.env(UPSTREAM, upstream).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -36,8 +39,10 @@ fn main() {
     while UnixStream::connect(&own).is_err() {
         std::thread::yield_now();
     }
-    std::fs::write("address", format!("unix://{own}")).unwrap();
-    print!("unix://{own}");
+    if std::fs::exists("address").unwrap() {
+        std::fs::write("address", format!("unix://{own}")).unwrap();
+    }
+    print!("{}", answer.replace(upstream, &own));
 }
 
 fn serve(upstream: &str) {

@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::{
     containerd::{
         activate::{Activation, folder, others},
-        cri::{Cri, proto},
+        cri::{Cri, Health, proto},
         patch::{self, Entry},
         restart::Restart,
         target::{Hints, Place, Target, TargetError, read_text},
@@ -112,8 +112,12 @@ pub fn install(
             .into());
         }
     }
+    let health = work.activation().health()?;
     let entry = Entry {
         handler: handler.clone(),
+        type_is_path: health
+            .as_ref()
+            .is_some_and(|health| health.version.trim_start_matches('v').starts_with("1.6.")),
         shim: shim(bundle, platform, &handler)?,
         kata_config: format!("{}/{}", handler.directory(), kata::path(platform)),
         gpu: platform.gpu(),
@@ -129,8 +133,15 @@ pub fn install(
         platform,
         &handler,
         recorded.as_ref().map(|installed| installed.tree.as_str()),
-    )
-    .map_err(refusal)?;
+    );
+    let tree = match tree {
+        Ok(tree) => tree,
+        Err(error) => {
+            // Nothing was done yet: on a node without other runtimes not even the record stays.
+            file.finish()?;
+            return Err(refusal(error));
+        }
+    };
     let mut installed = Installed {
         platform: platform.name().to_owned(),
         installer: env!("CARGO_PKG_VERSION").to_owned(),
@@ -141,7 +152,7 @@ pub fn install(
     file.state.failed = None;
     file.save()?;
     let config = work.path(&handler);
-    let config_changed = work.activate(&mut file, &entry)?;
+    let config_changed = work.activate(&mut file, &entry, health.as_ref())?;
     installed.config = Some(config.clone());
     file.state.runtimes.insert(handler.to_string(), installed);
     file.save()?;
@@ -267,14 +278,29 @@ impl<'a> Work<'a> {
         Ok((before, after))
     }
 
-    fn activate(&self, file: &mut StateFile<'_>, entry: &Entry) -> anyhow::Result<bool> {
+    fn activate(
+        &self,
+        file: &mut StateFile<'_>,
+        entry: &Entry,
+        health: Option<&Health>,
+    ) -> anyhow::Result<bool> {
         let activation = self.activation();
-        let health = activation.health()?;
         let name = entry.handler.as_str();
         loop {
             let (before, after) = self.with_entry(entry)?;
+            let newer = health
+                .as_ref()
+                .is_some_and(|health| health.version.trim_start_matches('v').starts_with("2."));
+            if newer && before.as_deref().is_some_and(patch::is_lost_on_containerd_2) {
+                return Err(Refused(format!(
+                    "{} has no version, and containerd 2 ignores runtimes in such a file: run `containerd config \
+                     migrate` on the node and put its output there",
+                    self.target.config.display()
+                ))
+                .into());
+            }
             let written = before.as_deref() == Some(after.as_str());
-            let running = health.as_ref().is_none_or(|health| health.handlers.contains_key(name));
+            let running = health.is_none_or(|health| health.handlers.contains_key(name));
             if written && running {
                 return Ok(false);
             }
@@ -286,7 +312,7 @@ impl<'a> Work<'a> {
                 path,
                 before,
                 after: Some(after.clone()),
-                others: others(health.as_ref(), name),
+                others: others(health, name),
                 phase: Phase::Write,
                 reason: String::new(),
             };

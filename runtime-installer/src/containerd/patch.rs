@@ -16,6 +16,8 @@ const UNENDED: &str = " (last line was not ended)";
 const DEFAULT_RUNTIME: &str = "default runtime";
 /// Block that makes up a file which was not there.
 const PREAMBLE: &str = "preamble";
+/// Type of runtime, from which containerd makes the shim's name.
+const RUNTIME_TYPE: &str = "io.containerd.contrast-cc.v2";
 /// Largest configuration that is read, in bytes.
 pub const MAX_CONFIG_BYTES: usize = 4 << 20;
 
@@ -31,7 +33,7 @@ pub enum Format {
 /// Version of the configuration's form, which decides the name of the CRI plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Version {
-    /// No version line. Read by containerd 1.x, and migrated by 2.x.
+    /// No version line. containerd 2.x reads such a file, but ignores what it says about runtimes.
     V1,
     /// containerd 1.3 to 2.x.
     V2,
@@ -69,6 +71,8 @@ pub struct Entry {
     pub shim: String,
     /// Path of Kata's configuration on the node.
     pub kata_config: String,
+    /// Whether the type must be the shim's path: containerd 1.6 reads `runtime_path` but does not use it.
+    pub type_is_path: bool,
     /// Whether device plugins hand over GPUs by CDI annotations.
     pub gpu: bool,
 }
@@ -137,6 +141,8 @@ pub fn with_entry(before: Option<&str>, format: Format, entry: &Entry) -> Result
     if let Some(name) = disabled_cri(&config) {
         return Err(PatchError::CriDisabled(name));
     }
+    let raise = version == Version::V1 && can_be_raised(&config);
+    let version = if raise { Version::V2 } else { version };
     let runtimes = runtimes(&config, version);
     let wanted = entry.value();
     if let Some(found) = runtimes.and_then(|runtimes| runtimes.get(entry.handler.as_str())) {
@@ -145,7 +151,8 @@ pub fn with_entry(before: Option<&str>, format: Format, entry: &Entry) -> Result
     }
     let mut result = base.to_owned();
     if runtimes.is_none_or(Table::is_empty) && version < Version::V3 {
-        result = append(&result, DEFAULT_RUNTIME, &default_runtime(version));
+        let raised = if raise { "version = 2\n" } else { "" };
+        result = append(&result, DEFAULT_RUNTIME, &format!("{raised}{}", default_runtime(version)));
     }
     result = append(&result, entry.handler.as_str(), &entry.toml(version));
     only_added(&config, &result, version, entry)?;
@@ -181,6 +188,12 @@ pub fn drop_in(entry: &Entry) -> String {
     append("", entry.handler.as_str(), &format!("version = 3\n{}", entry.toml(Version::V3)))
 }
 
+/// Whether an entry in this file is lost on containerd 2.x: it says so in its log only.
+pub fn is_lost_on_containerd_2(text: &str) -> bool {
+    let config = parse(text);
+    config.is_ok_and(|config| Version::of(&config) == Ok(Version::V1) && !can_be_raised(&config))
+}
+
 /// The folder whose `*.toml` files a configuration of version 3 imports, if there is one.
 pub fn drop_in_folder(text: &str) -> Option<String> {
     let config = parse(text).ok()?;
@@ -208,9 +221,10 @@ impl Entry {
     fn toml(&self, version: Version) -> String {
         let table = format!("plugins.\"{}\".containerd.runtimes.{}", version.plugin(), self.handler);
         let Self { shim, kata_config, .. } = self;
+        let kind = if self.type_is_path { shim } else { RUNTIME_TYPE };
         let cdi = if self.gpu { ", \"cdi.k8s.io/*\"" } else { "" };
         format!(
-            "[{table}]\n  runtime_type = \"io.containerd.contrast-cc.v2\"\n  runtime_path = \"{shim}\"\n  \
+            "[{table}]\n  runtime_type = \"{kind}\"\n  runtime_path = \"{shim}\"\n  \
              pod_annotations = [\"io.katacontainers.*\"{cdi}]\n  privileged_without_host_devices = true\n  \
              [{table}.options]\n    ConfigPath = \"{kata_config}\"\n"
         )
@@ -222,6 +236,16 @@ impl Entry {
             .and_then(|runtimes| runtimes.get(self.handler.as_str()).cloned())
             .unwrap_or_else(|| Value::Table(Table::new()))
     }
+}
+
+/// Whether a version line at the end changes the meaning of nothing: no table, no plugin by its short name.
+fn can_be_raised(config: &Table) -> bool {
+    let plain = |value: &Value| match value {
+        Value::Table(_) => false,
+        Value::Array(items) => items.iter().all(|item| item.as_str().is_some_and(|name| name.contains('.'))),
+        _ => true,
+    };
+    !config.contains_key("version") && config.values().all(plain)
 }
 
 const fn preamble(format: Format) -> &'static str {
@@ -261,6 +285,9 @@ fn only_added(before: &Table, result: &str, version: Version, entry: &Entry) -> 
     });
     if found != Some(entry.value()) {
         return Err(closed("the entry does not arrive there".into()));
+    }
+    if !before.contains_key("version") {
+        after.remove("version");
     }
     prune(&mut after, before, &path);
     if after == *before { Ok(()) } else { Err(closed("something else would change with it".into())) }
