@@ -7,6 +7,8 @@ mod history;
 mod printer;
 mod recover;
 mod remembered;
+mod resources;
+mod runtime;
 mod set;
 mod source;
 mod verify;
@@ -40,6 +42,8 @@ enum Command {
     Recover(recover::Args),
     History(history::Args),
     Audit(audit::Args),
+    Runtime(runtime::Args),
+    Coordinator(resources::coordinator::Args),
     /// Print a completion script for a shell.
     Completion {
         /// The shell.
@@ -59,6 +63,8 @@ async fn main() -> ExitCode {
         Command::Recover(args) => recover::run(args, &printer).await,
         Command::History(args) => history::run(args, &printer).await,
         Command::Audit(args) => audit::run(args, &printer).await,
+        Command::Runtime(args) => runtime::run(&args, &printer),
+        Command::Coordinator(args) => resources::coordinator::run(&args, &printer),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "contrast", &mut std::io::stdout());
             Ok(())

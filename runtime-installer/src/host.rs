@@ -150,8 +150,12 @@ impl Host {
     /// Removes a file, which may be gone already.
     pub fn remove(&self, path: &Path) -> io::Result<()> {
         let target = self.resolve(path)?;
+        let folder = parent(&target)?;
+        if !folder.exists() {
+            return Ok(());
+        }
         discard(&target)?;
-        sync_folder(parent(&target)?)
+        sync_folder(folder)
     }
 
     /// Removes what a killed run may have left beside `path`.

@@ -314,6 +314,7 @@ impl<'a> Work<'a> {
                 after: Some(after.clone()),
                 others: others(health, name),
                 phase: Phase::Write,
+                restarts: 0,
                 reason: String::new(),
             };
             activation.change(file, change)?;
@@ -353,6 +354,7 @@ impl<'a> Work<'a> {
             after,
             others: others(health.as_ref(), handler.as_str()),
             phase: Phase::Write,
+            restarts: 0,
             reason: String::new(),
         };
         activation.change(file, change)?;

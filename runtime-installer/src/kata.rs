@@ -1,10 +1,8 @@
 //! Kata's configuration: how the shim starts a runtime's VMs (spec data-plane.md, section 4, step 2).
 
-use runtime_bundle::{Bundle, BundleFile, HandlerName, Platform, Role, Tee};
+use runtime_bundle::{Bundle, BundleFile, GUEST_MEMORY_MIB, HandlerName, Platform, Role, Tee};
 use serde::Serialize;
 
-/// Guest memory without any container, in MiB: what the RuntimeClass calls overhead.
-pub const GUEST_MEMORY_MIB: u32 = 512;
 /// Longest start of a VM, in seconds: encrypted memory has to be accepted page by page.
 const START_SECONDS: u32 = 60;
 /// Longest image pull inside the guest, in seconds.

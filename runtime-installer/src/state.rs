@@ -59,6 +59,9 @@ pub struct Change {
     pub others: BTreeMap<String, String>,
     /// How far it is.
     pub phase: Phase,
+    /// Restarts ordered so far. A restart may end this program before it has happened, or because it did: so it is
+    /// ordered again by the next run, but not for ever.
+    pub restarts: u32,
     /// Why it is being rolled back.
     pub reason: String,
 }

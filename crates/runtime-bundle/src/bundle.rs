@@ -9,6 +9,9 @@ use crate::{
     platform::Platform,
 };
 
+/// Guest memory without any container, in MiB: what a RuntimeClass calls overhead.
+pub const GUEST_MEMORY_MIB: u32 = 512;
+
 /// Largest configuration that is read, in bytes.
 pub const MAX_BUNDLE_BYTES: usize = 1 << 20;
 /// Most files in it.

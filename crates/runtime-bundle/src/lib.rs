@@ -8,7 +8,7 @@ mod file;
 mod handler;
 mod platform;
 
-pub use bundle::{Bundle, BundleError, MAX_BUNDLE_BYTES};
+pub use bundle::{Bundle, BundleError, GUEST_MEMORY_MIB, MAX_BUNDLE_BYTES};
 pub use file::{
     BundleFile, Digest, InvalidDigest, InvalidPath, InvalidSource, Mode, Role, RuntimePath, Source,
 };

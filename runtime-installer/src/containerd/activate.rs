@@ -21,6 +21,10 @@ use crate::{
 };
 
 const POLL: Duration = Duration::from_millis(200);
+/// Restarts with a new file, over all runs.
+const NEW_RESTARTS: u32 = 2;
+/// Restarts with either file, over all runs.
+const ALL_RESTARTS: u32 = 4;
 
 /// How a change is carried out.
 #[derive(Debug)]
@@ -99,6 +103,7 @@ impl Activation<'_> {
 
     /// Finishes what is pending: a new change, or one during which an earlier run ended.
     pub fn settle(&self, file: &mut StateFile<'_>) -> Result<(), ActivationError> {
+        self.resume(file)?;
         while let Some(change) = file.state.pending.clone() {
             match change.phase {
                 Phase::Write => self.write_new(file, &change)?,
@@ -106,6 +111,28 @@ impl Activation<'_> {
                 Phase::RollBack => self.write_old(file, &change)?,
                 Phase::WaitForOld => return self.wait_for_old(file, &change),
             }
+        }
+        Ok(())
+    }
+
+    /// Where an earlier run ended while it waited: nobody knows whether its restart has happened.
+    fn resume(&self, file: &mut StateFile<'_>) -> Result<(), ActivationError> {
+        let Some(change) = file.state.pending.clone() else { return Ok(()) };
+        let (again, most, wanted) = match change.phase {
+            Phase::Wait => (Phase::Write, NEW_RESTARTS, change.clone()),
+            Phase::WaitForOld => (Phase::RollBack, ALL_RESTARTS, opposite(&change)),
+            Phase::Write | Phase::RollBack => return Ok(()),
+        };
+        let deadline = Instant::now() + self.patience;
+        while self.well(&wanted).is_err() {
+            let up = self.cri.health().is_ok_and(|health| health.ready);
+            if up || Instant::now() >= deadline {
+                if change.restarts < most {
+                    go_on(file, again, &change.reason)?;
+                }
+                break;
+            }
+            std::thread::sleep(POLL);
         }
         Ok(())
     }
@@ -149,8 +176,7 @@ impl Activation<'_> {
     }
 
     fn wait_for_old(&self, file: &mut StateFile<'_>, change: &Change) -> Result<(), ActivationError> {
-        let opposite = Change { present: !change.present, ..change.clone() };
-        let well = self.until_well(&opposite);
+        let well = self.until_well(&opposite(change));
         let (path, reason) = (change.path.clone(), change.reason.clone());
         file.state.failed = Some(Failure { handler: change.handler.clone(), reason: reason.clone() });
         done(file)?;
@@ -201,9 +227,15 @@ impl Activation<'_> {
     }
 }
 
+/// What is wanted when a change is taken back.
+fn opposite(change: &Change) -> Change {
+    Change { present: !change.present, ..change.clone() }
+}
+
 fn go_on(file: &mut StateFile<'_>, phase: Phase, reason: &str) -> std::io::Result<()> {
     if let Some(change) = &mut file.state.pending {
         change.phase = phase;
+        change.restarts += u32::from(matches!(phase, Phase::Wait | Phase::WaitForOld));
         reason.clone_into(&mut change.reason);
     }
     file.save()

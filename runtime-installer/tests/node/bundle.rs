@@ -33,6 +33,13 @@ impl Bundle {
         bundle
     }
 
+    /// One that is quickly installed, and runs nothing.
+    pub(crate) fn small() -> Self {
+        let bundle = Self::new("1");
+        fs::write(bundle.folder.path().join("shim"), "shim").unwrap();
+        bundle
+    }
+
     /// With one more file.
     pub(crate) fn and(mut self, file: Value) -> Self {
         self.config["files"].as_array_mut().unwrap().push(file);
