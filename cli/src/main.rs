@@ -9,6 +9,8 @@ mod history;
 mod printer;
 mod recover;
 mod remembered;
+mod resources;
+mod runtime;
 mod set;
 mod source;
 mod verify;
@@ -47,6 +49,8 @@ enum Command {
     Explain(evidence::explain::Args),
     Inspect(evidence::inspect::Args),
     Endorsements(endorsements::Args),
+    Runtime(runtime::Args),
+    Coordinator(resources::coordinator::Args),
     /// Print a completion script for a shell.
     Completion {
         /// The shell.
@@ -70,6 +74,8 @@ async fn main() -> ExitCode {
         Command::Explain(args) => evidence::explain::run(args, cache, &printer).await,
         Command::Inspect(args) => evidence::inspect::run(&args, &printer),
         Command::Endorsements(args) => endorsements::run(args, cache, &printer).await,
+        Command::Runtime(args) => runtime::run(&args, &printer),
+        Command::Coordinator(args) => resources::coordinator::run(&args, &printer),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "contrast", &mut std::io::stdout());
             Ok(())

@@ -1,0 +1,24 @@
+//! `contrast runtime`: the runtime on the nodes.
+
+use clap::Subcommand;
+
+use crate::{printer::Printer, resources};
+
+/// The runtime on the nodes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    #[command(visible_alias = "print")]
+    Resources(resources::runtime::Args),
+}
+
+pub(crate) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
+    match &args.command {
+        Command::Resources(args) => resources::runtime::run(args, printer),
+    }
+}

@@ -1,0 +1,15 @@
+//! The installer on nodes that a test makes: a root folder, and a real containerd in namespaces of its own for which
+//! that folder's `/etc/containerd`, `/opt`, `/run/containerd` and `/var/lib/containerd` are the machine's.
+//!
+//! Needs root, and `containerd`, `runc` and `strace` from Debian, which `./test` installs, with newer containerds in
+//! `target/containerds`.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod bundle;
+mod containerd;
+mod hostile;
+mod interrupted;
+mod label;
+mod node;
+mod server;
