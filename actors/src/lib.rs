@@ -24,7 +24,7 @@ pub use self::{
     attestation::{Verifiers, VerifyError, VerifyEvidence},
     ca::{Authority, IssueError, IssueMeshCert, IssueServiceCert, IssuedIdentity},
     clock::{Clock, FixedClock, SystemClock},
-    event_log::{Append, Journal, JournalError, RecordRefusal},
+    event_log::{Append, CommitSeen, Journal, JournalError, OnCommit, RecordRefusal},
     mailbox::{AskError, Mailbox, Traced},
     manifest::{
         Active, ApproveProposal, Entry, Ledger, LedgerError, Permit, Phase, Proposal, ProposalReply,

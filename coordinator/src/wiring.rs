@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use actix::{Actor as _, Supervisor, SyncArbiter};
 use actors::{
-    Authority, Clock as _, Journal, Ledger, Mailbox, Recovery, Snapshot, SystemClock, Verifiers,
+    Authority, Clock as _, Journal, Ledger, Mailbox, OnCommit, Recovery, Snapshot, SystemClock, Verifiers,
     verify_streams,
 };
 use anyhow::Context as _;
@@ -22,8 +22,11 @@ use crate::{
     checkpoints,
     config::Config,
     grpc::{HistoryApi, MeshApi, ProposalsApi, UserApi},
+    http::{self, Api},
     listener::{Limits, Listener, PeerPolicy},
-    probes,
+    metrics::{CountCalls, Metrics},
+    probes, transit,
+    web::Web,
 };
 
 /// Time for requests under way to finish after a signal.
@@ -40,6 +43,7 @@ pub(crate) type Store = SledStore;
 #[derive(Clone)]
 pub(crate) struct Actors {
     pub(crate) certificate_lifetime: Duration,
+    pub(crate) metrics: Metrics,
     pub(crate) store: Arc<Store>,
     pub(crate) archive: Arc<Archive<Store>>,
     pub(crate) stop: watch::Receiver<bool>,
@@ -64,6 +68,12 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let user = bind("user", config.user_listen).await?;
     let mesh = bind("mesh", config.mesh_listen).await?;
     let probe = bind("probe", config.probe_listen).await?;
+    let bind_maybe = async |name, address: Option<_>| match address {
+        Some(address) => bind(name, address).await.map(Some),
+        None => Ok(None),
+    };
+    let http = bind_maybe("http", config.beside_user_api(config.http_listen, 1314)).await?;
+    let transit = bind_maybe("transit", config.beside_user_api(config.transit_listen, 8200)).await?;
     tracing::info!(user = %user.local_addr()?, mesh = %mesh.local_addr()?, "listening");
 
     let tls = |client_auth| ServerConfig {
@@ -76,28 +86,45 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         handshakes_per_source: config.max_handshakes_per_source,
         connections: config.max_connections,
     };
-    let listener =
-        |tls, policy| Listener { tls, policy, limits, actors: actors.clone(), stop: stopped.clone() };
+    let listener = |name, tls, policy| {
+        let (actors, stop) = (actors.clone(), stopped.clone());
+        Listener { name, tls, policy, limits, actors, stop }
+    };
+    let count = CountCalls(actors.metrics.grpc.clone());
     let user_server = tonic::transport::Server::builder()
         .layer(crate::grpc::path_aliases())
+        .layer(count.clone())
         .add_service(UserApi::service(actors.clone()))
         .add_service(HistoryApi::service(actors.clone()))
         .add_service(ProposalsApi::service(actors.clone()))
         .serve_with_incoming_shutdown(
-            listener(tls(ClientAuth::Optional), PeerPolicy::User).incoming(user),
+            listener("user", tls(ClientAuth::Optional), PeerPolicy::User).incoming(user),
             wait_for(stopped.clone()),
         );
     let mesh_server = tonic::transport::Server::builder()
         .layer(crate::grpc::path_aliases())
+        .layer(count)
         .add_service(MeshApi::service(actors.clone()))
         .serve_with_incoming_shutdown(
-            listener(tls(ClientAuth::Required), PeerPolicy::Mesh).incoming(mesh),
+            listener("mesh", tls(ClientAuth::Required), PeerPolicy::Mesh).incoming(mesh),
             wait_for(stopped.clone()),
         );
     let mut servers = tokio::task::JoinSet::new();
     servers.spawn(async move { user_server.await.context("user API") });
     servers.spawn(async move { mesh_server.await.context("mesh API") });
-    servers.spawn(probes::serve(probe, actors.snapshot.clone(), stopped.clone()));
+    let scrape = config.metrics.is_some().then(|| actors.clone());
+    servers.spawn(probes::serve(probe, actors.snapshot.clone(), scrape, stopped.clone()));
+    let web =
+        |name, route| Web { name, limits, metrics: actors.metrics.clone(), stop: stopped.clone(), route };
+    if let Some(socket) = http {
+        let (web, routes) =
+            (web("http", http::route), Api::new(actors.clone(), Arc::clone(&issuer))?.routes());
+        servers.spawn(web.serve_plain(socket, routes));
+    }
+    if let Some(socket) = transit {
+        let web = web("transit", transit::route);
+        servers.spawn(transit::serve(web, socket, actors.clone(), config.policy_hash));
+    }
     let every = Duration::from_secs(config.checkpoint_seconds);
     let checkpoints = tokio::spawn(checkpoints::keep(actors.clone(), every, stopped));
 
@@ -165,7 +192,10 @@ fn start_actors(config: &Config, stop: watch::Receiver<bool>) -> anyhow::Result<
     let ledger = Mailbox::new(ledger, LEDGER_ROOM);
     let verifiers = Mailbox::new(SyncArbiter::start(threads, Verifiers::default), ROOM);
     let journal_store = Arc::clone(&store);
-    let journal = Supervisor::start(move |_| Journal::new(&journal_store, SystemClock, replica));
+    let metrics = Metrics::default();
+    let measure = metrics.clone();
+    let on_commit: OnCommit = Arc::new(move |commit| measure.commit_seen(commit));
+    let journal = Supervisor::start(move |_| Journal::new(&journal_store, SystemClock, replica, on_commit));
     let journal = Mailbox::new(journal, ROOM);
     let for_authority = journal.clone();
     let authority = Supervisor::start(move |_| Authority::new(for_authority, SystemClock, threads));
@@ -175,6 +205,7 @@ fn start_actors(config: &Config, stop: watch::Receiver<bool>) -> anyhow::Result<
         config.certificate_seconds.map_or(keys::DEFAULT_LEAF_LIFETIME, Duration::from_secs);
     Ok(Actors {
         certificate_lifetime,
+        metrics,
         store,
         archive,
         stop,

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     listener::{Peer, Workload},
+    metrics::Metrics,
     wiring::Actors,
 };
 
@@ -59,7 +60,10 @@ impl Service for MeshApi {
             nonce: workload.nonce.clone(),
             request: request_id()?,
         };
+        let started = std::time::Instant::now();
         let reply = self.0.authority.ask(command).await.map_err(Failure::Ask)?;
+        let outcome = if reply.is_ok() { "issued" } else { "failed" };
+        Metrics::took(&self.0.metrics.issuing, outcome, started.elapsed());
         let identity = reply.map_err(Failure::Issue)?;
         let (serial, policy) = (identity.certificate.serial, workload.claims.policy_hash());
         tracing::info!(%serial, %policy, platform = %workload.claims.platform(), "certificate issued");
