@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rustls::crypto::{
     aws_lc_rs::hpke::DH_KEM_X25519_HKDF_SHA256_AES_256 as SUITE,
-    hpke::{EncapsulatedSecret, Hpke as _, HpkePrivateKey, HpkePublicKey},
+    hpke::{EncapsulatedSecret, Hpke as _, HpkePrivateKey, HpkePublicKey, HpkeSealer},
 };
 use zeroize::Zeroizing;
 
@@ -68,6 +68,35 @@ impl HpkeKey {
     }
 }
 
+/// Seals one message, whose sender wants to know the encapsulated key first.
+pub struct Sealer {
+    encapsulated_key: Vec<u8>,
+    sealer: Box<dyn HpkeSealer>,
+}
+
+impl Sealer {
+    /// Prepares a message to a public key; without associated data.
+    pub fn new(public_key: &[u8], purpose: &[u8]) -> Result<Self, HpkeError> {
+        if public_key.len() != KEY_BYTES {
+            return Err(HpkeError::Key(public_key.len()));
+        }
+        let key = HpkePublicKey(public_key.to_vec());
+        let (encapsulated, sealer) = SUITE.setup_sealer(purpose, &key).map_err(|_| HpkeError::Library)?;
+        Ok(Self { encapsulated_key: encapsulated.0, sealer })
+    }
+
+    /// The sender's one-time public key.
+    pub fn encapsulated_key(&self) -> &[u8] {
+        &self.encapsulated_key
+    }
+
+    /// Seals the message.
+    pub fn seal(mut self, plaintext: &[u8]) -> Result<Sealed, HpkeError> {
+        let ciphertext = self.sealer.seal(&[], plaintext).map_err(|_| HpkeError::Library)?;
+        Ok(Sealed { encapsulated_key: self.encapsulated_key, ciphertext })
+    }
+}
+
 /// Seals to a public key. `purpose` is HPKE's `info`: it separates protocols.
 pub fn seal(public_key: &[u8], purpose: &[u8], aad: &[u8], plaintext: &[u8]) -> Result<Sealed, HpkeError> {
     if public_key.len() != KEY_BYTES {
@@ -93,6 +122,9 @@ mod tests {
         {
             assert_eq!(key.open(&sealed, purpose.as_bytes(), data.as_bytes()).err(), Some(HpkeError::Sealed));
         }
+        let sealer = Sealer::new(key.public(), b"purpose").unwrap();
+        let sealed_later = sealer.seal(b"secret").unwrap();
+        assert_eq!(key.open(&sealed_later, b"purpose", b"").unwrap().as_slice(), b"secret");
         let short = Sealed { encapsulated_key: vec![1; 31], ..sealed };
         assert_eq!(key.open(&short, b"purpose", b"data").err(), Some(HpkeError::Key(31)));
         assert_eq!(seal(&[0; 33], b"", b"", b"").err(), Some(HpkeError::Key(33)));
