@@ -89,6 +89,7 @@ fn routes(actors: &Actors, client: &Client) -> Router {
         .route("/v1/transit/encrypt/{name}", operation(Operation::Encrypt))
         .route("/v1/transit/decrypt/{name}", operation(Operation::Decrypt))
         .route("/v1/transit/rewrap/{name}", operation(Operation::Rewrap))
+        .route("/v1/sys/init", get(async || json_answer(StatusCode::OK, &json!({ "initialized": true }))))
         .route("/v1/sys/health", get(async move || json_answer(StatusCode::OK, &status(&health))))
         .route("/v1/sys/seal-status", get(async move || json_answer(StatusCode::OK, &status(&seal))))
         .fallback(async || error(&Refused(StatusCode::NOT_FOUND, "no handler for this route".into())))
