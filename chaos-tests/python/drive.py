@@ -359,7 +359,7 @@ def transit():
 
     http_session = requests.Session()
     http_session.mount("https://", Named())
-    http_session.cert, http_session.verify = files, session["verify"]
+    http_session.cert, http_session.verify, http_session.trust_env = files, session["verify"], False
     client = hvac.Client(url=url, token="ignored", session=http_session, verify=session["verify"], cert=files)
     engine = client.secrets.transit
     sealed = engine.encrypt_data(name="web", plaintext=b64(b"hello"), associated_data=b64(b"context"), key_version=1)
@@ -407,10 +407,15 @@ def transit():
     assert unb64(unseal("decrypt", {"ciphertext": wrapped})["plaintext"]) == b"root key"
 
     # Without a certificate, or with one of nobody we know, there is no connection.
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = serialization.Encoding.PEM
+    with open(path("stranger.pem"), "wb") as file:
+        file.write(certificate_for(key).public_bytes(pem))
+        file.write(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
     for cert in (None, path("stranger.pem")):
         stranger = requests.Session()
         stranger.mount("https://", Named())
-        stranger.verify, stranger.cert = session["verify"], cert
+        stranger.verify, stranger.cert, stranger.trust_env = session["verify"], cert, False
         refuses((requests.exceptions.SSLError, requests.exceptions.ConnectionError),
                 lambda: stranger.get(url + "/v1/sys/health").json())
 
