@@ -89,7 +89,7 @@ impl Deployment {
             policies: vec![POLICY.to_vec()],
             previous: None,
             caller: None,
-            signature: None,
+            signatures: vec![],
             request: REQUEST,
         }
     }
@@ -133,7 +133,10 @@ fn authority_and_journal_serve_on() {
         deployment.ledger.ask(deployment.set()).await.unwrap().unwrap();
         let (authority_fuse, journal_fuse) = (Fuse::default(), Fuse::default());
         let (store, fuse) = (Arc::clone(&deployment.store), journal_fuse.clone());
-        let journal = Mailbox::new(Supervisor::start(move |_| Journal::new(&store, fuse, REPLICA)), 4);
+        let journal = Mailbox::new(
+            Supervisor::start(move |_| Journal::new(&store, fuse, REPLICA, Arc::new(|_| {}))),
+            4,
+        );
         let (for_authority, fuse) = (journal.clone(), authority_fuse.clone());
         let authority = Supervisor::start(move |_| Authority::new(for_authority, fuse, 1));
         let authority = Mailbox::new(authority, 4);
@@ -142,6 +145,8 @@ fn authority_and_journal_serve_on() {
                 active: deployment.active(),
                 claims: deployment.claims.clone(),
                 evidence: deployment.evidence.clone(),
+                certified_key: None,
+                lifetime: keys::DEFAULT_LEAF_LIFETIME,
                 nonce: b"nonce".to_vec(),
                 spki_der: keys::generate_workload_owner_key().unwrap().1,
                 request: REQUEST,

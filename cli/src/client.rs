@@ -13,7 +13,10 @@ use tonic::{
     Code, Status,
     transport::{Channel, Endpoint},
 };
-use wire::{history::history_client::HistoryClient, user::user_api_client::UserApiClient};
+use wire::{
+    history::history_client::HistoryClient, proposals::proposals_client::ProposalsClient,
+    user::user_api_client::UserApiClient,
+};
 
 use crate::{endorsements::Cache, printer::Refused};
 
@@ -56,14 +59,7 @@ impl Coordinator {
         let evidence = tokio::task::spawn_blocking(complete).await?.evidence;
         let claims = attestation::verify(&evidence, &peer.report_data(), &manifest.reference_values, now())
             .map_err(|refusal| Refused(format!("the Coordinator at {address}: {refusal}")))?;
-        let policy = claims.policy_hash();
-        let role = manifest.policies.get(&policy).map(|entry| entry.role);
-        if role != Some(Role::Coordinator) {
-            let text = format!(
-                "{address} is genuine, but its policy {policy} is not a Coordinator's in the manifest"
-            );
-            return Err(Refused(text).into());
-        }
+        check_role(address, &claims, manifest)?;
         let once = Arc::new(Mutex::new(Some(TokioIo::new(stream))));
         let connector = tower::service_fn(move |_| {
             let once = Arc::clone(&once);
@@ -80,9 +76,25 @@ impl Coordinator {
         UserApiClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
+    pub(crate) fn proposals(&self) -> ProposalsClient<Channel> {
+        ProposalsClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
     pub(crate) fn history(&self) -> HistoryClient<Channel> {
         HistoryClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
+}
+
+/// Whether what was proven is a Coordinator of the manifest.
+pub(crate) fn check_role(address: &str, claims: &Claims, manifest: &Manifest) -> anyhow::Result<()> {
+    let policy = claims.policy_hash();
+    let role = manifest.policies.get(&policy).map(|entry| entry.role);
+    if role == Some(Role::Coordinator) {
+        return Ok(());
+    }
+    let text =
+        format!("{address} is genuine, but its policy {policy} is not a Coordinator's in the manifest");
+    Err(Refused(text).into())
 }
 
 /// A refusal stays one (exit code 1); anything else is a fault.
@@ -90,7 +102,9 @@ impl Coordinator {
 pub(crate) fn failure(status: Status) -> anyhow::Error {
     let text = format!("the Coordinator answered: {}", status.message());
     match status.code() {
-        Code::PermissionDenied | Code::FailedPrecondition | Code::InvalidArgument => Refused(text).into(),
+        Code::PermissionDenied | Code::FailedPrecondition | Code::InvalidArgument | Code::NotFound => {
+            Refused(text).into()
+        }
         _ => anyhow::anyhow!(text),
     }
 }
@@ -108,5 +122,10 @@ pub(crate) fn read(path: &std::path::Path) -> anyhow::Result<Vec<u8>> {
 
 /// Reads and checks a manifest file.
 pub(crate) fn read_manifest(path: &std::path::Path) -> anyhow::Result<Manifest> {
-    Manifest::parse(&read(path)?).with_context(|| path.display().to_string())
+    let manifest = Manifest::parse(&read(path)?).with_context(|| path.display().to_string())?;
+    if !manifest.unknown().is_empty() {
+        let (path, names) = (path.display(), manifest.unknown().join(", "));
+        tracing::warn!("{path}: fields that mean nothing here, maybe misspelt: {names}");
+    }
+    Ok(manifest)
 }

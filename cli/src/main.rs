@@ -6,12 +6,15 @@ mod dev;
 mod endorsements;
 mod evidence;
 mod history;
+mod http;
 mod printer;
+mod proposals;
 mod recover;
 mod remembered;
 mod resources;
 mod runtime;
 mod set;
+mod sign;
 mod source;
 mod verify;
 
@@ -44,6 +47,8 @@ enum Command {
     Set(set::Args),
     Verify(verify::Args),
     Recover(recover::Args),
+    Sign(sign::Args),
+    Proposals(proposals::Args),
     History(history::Args),
     Audit(audit::Args),
     Explain(evidence::explain::Args),
@@ -69,6 +74,8 @@ async fn main() -> ExitCode {
         Command::Set(args) => set::run(args, &printer).await,
         Command::Verify(args) => verify::run(args, &printer).await,
         Command::Recover(args) => recover::run(args, &printer).await,
+        Command::Sign(args) => sign::run(args, &printer),
+        Command::Proposals(args) => proposals::run(args, &printer).await,
         Command::History(args) => history::run(args, &printer).await,
         Command::Audit(args) => audit::run(args, &printer).await,
         Command::Explain(args) => evidence::explain::run(args, cache, &printer).await,

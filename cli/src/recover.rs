@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use manifest::Manifest;
-use wire::user::RecoverRequest;
+use wire::user::{RecoverRequest, RecoverResponse};
 use zeroize::Zeroizing;
 
 use crate::{
     client::{Coordinator, failure, read, read_manifest},
-    printer::{Printer, Refused},
+    http::{HttpCoordinator, HttpOptions, is_http},
+    printer::Printer,
     remembered::{self, Memory},
     set::{SeedSharesFile, read_key},
 };
@@ -17,9 +18,10 @@ use crate::{
 /// Give a restarted Coordinator its seed back.
 ///
 /// Example: contrast recover -c coordinator.example:1313 --seedshare-owner-key seedshare-owner.pem
+/// Through a proxy: contrast recover -c https://coordinator.example ...
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The Coordinator, as host:port.
+    /// The Coordinator, as host:port, or as the URL of its HTTP API.
     #[arg(long, short, env = "CONTRAST_COORDINATOR")]
     coordinator: String,
     /// The manifest in force: the Coordinator is verified by it before it gets the seed.
@@ -35,6 +37,8 @@ pub(crate) struct Args {
     #[arg(long)]
     force: bool,
     #[command(flatten)]
+    http: HttpOptions,
+    #[command(flatten)]
     memory: Memory,
 }
 
@@ -44,8 +48,44 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let shares = serde_json::from_slice(&read(&args.seed_shares)?)
         .with_context(|| args.seed_shares.display().to_string())?;
     let memory = args.memory.path(&args.manifest);
-    send(&args.coordinator, &manifest, &shares, &key, args.force, &memory).await?;
-    printer.result("Recovered.", &serde_json::json!({ "recovered": true }))
+    if is_http(&args.coordinator) {
+        let coordinator = HttpCoordinator::new(&args.coordinator, &args.http)?;
+        let answer = send_http(&coordinator, &manifest, &shares, &key, &memory).await?;
+        return report(answer, printer);
+    }
+    let answer = send(&args.coordinator, &manifest, &shares, &key, args.force, &memory).await?;
+    report(answer, printer)
+}
+
+/// Done, or how many more owners must send their shares.
+pub(crate) fn report(answer: RecoverResponse, printer: &Printer) -> anyhow::Result<()> {
+    let RecoverResponse { shares_received: received, shares_needed: needed } = answer;
+    let recovered = received == needed;
+    let text = match recovered {
+        true => "Recovered.".to_owned(),
+        false => {
+            format!("Share accepted: {received} of {needed} are there. Let the other owners recover, too.")
+        }
+    };
+    let value = serde_json::json!({
+        "recovered": recovered, "shares_received": received, "shares_needed": needed
+    });
+    printer.result(&text, &value)
+}
+
+async fn send_http(
+    coordinator: &HttpCoordinator,
+    manifest: &Manifest,
+    shares: &SeedSharesFile,
+    key: &Zeroizing<String>,
+    memory: &Path,
+) -> anyhow::Result<RecoverResponse> {
+    let (seed, salt) = shares.open(key)?;
+    let hpke_key = coordinator.attest_key(manifest).await?;
+    remembered::check(coordinator, memory).await?;
+    let (shares_received, shares_needed) = coordinator.recover(&hpke_key, &seed, &salt, key).await?;
+    remembered::check(coordinator, memory).await?;
+    Ok(RecoverResponse { shares_received, shares_needed })
 }
 
 pub(crate) async fn send(
@@ -55,18 +95,13 @@ pub(crate) async fn send(
     key: &Zeroizing<String>,
     force: bool,
     memory: &Path,
-) -> anyhow::Result<()> {
-    let opened = shares.seed_shares.iter().find_map(|share| {
-        let ciphertext = hex::decode(&share.encrypted_seed).ok()?;
-        keys::decrypt_seed_share(&ciphertext, key).ok()
-    });
-    let seed = opened.ok_or_else(|| Refused("no seed share in the document opens with this key".into()))?;
-    let salt = hex::decode(&shares.salt).context("seed shares document: Salt is not hex")?;
+) -> anyhow::Result<RecoverResponse> {
+    let (seed, salt) = shares.open(key)?;
     let coordinator = Coordinator::connect(address, manifest, Some(key)).await?;
     // Before the seed leaves: a Coordinator whose storage was rolled back does not get it.
     remembered::check(&coordinator, memory).await?;
-    let request = RecoverRequest { seed: seed.expose().to_vec(), salt, force };
-    coordinator.user().recover(request).await.map_err(failure)?;
+    let request = RecoverRequest { seed: seed.to_vec(), salt, force };
+    let answer = coordinator.user().recover(request).await.map_err(failure)?.into_inner();
     remembered::check(&coordinator, memory).await?;
-    Ok(())
+    Ok(answer)
 }

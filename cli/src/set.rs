@@ -3,15 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use manifest::Manifest;
+use manifest::{Manifest, TransitionHash};
 use serde::Serialize;
 use wire::user::{SetManifestRequest, SetManifestResponse};
 use zeroize::Zeroizing;
 
 use crate::{
     client::{Coordinator, failure, read, read_manifest},
-    printer::Printer,
+    http::{HttpCoordinator, HttpOptions, is_http},
+    printer::{Printer, Refused},
     remembered::{self, Memory},
+    sign::{latest_of, latest_transition, transition_after},
 };
 
 /// Set the manifest on an attested Coordinator.
@@ -19,7 +21,7 @@ use crate::{
 /// Example: contrast set -c coordinator.example:1313 -m manifest.json --policies ./policies
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The Coordinator, as host:port.
+    /// The Coordinator, as host:port, or as the URL of its HTTP API.
     #[arg(long, short, env = "CONTRAST_COORDINATOR")]
     coordinator: String,
     /// The new manifest. The Coordinator is verified by it.
@@ -31,9 +33,22 @@ pub(crate) struct Args {
     /// Key of a workload owner of the manifest in force; not needed for the first manifest.
     #[arg(long)]
     workload_owner_key: Option<PathBuf>,
+    /// Detached signature of a workload owner (see `contrast sign`), or of the bootstrap key for the first
+    /// manifest. May be given several times.
+    #[arg(long, short, value_name = "FILE", conflicts_with = "workload_owner_key")]
+    signature: Vec<PathBuf>,
+    /// Set the manifest only if the transition in force is the one that was verified.
+    #[arg(long)]
+    atomic: bool,
+    /// The transition that must be in force, 64 hex digits. By default what `contrast verify` wrote to
+    /// `verify/latest-transition`, or none if that file does not exist.
+    #[arg(long, value_name = "HEX", requires = "atomic")]
+    latest_transition: Option<TransitionHash>,
     /// Where to write the certificates, and after the first manifest the seed shares.
     #[arg(long, default_value = ".")]
     workspace_dir: PathBuf,
+    #[command(flatten)]
+    http: HttpOptions,
     #[command(flatten)]
     memory: Memory,
 }
@@ -48,6 +63,22 @@ pub(crate) struct SeedSharesFile {
     pub(crate) salt: String,
 }
 
+impl SeedSharesFile {
+    /// The seed, or this owner's part of it, and the salt.
+    pub(crate) fn open(
+        &self,
+        owner_key: &Zeroizing<String>,
+    ) -> anyhow::Result<(Zeroizing<Vec<u8>>, Vec<u8>)> {
+        let opened = self.seed_shares.iter().find_map(|share| {
+            let ciphertext = hex::decode(&share.encrypted_seed).ok()?;
+            keys::decrypt_seed_share(&ciphertext, owner_key).ok()
+        });
+        let seed =
+            opened.ok_or_else(|| Refused("no seed share in the document opens with this key".into()))?;
+        Ok((seed, hex::decode(&self.salt).context("seed shares document: Salt is not hex")?))
+    }
+}
+
 /// The share of one owner.
 #[derive(Serialize, serde::Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -60,19 +91,68 @@ pub(crate) struct SeedShareEntry {
 
 pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let manifest = read_manifest(&args.manifest)?;
-    let mut policies = Vec::new();
-    let entries = std::fs::read_dir(&args.policies)
-        .with_context(|| format!("cannot read the policies in {}", args.policies.display()))?;
-    for entry in entries {
-        policies.push(read(&entry?.path())?);
-    }
+    let policies = read_policies(&args.policies)?;
     let key = args.workload_owner_key.as_deref().map(read_key).transpose()?;
+    let signatures = args.signature.iter().map(|path| read(path)).collect::<anyhow::Result<Vec<_>>>()?;
+    let previous = match (args.atomic, args.latest_transition) {
+        (false, _) => None,
+        (true, Some(latest)) => Some(latest),
+        (true, None) => Some(latest_transition(Path::new("verify/latest-transition"))?),
+    };
+    if is_http(&args.coordinator) {
+        let coordinator = HttpCoordinator::new(&args.coordinator, &args.http)?;
+        let memory = args.memory.path(&args.manifest);
+        coordinator.attest_key(&manifest).await?;
+        remembered::check(&coordinator, &memory).await?;
+        let mut signatures = signatures;
+        if let Some(key) = &key {
+            let shown = coordinator.attest(&manifest).await?;
+            let transition = transition_after(latest_of(&shown.manifests)?, &manifest);
+            signatures.push(keys::sign_ecdsa_sha256(key, transition.to_string().as_bytes())?);
+        }
+        let answer = coordinator.set(&manifest, &policies, &signatures).await?;
+        remembered::check(&coordinator, &memory).await?;
+        return report(&args.workspace_dir, &manifest, &answer, printer);
+    }
+    let change = Change { manifest: &manifest, policies, signatures, previous };
     let key = key.as_deref().map(String::as_str);
     let memory = args.memory.path(&args.manifest);
-    let answer = send(&args.coordinator, &manifest, policies, key, &memory).await?;
-    store(&args.workspace_dir, &answer)?;
+    let answer = send(&args.coordinator, change, key, &memory).await?;
+    report(&args.workspace_dir, &manifest, &answer, printer)
+}
+
+fn report(
+    workspace: &Path,
+    manifest: &Manifest,
+    answer: &SetManifestResponse,
+    printer: &Printer,
+) -> anyhow::Result<()> {
+    store(workspace, answer)?;
     let text = format!("Manifest set: {}", manifest.hash());
     printer.result(&text, &serde_json::json!({ "manifest": manifest.hash() }))
+}
+
+/// Every document in a directory.
+pub(crate) fn read_policies(directory: &Path) -> anyhow::Result<Vec<Vec<u8>>> {
+    let entries = std::fs::read_dir(directory)
+        .with_context(|| format!("cannot read the policies in {}", directory.display()))?;
+    entries.map(|entry| read(&entry?.path())).collect()
+}
+
+/// A manifest to be set.
+pub(crate) struct Change<'a> {
+    pub(crate) manifest: &'a Manifest,
+    pub(crate) policies: Vec<Vec<u8>>,
+    pub(crate) signatures: Vec<Vec<u8>>,
+    /// What must be in force; `None`: anything.
+    pub(crate) previous: Option<TransitionHash>,
+}
+
+impl<'a> Change<'a> {
+    /// A change of whatever is in force, by the key of the connection.
+    pub(crate) fn new(manifest: &'a Manifest, policies: Vec<Vec<u8>>) -> Self {
+        Self { manifest, policies, signatures: Vec::new(), previous: None }
+    }
 }
 
 pub(crate) fn read_key(path: &Path) -> anyhow::Result<Zeroizing<String>> {
@@ -82,8 +162,7 @@ pub(crate) fn read_key(path: &Path) -> anyhow::Result<Zeroizing<String>> {
 
 pub(crate) async fn send(
     address: &str,
-    manifest: &Manifest,
-    policies: Vec<Vec<u8>>,
+    Change { manifest, policies, signatures, previous }: Change<'_>,
     key: Option<&str>,
     memory: &Path,
 ) -> anyhow::Result<SetManifestResponse> {
@@ -92,8 +171,9 @@ pub(crate) async fn send(
     let request = SetManifestRequest {
         manifest: manifest.bytes().to_vec(),
         policies,
-        previous_transition_hash: Vec::new(),
-        signature: Vec::new(),
+        previous_transition_hash: previous.map(|hash| hash.as_bytes().to_vec()).unwrap_or_default(),
+        signature: signatures.first().cloned().unwrap_or_default(),
+        more_signatures: signatures.into_iter().skip(1).collect(),
     };
     let answer = coordinator.user().set_manifest(request).await.map_err(failure)?.into_inner();
     remembered::check(&coordinator, memory).await?;

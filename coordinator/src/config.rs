@@ -3,9 +3,10 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::Parser;
+use manifest::OwnerKey;
 
 /// Attests workloads against a manifest, issues their certificates and secrets, keeps the history.
-#[derive(Debug, Parser)]
+#[derive(Clone, Debug, Parser)]
 #[command(
     name = "coordinator",
     version,
@@ -32,9 +33,33 @@ pub(crate) struct Config {
     #[arg(long, env = "CONTRAST_MESH_LISTEN", default_value = "0.0.0.0:7777")]
     pub(crate) mesh_listen: SocketAddr,
 
+    /// Where HTTP clients connect, maybe through a proxy (plain HTTP; the attestation is in the answers).
+    /// `off` for none. By default port 1314 beside the user API if the user API is on its standard port, else `off`.
+    #[arg(long, env = "CONTRAST_HTTP_LISTEN", value_name = "ADDRESS", value_parser = listen)]
+    pub(crate) http_listen: Option<Listen>,
+
+    /// Where workloads use the transit engine (TLS with mesh certificates on both sides). `off` for none.
+    /// By default port 8200 beside the user API if the user API is on its standard port, else `off`.
+    #[arg(long, env = "CONTRAST_TRANSIT_LISTEN", value_name = "ADDRESS", value_parser = listen)]
+    pub(crate) transit_listen: Option<Listen>,
+
+    /// Serve metrics at /metrics beside the probes. As a variable: any value.
+    #[arg(long, env = "CONTRAST_METRICS", num_args = 0..=1, default_missing_value = "on", value_name = "ANY")]
+    pub(crate) metrics: Option<String>,
+
     /// Where probes connect (plain HTTP).
     #[arg(long, env = "CONTRAST_PROBE_LISTEN", default_value = "0.0.0.0:9102")]
     pub(crate) probe_listen: SocketAddr,
+
+    /// Lifetime of workload certificates, in seconds; a year if not given. Workloads with short ones need
+    /// an initializer that renews them.
+    #[arg(long, env = "CONTRAST_CERTIFICATE_SECONDS", value_parser = clap::value_parser!(u64).range(60..=315_360_000))]
+    pub(crate) certificate_seconds: Option<u64>,
+
+    /// Accept the first manifest only with a detached signature by this key (EC, PKIX DER, as hex). Put it
+    /// into the Coordinator's pod spec: its policy covers it, so data owners see that it was there.
+    #[arg(long, env = "CONTRAST_BOOTSTRAP_KEY", value_name = "HEX", value_parser = bootstrap_key)]
+    pub(crate) bootstrap_key: Option<OwnerKey>,
 
     /// Handshakes under way at once, on each listener.
     #[arg(long, env = "CONTRAST_MAX_HANDSHAKES", default_value_t = 256)]
@@ -64,4 +89,34 @@ pub(crate) struct Config {
 
     #[command(flatten)]
     pub(crate) log: program::LogOptions,
+}
+
+/// An address, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Listen(Option<SocketAddr>);
+
+fn listen(text: &str) -> Result<Listen, String> {
+    match text {
+        "off" => Ok(Listen(None)),
+        address => address
+            .parse()
+            .map(|address| Listen(Some(address)))
+            .map_err(|_| "expected an address with a port, such as 0.0.0.0:1314, or off".to_owned()),
+    }
+}
+
+impl Config {
+    /// The address of a listener that is only there by default beside a standard user API: several
+    /// Coordinators on one machine must not fight for its port.
+    pub(crate) fn beside_user_api(&self, given: Option<Listen>, port: u16) -> Option<SocketAddr> {
+        let standard =
+            || (self.user_listen.port() == 1313).then(|| SocketAddr::new(self.user_listen.ip(), port));
+        given.map_or_else(standard, |Listen(address)| address)
+    }
+}
+
+fn bootstrap_key(text: &str) -> Result<OwnerKey, String> {
+    let der = hex::decode(text.trim()).map_err(|error| error.to_string())?;
+    keys::check_workload_owner_key(&der).map_err(|error| error.to_string())?;
+    Ok(OwnerKey::from_der(der))
 }

@@ -7,13 +7,15 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Instant,
 };
 
 use actors::{Active, AskError, Phase, RecordRefusal, Verified, VerifyError, VerifyEvidence};
 use atls::{PeerCertificate, ServerConfig};
-use attestation::{Claims, Refusal};
+use attestation::Claims;
 use endorsements::Reach;
 use manifest::{EvidenceHash, RequestId};
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -24,6 +26,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
 use crate::{
+    metrics::{self, Metrics, Refusal},
     sources::Sources,
     wiring::{Actors, now},
 };
@@ -45,6 +48,7 @@ pub(crate) struct Limits {
 }
 
 pub(crate) struct Listener {
+    pub(crate) name: &'static str,
     pub(crate) tls: ServerConfig,
     pub(crate) policy: PeerPolicy,
     pub(crate) limits: Limits,
@@ -68,7 +72,7 @@ pub(crate) enum Peer {
 pub(crate) struct Refused {
     pub(crate) reason: String,
     /// The checks that its evidence did not pass, if that is why.
-    pub(crate) refusal: Option<Refusal>,
+    pub(crate) refusal: Option<attestation::Refusal>,
 }
 
 impl From<String> for Refused {
@@ -90,7 +94,14 @@ pub(crate) struct Workload {
 pub(crate) struct Connection {
     stream: TlsStream<TcpStream>,
     peer: Peer,
+    open: Gauge,
     _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.open.dec();
+    }
 }
 
 type Incoming = ReceiverStream<io::Result<Connection>>;
@@ -118,6 +129,7 @@ impl Listener {
             match accepted {
                 Ok((stream, source)) => {
                     let Some(under_way) = sources.begin(source.ip()) else {
+                        self.refused("too many from one source");
                         tracing::debug!(%source, "connection dropped: too many handshakes under way from there");
                         continue;
                     };
@@ -139,6 +151,10 @@ impl Listener {
         }
     }
 
+    fn refused(&self, reason: &'static str) {
+        self.actors.metrics.refused.get_or_create(&Refusal { listener: self.name, reason }).inc();
+    }
+
     async fn handshake(
         &self,
         stream: TcpStream,
@@ -151,24 +167,40 @@ impl Listener {
             (PeerPolicy::Mesh, Phase::Active(active)) => Some(Arc::clone(active)),
             (PeerPolicy::Mesh, _) => {
                 tracing::debug!(%source, "no manifest in force: workload told to wait");
+                self.refused("no manifest in force");
                 return None;
             }
         };
+        let started = Instant::now();
         let accepted = match atls::accept(stream, &self.tls, now()).await {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%source, %error, "handshake refused");
+                self.refused("handshake");
                 return None;
             }
         };
+        let label = &metrics::Listener { listener: self.name };
+        let handshakes = &self.actors.metrics.handshakes;
+        handshakes.get_or_create(label).observe(started.elapsed().as_secs_f64());
         let peer = match active {
             None => Peer::User(accepted.peer.map(Arc::new)),
-            Some(active) => self.judge(accepted.peer?, active, source).await,
+            Some(active) => self.actors.judge(accepted.peer?, active, source).await,
         };
-        Some(Connection { stream: accepted.stream, peer, _permit: permit })
+        let open = self.actors.metrics.connections.get_or_create_owned(label);
+        open.inc();
+        Some(Connection { stream: accepted.stream, peer, open, _permit: permit })
     }
+}
 
-    async fn judge(&self, certificate: PeerCertificate, active: Arc<Active>, source: SocketAddr) -> Peer {
+impl Actors {
+    /// Verifies a workload's evidence by the manifest in force. A refusal is recorded.
+    pub(crate) async fn judge(
+        &self,
+        certificate: PeerCertificate,
+        active: Arc<Active>,
+        source: SocketAddr,
+    ) -> Peer {
         let expected = certificate.report_data();
         let Some(evidence) = certificate.evidence else {
             return self
@@ -178,7 +210,11 @@ impl Listener {
         let hash = EvidenceHash::of(&evidence.document);
         let manifest = Arc::clone(&active.manifest);
         let request = VerifyEvidence { evidence, expected, manifest, now: now(), vendor_asked: false };
-        let reason = match self.verify(request).await {
+        let started = Instant::now();
+        let verdict = self.verify(request).await;
+        let outcome = if matches!(verdict, Ok(Ok(_))) { "accepted" } else { "refused" };
+        Metrics::took(&self.metrics.verification, outcome, started.elapsed());
+        let reason = match verdict {
             Ok(Ok(Verified { claims, document }))
                 if active.manifest.policies.contains_key(&claims.policy_hash()) =>
             {
@@ -207,19 +243,16 @@ impl Listener {
     async fn verify(&self, request: VerifyEvidence) -> Result<Result<Verified, VerifyError>, AskError> {
         let VerifyEvidence { expected, now, .. } = request;
         let manifest = Arc::clone(&request.manifest);
-        let lacking = match self.actors.verifiers.ask(request).await? {
+        let lacking = match self.verifiers.ask(request).await? {
             Err(VerifyError::Lacking(lacking)) => lacking,
             judged => return Ok(judged),
         };
-        let endorsements = Arc::clone(&self.actors.endorsements);
+        let endorsements = Arc::clone(&self.endorsements);
         let evidence = lacking.evidence.clone();
         let asked = tokio::task::spawn_blocking(move || endorsements.complete(evidence, now, Reach::Network));
         // A panic there is a bug; the evidence is judged as it came.
         let evidence = asked.await.map_or(lacking.evidence, |completed| completed.evidence);
-        self.actors
-            .verifiers
-            .ask(VerifyEvidence { evidence, expected, manifest, now, vendor_asked: true })
-            .await
+        self.verifiers.ask(VerifyEvidence { evidence, expected, manifest, now, vendor_asked: true }).await
     }
 
     async fn refuse(
@@ -232,6 +265,7 @@ impl Listener {
         let refused = Arc::new(refused.into());
         let reason = &refused.reason;
         tracing::warn!(%source, %reason, "workload refused");
+        self.metrics.attestation_failures.inc();
         let Ok(request) = keys::random().map(RequestId::from_bytes) else {
             return Peer::Refused(refused);
         };
@@ -243,7 +277,7 @@ impl Listener {
             request,
             engine,
         };
-        match self.actors.journal.ask(record).await {
+        match self.journal.ask(record).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, "refusal not recorded"),
             Err(error) => tracing::error!(%error, "refusal not recorded"),

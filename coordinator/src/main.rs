@@ -3,9 +3,13 @@
 mod checkpoints;
 mod config;
 mod grpc;
+mod http;
 mod listener;
+mod metrics;
 mod probes;
 mod sources;
+mod transit;
+mod web;
 mod wiring;
 
 use anyhow::Context as _;

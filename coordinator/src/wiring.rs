@@ -1,21 +1,17 @@
 //! Starts the actors and the listeners, and stops them in order.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use actix::{Actor as _, Supervisor, SyncArbiter};
 use actors::{
-    Authority, Clock as _, Journal, Ledger, Mailbox, Recovery, Snapshot, SystemClock, Verifiers,
+    Authority, Clock as _, Journal, Ledger, Mailbox, OnCommit, Recovery, Snapshot, SystemClock, Verifiers,
     verify_streams,
 };
 use anyhow::{Context as _, ensure};
 use atls::{ClientAuth, ServerConfig};
-use attestation::Issuer;
-use endorsements::{EndorsedIssuer, EndorsementOptions, Endorsements};
-use manifest::{ReplicaId, Timestamp};
+use attestation::{Issuer, ReportData};
+use endorsements::{EndorsedIssuer, Endorsements};
+use manifest::{PolicyHash, ReplicaId, Timestamp};
 use storage_schema::{Archive, SledStore};
 use tokio::{
     net::TcpListener,
@@ -26,9 +22,12 @@ use tokio::{
 use crate::{
     checkpoints,
     config::Config,
-    grpc::{HistoryApi, MeshApi, UserApi},
+    grpc::{HistoryApi, MeshApi, ProposalsApi, UserApi},
+    http::{self, Api},
     listener::{Limits, Listener, PeerPolicy},
-    probes,
+    metrics::{CountCalls, Metrics},
+    probes, transit,
+    web::Web,
 };
 
 /// Time for requests under way to finish after a signal.
@@ -49,6 +48,8 @@ pub(crate) type Store = SledStore;
 /// What the edge talks to. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Actors {
+    pub(crate) certificate_lifetime: Duration,
+    pub(crate) metrics: Metrics,
     pub(crate) store: Arc<Store>,
     pub(crate) archive: Arc<Archive<Store>>,
     pub(crate) endorsements: Arc<Endorsements>,
@@ -64,8 +65,9 @@ pub(crate) struct Actors {
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     ensure!(now() > BUILT, "the clock says {}, which is before this program was made: set it first", now());
     let issuer = config.evidence.issuer()?;
+    let own_policy = own_policy(Arc::clone(&issuer)).await?;
     let (stop, stopped) = watch::channel(false);
-    let actors = actor_system(config.state_dir.clone(), stopped.clone(), config.endorsements.clone()).await?;
+    let actors = actor_system(config.clone(), stopped.clone()).await?;
     let endorsements = Arc::clone(&actors.endorsements);
     let issuer: Arc<dyn Issuer> = Arc::new(EndorsedIssuer::new(issuer, Arc::clone(&endorsements), now));
 
@@ -75,6 +77,12 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let user = bind("user", config.user_listen).await?;
     let mesh = bind("mesh", config.mesh_listen).await?;
     let probe = bind("probe", config.probe_listen).await?;
+    let bind_maybe = async |name, address: Option<_>| match address {
+        Some(address) => bind(name, address).await.map(Some),
+        None => Ok(None),
+    };
+    let http = bind_maybe("http", config.beside_user_api(config.http_listen, 1314)).await?;
+    let transit = bind_maybe("transit", config.beside_user_api(config.transit_listen, 8200)).await?;
     tracing::info!(user = %user.local_addr()?, mesh = %mesh.local_addr()?, "listening");
 
     let tls = |client_auth| ServerConfig {
@@ -87,27 +95,45 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         handshakes_per_source: config.max_handshakes_per_source,
         connections: config.max_connections,
     };
-    let listener =
-        |tls, policy| Listener { tls, policy, limits, actors: actors.clone(), stop: stopped.clone() };
+    let listener = |name, tls, policy| {
+        let (actors, stop) = (actors.clone(), stopped.clone());
+        Listener { name, tls, policy, limits, actors, stop }
+    };
+    let count = CountCalls(actors.metrics.grpc.clone());
     let user_server = tonic::transport::Server::builder()
         .layer(crate::grpc::path_aliases())
+        .layer(count.clone())
         .add_service(UserApi::service(actors.clone()))
         .add_service(HistoryApi::service(actors.clone()))
+        .add_service(ProposalsApi::service(actors.clone()))
         .serve_with_incoming_shutdown(
-            listener(tls(ClientAuth::Optional), PeerPolicy::User).incoming(user),
+            listener("user", tls(ClientAuth::Optional), PeerPolicy::User).incoming(user),
             wait_for(stopped.clone()),
         );
     let mesh_server = tonic::transport::Server::builder()
         .layer(crate::grpc::path_aliases())
+        .layer(count)
         .add_service(MeshApi::service(actors.clone()))
         .serve_with_incoming_shutdown(
-            listener(tls(ClientAuth::Required), PeerPolicy::Mesh).incoming(mesh),
+            listener("mesh", tls(ClientAuth::Required), PeerPolicy::Mesh).incoming(mesh),
             wait_for(stopped.clone()),
         );
     let mut servers = tokio::task::JoinSet::new();
     servers.spawn(async move { user_server.await.context("user API") });
     servers.spawn(async move { mesh_server.await.context("mesh API") });
-    servers.spawn(probes::serve(probe, actors.snapshot.clone(), stopped.clone()));
+    let scrape = config.metrics.is_some().then(|| actors.clone());
+    servers.spawn(probes::serve(probe, actors.snapshot.clone(), scrape, stopped.clone()));
+    let web =
+        |name, route| Web { name, limits, metrics: actors.metrics.clone(), stop: stopped.clone(), route };
+    if let Some(socket) = http {
+        let (web, routes) =
+            (web("http", http::route), Api::new(actors.clone(), Arc::clone(&issuer))?.routes());
+        servers.spawn(web.serve_plain(socket, routes));
+    }
+    if let Some(socket) = transit {
+        let web = web("transit", transit::route);
+        servers.spawn(transit::serve(web, socket, actors.clone(), own_policy));
+    }
     let every = Duration::from_secs(config.checkpoint_seconds);
     tokio::spawn(refresh(endorsements, stopped.clone()));
     let checkpoints = tokio::spawn(checkpoints::keep(actors.clone(), every, stopped));
@@ -134,6 +160,14 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// This Coordinator's policy as its evidence names it. A machine that makes none ends the start here,
+/// not at the first handshake.
+async fn own_policy(issuer: Arc<dyn Issuer>) -> anyhow::Result<PolicyHash> {
+    let evidence = move || issuer.issue(&ReportData::from_bytes([0; 64]));
+    let evidence = tokio::task::spawn_blocking(evidence).await.context("making evidence")??;
+    attestation::named_policy(&evidence).context("this machine's own evidence names no policy")
+}
+
 /// Asks the vendors anew for what is past half of its life.
 async fn refresh(endorsements: Arc<Endorsements>, mut stopped: watch::Receiver<bool>) {
     while tokio::time::timeout(REFRESH, stopped.wait_for(|stopped| *stopped)).await.is_err() {
@@ -153,16 +187,12 @@ async fn wait_for(mut stopped: watch::Receiver<bool>) {
 
 /// Starts the actors on a thread of their own, where they live until the process ends; their pools
 /// have further threads. The listeners run on the runtime's.
-async fn actor_system(
-    state_dir: PathBuf,
-    stop: watch::Receiver<bool>,
-    endorsements: EndorsementOptions,
-) -> anyhow::Result<Actors> {
+async fn actor_system(config: Config, stop: watch::Receiver<bool>) -> anyhow::Result<Actors> {
     let (started, actors) = oneshot::channel();
     let thread = move || {
         actix::System::new().block_on(async move {
             // Fails only when nobody waits for the actors any more.
-            let _ = started.send(start_actors(&state_dir, stop, &endorsements));
+            let _ = started.send(start_actors(&config, stop));
             std::future::pending::<()>().await;
         });
     };
@@ -170,17 +200,12 @@ async fn actor_system(
     actors.await.context("the actors' thread ended")?
 }
 
-fn start_actors(
-    state_dir: &Path,
-    stop: watch::Receiver<bool>,
-    endorsements: &EndorsementOptions,
-) -> anyhow::Result<Actors> {
+fn start_actors(config: &Config, stop: watch::Receiver<bool>) -> anyhow::Result<Actors> {
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let replica = ReplicaId::from_bytes(keys::random()?);
-    let store = Arc::new(SledStore::open(state_dir)?);
-    let endorsements =
-        endorsements.open(Some(state_dir.join("endorsements"))).context("endorsement cache")?;
-    let endorsements = Arc::new(endorsements);
+    let store = Arc::new(SledStore::open(&config.state_dir)?);
+    let cache = config.state_dir.join("endorsements");
+    let endorsements = Arc::new(config.endorsements.open(Some(cache)).context("endorsement cache")?);
     let (publish, snapshot) = watch::channel(Ledger::<Store, SystemClock>::nothing());
     let publish = Arc::new(publish);
     // Once here, so that a log that cannot be trusted is an error at start, not a crash later.
@@ -189,24 +214,32 @@ fn start_actors(
     verify_streams(&archive, opened.log_key(), &snapshot.borrow().state)?;
     tracing::info!(%replica, manifests = snapshot.borrow().state.entries().len(), "event log verified");
 
-    let ledger_store = Arc::clone(&store);
+    let (ledger_store, bootstrap_key) = (Arc::clone(&store), config.bootstrap_key.clone());
     let ledger = SyncArbiter::start(1, move || {
         #[expect(clippy::expect_used, reason = "a log that went bad since the start: serving must stop")]
         Ledger::open(Arc::clone(&ledger_store), SystemClock, replica, Arc::clone(&publish))
             .expect("the event log verifies, as it did at the start")
+            .with_bootstrap_key(bootstrap_key.clone())
     });
     let ledger = Mailbox::new(ledger, LEDGER_ROOM);
     let known = Arc::clone(&endorsements);
     let verifiers = SyncArbiter::start(threads, move || Verifiers::new(Arc::clone(&known)));
     let verifiers = Mailbox::new(verifiers, ROOM);
     let journal_store = Arc::clone(&store);
-    let journal = Supervisor::start(move |_| Journal::new(&journal_store, SystemClock, replica));
+    let metrics = Metrics::default();
+    let measure = metrics.clone();
+    let on_commit: OnCommit = Arc::new(move |commit| measure.commit_seen(commit));
+    let journal = Supervisor::start(move |_| Journal::new(&journal_store, SystemClock, replica, on_commit));
     let journal = Mailbox::new(journal, ROOM);
     let for_authority = journal.clone();
     let authority = Supervisor::start(move |_| Authority::new(for_authority, SystemClock, threads));
     let authority = Mailbox::new(authority, ROOM);
     let recovery = Mailbox::new(Recovery::new(journal.clone()).start(), ROOM);
+    let certificate_lifetime =
+        config.certificate_seconds.map_or(keys::DEFAULT_LEAF_LIFETIME, Duration::from_secs);
     Ok(Actors {
+        certificate_lifetime,
+        metrics,
         store,
         archive,
         endorsements,

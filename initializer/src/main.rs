@@ -109,7 +109,7 @@ async fn request(
         async move { once.lock().await.take().ok_or_else(|| std::io::Error::other("connection closed")) }
     });
     let channel = Endpoint::from_static("http://coordinator").connect_with_connector(connector).await?;
-    let answer = MeshApiClient::new(channel).new_mesh_cert(NewMeshCertRequest {}).await;
+    let answer = MeshApiClient::new(channel).new_mesh_cert(NewMeshCertRequest::default()).await;
     let answer = answer.map_err(|status| {
         refusal::explain(&status, sent);
         anyhow::anyhow!(describe(&status))

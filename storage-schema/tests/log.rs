@@ -272,6 +272,7 @@ fn the_archive_answers_with_proofs() {
             tcb: String::new(),
             transition: TransitionHash::ZERO,
             nonce: vec![],
+            attested_key: vec![],
             verdict: String::new(),
         };
         Event { fact, ..event(u64::from(n)) }

@@ -43,6 +43,11 @@ impl Nonce {
         Ok(Self(bytes))
     }
 
+    /// Wraps bytes that are a nonce already.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
     /// The raw bytes.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0

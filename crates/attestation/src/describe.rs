@@ -1,5 +1,6 @@
 //! Evidence in words, for people who look for the difference.
 
+use manifest::PolicyHash;
 use serde::Serialize;
 
 use crate::{Evidence, EvidenceOid, SnpEvidence, TdxEvidence, insecure, snp, tdx};
@@ -11,6 +12,19 @@ pub struct Field {
     pub name: &'static str,
     /// Its value, and what that means.
     pub value: String,
+}
+
+/// The policy that evidence names. Nothing is verified: for a program's own evidence.
+pub fn named_policy(evidence: &Evidence) -> Option<PolicyHash> {
+    let host_data = match evidence.oid {
+        EvidenceOid::Snp => {
+            let snp = SnpEvidence::from_protobuf(&evidence.document).ok()?;
+            snp::Report::new(&snp.report).ok()?.host_data()
+        }
+        EvidenceOid::Tdx => tdx::named_policy(&TdxEvidence::from_protobuf(&evidence.document).ok()?.quote)?,
+        EvidenceOid::Insecure => insecure::decode(&evidence.document).ok()?.1,
+    };
+    Some(PolicyHash::from_bytes(host_data))
 }
 
 /// Every field of evidence in the order of its layout. Nothing is verified; the error says why

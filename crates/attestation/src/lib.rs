@@ -23,7 +23,7 @@ mod verify;
 
 pub use checklist::{Check, FailedCheck, Refusal, Verdict};
 pub use claims::Claims;
-pub use describe::{Field, describe};
+pub use describe::{Field, describe, named_policy};
 pub use endorsement::{Anchors, Endorsed, PlatformCa, PlatformId, VcekId};
 pub use evidence::{Evidence, EvidenceError, EvidenceOid, IssueError, Issuer, Platform, ReportData};
 pub use insecure::InsecureGuest;

@@ -15,11 +15,14 @@ use rcgen::{
     SignatureAlgorithm,
 };
 
+use x509_parser::{certification_request::X509CertificationRequest, prelude::FromDer as _};
+
 use crate::{CaKey, KeyError, SeedEngine, WorkloadSecretId, random};
 
 const BACKDATED: Duration = Duration::from_hours(1);
 const CA_LIFETIME: Duration = Duration::from_hours(24 * 3652);
-const LEAF_LIFETIME: Duration = Duration::from_hours(24 * 365);
+/// How long a workload certificate is valid unless the operator wants another time: a year.
+pub const DEFAULT_LEAF_LIFETIME: Duration = Duration::from_hours(24 * 365);
 const ROOT_NAME: &str = "system:coordinator:root";
 const INTERMEDIATE_NAME: &str = "system:coordinator:intermediate";
 /// Extension that names the workload secret (spec control-plane.md 4.4).
@@ -43,6 +46,7 @@ pub struct MeshCa {
     public: PublicCa,
     root_der: Vec<u8>,
     mesh_der: Vec<u8>,
+    intermediate_der: Vec<u8>,
 }
 
 /// What a workload's certificate shall say.
@@ -55,6 +59,8 @@ pub struct LeafRequest<'a> {
     pub workload_secret_id: Option<&'a WorkloadSecretId>,
     /// What was attested.
     pub claims: &'a [ClaimExtension],
+    /// How long it shall be valid.
+    pub lifetime: Duration,
 }
 
 /// One claim, as a non-critical extension.
@@ -100,6 +106,7 @@ impl MeshCa {
             },
             root_der: root.der().to_vec(),
             mesh_der: mesh.der().to_vec(),
+            intermediate_der: intermediate.der().to_vec(),
         })
     }
 
@@ -118,12 +125,17 @@ impl MeshCa {
         &self.mesh_der
     }
 
+    /// Mesh CA key certified by the root, DER.
+    pub fn intermediate_der(&self) -> &[u8] {
+        &self.intermediate_der
+    }
+
     /// The mesh CA key, for peers.
     pub fn mesh_key(&self) -> &CaKey {
         &self.key
     }
 
-    /// Issues a workload certificate, valid from an hour before `now` for a year after it.
+    /// Issues a workload certificate, valid from an hour before `now` for its lifetime after it.
     pub fn issue(&self, request: &LeafRequest<'_>, now: Timestamp) -> Result<IssuedCert, KeyError> {
         let public_key = ForeignKey::from_spki(request.spki_der)?;
         let (params, serial) = leaf_params(request, now)?;
@@ -186,7 +198,7 @@ fn leaf_params(
     params.distinguished_name = common_name(&name);
     params.serial_number = Some(rcgen::SerialNumber::from_slice(serial.as_bytes()));
     params.not_before = now.minus(BACKDATED).to_datetime();
-    params.not_after = now.plus(LEAF_LIFETIME).to_datetime();
+    params.not_after = now.plus(request.lifetime).to_datetime();
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages =
@@ -219,6 +231,35 @@ fn classify(name: &str) -> Result<SanType, KeyError> {
     });
     let name = name.try_into().map_err(refused)?;
     Ok(if has_scheme { SanType::URI(name) } else { SanType::DnsName(name) })
+}
+
+/// The public key (SubjectPublicKeyInfo DER) that a certification request (PKCS#10 DER) is about and
+/// that signed it. Everything else in the request is ignored: what a certificate says is up to the
+/// manifest.
+pub fn key_of_csr(der: &[u8]) -> Result<Vec<u8>, KeyError> {
+    let malformed = |expected| KeyError::Malformed { what: "certification request", expected };
+    let (rest, request) = X509CertificationRequest::from_der(der).map_err(|_| malformed("PKCS#10 in DER"))?;
+    if !rest.is_empty() {
+        return Err(malformed("PKCS#10 in DER and nothing behind it"));
+    }
+    request.verify_signature().map_err(|_| malformed("PKCS#10 signed by the key it is about"))?;
+    Ok(request.certification_request_info.subject_pki.raw.to_vec())
+}
+
+/// The workload secret that a certificate names (spec control-plane.md 4.4). The certificate's signature
+/// is the caller's to check.
+pub fn workload_secret_id_of(certificate_der: &[u8]) -> Result<Option<WorkloadSecretId>, KeyError> {
+    let malformed =
+        || KeyError::Malformed { what: "certificate", expected: "X.509 with a workload secret id" };
+    let (_, certificate) =
+        x509_parser::certificate::X509Certificate::from_der(certificate_der).map_err(|_| malformed())?;
+    let oid = x509_parser::oid_registry::Oid::from(&WORKLOAD_SECRET_ID_OID).map_err(|_| malformed())?;
+    let Some(extension) = certificate.get_extension_unique(&oid).map_err(|_| malformed())? else {
+        return Ok(None);
+    };
+    let value = p384::pkcs8::der::asn1::OctetStringRef::from_der(extension.value);
+    let text = value.map(|value| value.as_bytes()).map_err(|_| malformed())?;
+    Ok(WorkloadSecretId::new(std::str::from_utf8(text).map_err(|_| malformed())?))
 }
 
 /// A workload's public key, which came with its connection.
@@ -255,7 +296,7 @@ impl PublicKeyData for ForeignKey {
 
 #[cfg(test)]
 mod tests {
-    use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer as _};
+    use x509_parser::{certificate::X509Certificate, extensions::GeneralName};
 
     use super::*;
     use crate::{Salt, Seed};
@@ -275,6 +316,7 @@ mod tests {
             spki_der: &key.subject_public_key_info(),
             sans: &sans,
             workload_secret_id: id.as_ref(),
+            lifetime: DEFAULT_LEAF_LIFETIME,
             claims: &[ClaimExtension { oid: vec![1, 3, 9901, 2, 1, 1], der: vec![2, 1, 3] }],
         };
         ca.issue(&request, NOW)
@@ -326,6 +368,19 @@ mod tests {
         };
         assert_eq!(value("1.3.9901.2.1.1").unwrap(), [2, 1, 3]);
         assert_eq!(value("1.3.9901.3.1").unwrap(), b"\x04\x0bdefault/web");
+        assert_eq!(workload_secret_id_of(&issued.der).unwrap(), WorkloadSecretId::new("default/web"));
+        assert_eq!(workload_secret_id_of(ca().mesh_der()), Ok(None));
+    }
+
+    #[test]
+    fn a_request_yields_the_key_that_signed_it() {
+        let key = KeyPair::generate().unwrap();
+        let request = CertificateParams::default().serialize_request(&key).unwrap();
+        assert_eq!(key_of_csr(request.der()).unwrap(), key.subject_public_key_info());
+        let mut forged = request.der().to_vec();
+        let last = forged.len() - 1;
+        forged[last] ^= 1;
+        assert!(key_of_csr(&forged).is_err() && key_of_csr(b"no request").is_err());
     }
 
     #[test]

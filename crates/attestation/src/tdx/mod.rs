@@ -29,6 +29,12 @@ pub(crate) fn platform_id(quote: &[u8]) -> Option<PlatformId> {
     Some(PlatformId { fmspc, ca })
 }
 
+/// First 32 bytes of MRCONFIGID. Nothing is verified.
+pub(crate) fn named_policy(quote: &[u8]) -> Option<[u8; 32]> {
+    let config = quote::Quote::parse(quote).ok()?.mr_config_id();
+    config.first_chunk().copied()
+}
+
 /// The fields of a quote; the error says why it cannot be read.
 pub(crate) fn describe(quote: &[u8]) -> Result<Vec<Field>, String> {
     let quote = quote::Quote::parse(quote)
