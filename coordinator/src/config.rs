@@ -56,6 +56,10 @@ pub(crate) struct Config {
     #[arg(long, env = "CONTRAST_CERTIFICATE_SECONDS", value_parser = clap::value_parser!(u64).range(60..=315_360_000))]
     pub(crate) certificate_seconds: Option<u64>,
 
+    /// Accept manifests that believe unsigned evidence (`ReferenceValues.insecure`). Proves nothing.
+    #[arg(long, env = "CONTRAST_ALLOW_INSECURE")]
+    pub(crate) allow_insecure: bool,
+
     /// Accept the first manifest only with a detached signature by this key (EC, PKIX DER, as hex). Put it
     /// into the Coordinator's pod spec: its policy covers it, so data owners see that it was there.
     #[arg(long, env = "CONTRAST_BOOTSTRAP_KEY", value_name = "HEX", value_parser = bootstrap_key)]

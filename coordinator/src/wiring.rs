@@ -215,11 +215,13 @@ fn start_actors(config: &Config, stop: watch::Receiver<bool>) -> anyhow::Result<
     tracing::info!(%replica, manifests = snapshot.borrow().state.entries().len(), "event log verified");
 
     let (ledger_store, bootstrap_key) = (Arc::clone(&store), config.bootstrap_key.clone());
+    let allow_insecure = config.allow_insecure;
     let ledger = SyncArbiter::start(1, move || {
         #[expect(clippy::expect_used, reason = "a log that went bad since the start: serving must stop")]
         Ledger::open(Arc::clone(&ledger_store), SystemClock, replica, Arc::clone(&publish))
             .expect("the event log verifies, as it did at the start")
             .with_bootstrap_key(bootstrap_key.clone())
+            .with_insecure_allowed(allow_insecure)
     });
     let ledger = Mailbox::new(ledger, LEDGER_ROOM);
     let known = Arc::clone(&endorsements);

@@ -31,6 +31,7 @@ pub struct Ledger<S, C> {
     pub(super) state: State,
     /// Must have signed the first manifest, if there is one.
     pub(super) bootstrap_key: Option<OwnerKey>,
+    pub(super) allow_insecure: bool,
     /// Parts of the seed that wait for others.
     pub(super) received: ReceivedShares,
     /// Number of events when the last snapshot was made.
@@ -57,9 +58,19 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
             tracing::warn!(%reason, "snapshot dropped; the stream was replayed from its start");
         }
         let snapshot_at = log.head().size;
-        let (bootstrap_key, received) = (None, ReceivedShares::default());
-        let ledger =
-            Self { store, clock, replica, log, state, bootstrap_key, received, snapshot_at, published };
+        let (bootstrap_key, allow_insecure, received) = (None, false, ReceivedShares::default());
+        let ledger = Self {
+            store,
+            clock,
+            replica,
+            log,
+            state,
+            bootstrap_key,
+            allow_insecure,
+            received,
+            snapshot_at,
+            published,
+        };
         let phase = match &ledger.published.borrow().phase {
             Phase::Active(active)
                 if ledger.state.latest().map(|latest| latest.transition) == Some(active.transition) =>
@@ -77,6 +88,12 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
     #[must_use]
     pub fn with_bootstrap_key(self, bootstrap_key: Option<OwnerKey>) -> Self {
         Self { bootstrap_key, ..self }
+    }
+
+    /// Accepts manifests that believe unsigned evidence.
+    #[must_use]
+    pub fn with_insecure_allowed(self, allow_insecure: bool) -> Self {
+        Self { allow_insecure, ..self }
     }
 
     pub(super) fn phase(&self) -> Phase {

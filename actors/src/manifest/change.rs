@@ -13,7 +13,7 @@ use super::{
         SetManifestError, SetManifestReply, WithdrawProposal,
     },
     proposals::{Permit, permit},
-    state::{Active, Phase},
+    state::{Active, Phase, decide_platforms},
 };
 use crate::Clock;
 
@@ -33,6 +33,7 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
             Phase::NeedsRecovery => return Err(SetManifestError::NeedsRecovery),
         };
         let in_force = current.as_ref().map(|active| active.manifest.as_ref());
+        decide_platforms(&cmd.manifest, self.allow_insecure)?;
         let permit = self.state.decide_set_manifest(cmd, in_force, self.bootstrap_key.as_ref())?;
         let policies = self.store_documents(&cmd.manifest, &cmd.policies)?;
         let change = Change { manifest: &cmd.manifest, policies, permit, request: cmd.request };
@@ -113,6 +114,7 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
 
     pub(super) fn propose(&mut self, cmd: &ProposeManifest) -> Result<ProposalReply, SetManifestError> {
         let active = self.in_force()?;
+        decide_platforms(&cmd.manifest, self.allow_insecure)?;
         let (transition, signed) =
             self.state.decide_propose(&cmd.manifest, &cmd.policies, &cmd.signature, &active.manifest)?;
         let policies = self.store_documents(&cmd.manifest, &cmd.policies)?;

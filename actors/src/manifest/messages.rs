@@ -160,6 +160,12 @@ pub enum SetManifestError {
         /// What is wrong with it.
         error: KeyError,
     },
+    /// Unsigned evidence, without this Coordinator's consent.
+    #[error(
+        "ReferenceValues.insecure: this Coordinator accepts unsigned evidence only if it was started with \
+         --allow-insecure"
+    )]
+    InsecureNotAllowed,
     /// The first manifest must be signed by the bootstrap key.
     #[error(
         "this Coordinator accepts its first manifest only with a signature by the bootstrap key {0} over the \

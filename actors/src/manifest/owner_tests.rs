@@ -226,6 +226,17 @@ fn the_bootstrap_key_must_sign_the_first_manifest_and_no_later_one() {
 }
 
 #[test]
+fn unsigned_evidence_is_believed_only_by_a_coordinator_that_was_told_to() {
+    let insecure =
+        || manifest(1, |manifest| manifest["ReferenceValues"] = serde_json::json!({ "insecure": true }));
+    let mut ledger = open(&Arc::default());
+    let refused = set(&mut ledger, insecure(), vec![]);
+    assert!(matches!(refused, Err(SetManifestError::InsecureNotAllowed)));
+    let mut ledger = open(&Arc::default()).with_insecure_allowed(true);
+    set(&mut ledger, insecure(), vec![]).unwrap();
+}
+
+#[test]
 fn a_retry_after_a_lost_answer_is_told_that_the_change_took_effect() {
     let mut ledger = open(&Arc::default());
     let retry = SetManifest {

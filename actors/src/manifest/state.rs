@@ -282,6 +282,14 @@ impl State {
     }
 }
 
+/// Unsigned evidence, which anybody can make, needs the consent of whoever runs this Coordinator.
+pub(super) fn decide_platforms(manifest: &Manifest, allow_insecure: bool) -> Result<(), SetManifestError> {
+    if manifest.reference_values.insecure && !allow_insecure {
+        return Err(SetManifestError::InsecureNotAllowed);
+    }
+    Ok(())
+}
+
 /// The first manifest may be set by anyone, unless a bootstrap key must have signed it.
 fn first(
     cmd: &SetManifest,

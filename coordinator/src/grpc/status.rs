@@ -73,9 +73,9 @@ fn set_manifest(error: &SetManifestError) -> Code {
         | SetManifestError::AlreadySet { .. }
         | SetManifestError::NothingToChange
         | SetManifestError::NeedsRecovery => Code::FailedPrecondition,
-        SetManifestError::SeedshareOwnerKey { .. } | SetManifestError::OwnerKey { .. } => {
-            Code::InvalidArgument
-        }
+        SetManifestError::InsecureNotAllowed
+        | SetManifestError::SeedshareOwnerKey { .. }
+        | SetManifestError::OwnerKey { .. } => Code::InvalidArgument,
         SetManifestError::UnknownProposal(_) => Code::NotFound,
         SetManifestError::TooManyProposals(_) => Code::ResourceExhausted,
         SetManifestError::SeedshareOwnersChanged

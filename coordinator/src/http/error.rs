@@ -106,7 +106,8 @@ impl From<SetManifestError> for ApiError {
             }
             SetManifestError::NothingToChange => (StatusCode::PRECONDITION_FAILED, Code::NoManifest),
             SetManifestError::NeedsRecovery => (StatusCode::PRECONDITION_FAILED, Code::NeedsRecovery),
-            SetManifestError::SeedshareOwnerKey { .. }
+            SetManifestError::InsecureNotAllowed
+            | SetManifestError::SeedshareOwnerKey { .. }
             | SetManifestError::OwnerKey { .. }
             | SetManifestError::PolicyMissing(_) => (StatusCode::BAD_REQUEST, Code::InvalidArgument),
             SetManifestError::UntrustedSignature
