@@ -1,7 +1,8 @@
 //! A simulated AMD processor: a chain as AMD's (RSA-4096 with PSS, a P-384 chip key with AMD's
 //! extensions) and reports in AMD's format.
 //!
-//! Files: `ark.der`, `ask.der`, `vcek.der`, `crl.der`, and the keys `vcek.p8` and `ark.p8`.
+//! Files: `ark.der`, `ask.der`, `vcek.der`, `vlek.der`, `crl.der`, and the keys `vcek.p8`, `vlek.p8` and
+//! `ark.p8`. The provider's key stands under the same signing key as the chip's, where AMD has two.
 
 use std::{path::Path, str::FromStr as _, time::Duration};
 
@@ -52,6 +53,7 @@ pub(super) struct Processor {
     chain: SnpEvidence,
     chip_id: [u8; 64],
     key: EcdsaKeyPair,
+    provider_key: EcdsaKeyPair,
 }
 
 impl Processor {
@@ -59,7 +61,10 @@ impl Processor {
     pub(super) fn create(directory: &Path, now: Timestamp) -> Result<Self, IssueError> {
         let ark_key = RsaKeyPair::generate(KeySize::Rsa4096).map_err(platform)?;
         let ask_key = RsaKeyPair::generate(KeySize::Rsa4096).map_err(platform)?;
-        let vcek_key = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).map_err(platform)?;
+        let [vcek_key, vlek_key] = {
+            let key = || EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).map_err(platform);
+            [key()?, key()?]
+        };
         let mut chip_id = [0; 64];
         aws_lc_rs::rand::fill(&mut chip_id).map_err(platform)?;
 
@@ -71,28 +76,34 @@ impl Processor {
         let ask = certificate(ask_name, ROOT_NAME, &ask_spki, &ark_key, &ca, now)?;
         let vcek_spki = vcek_key.public_key().as_der().map_err(platform)?;
         let version = |value: u8| [2, 1, value];
-        let amd = [
+        let firmware = [
             extension("1.3.6.1.4.1.3704.1.1", false, &version(0))?,
             extension("1.3.6.1.4.1.3704.1.2", false, b"\x16\x09SIMULATED")?,
             extension("1.3.6.1.4.1.3704.1.3.1", false, &version(TCB[0]))?,
             extension("1.3.6.1.4.1.3704.1.3.2", false, &version(TCB[1]))?,
             extension("1.3.6.1.4.1.3704.1.3.3", false, &version(TCB[2]))?,
             extension("1.3.6.1.4.1.3704.1.3.8", false, &version(TCB[3]))?,
-            extension("1.3.6.1.4.1.3704.1.4", false, &chip_id)?,
         ];
+        let chip = [firmware.as_slice(), &[extension("1.3.6.1.4.1.3704.1.4", false, &chip_id)?]].concat();
+        let provider = extension("1.3.6.1.4.1.3704.1.5", false, b"\x16\x09SIMULATED")?;
+        let provider = [firmware.as_slice(), &[provider]].concat();
         let vcek_name = "CN=NOT-HARDWARE simulated VCEK,O=NOT-HARDWARE";
-        let vcek = certificate(vcek_name, ask_name, &vcek_spki, &ask_key, &amd, now)?;
+        let vcek = certificate(vcek_name, ask_name, &vcek_spki, &ask_key, &chip, now)?;
+        let vlek_spki = vlek_key.public_key().as_der().map_err(platform)?;
+        let vlek_name = "CN=NOT-HARDWARE simulated VLEK,O=NOT-HARDWARE";
+        let vlek = certificate(vlek_name, ask_name, &vlek_spki, &ask_key, &provider, now)?;
         let crl = revocation_list(&ark_key, 1, &[], now)?;
 
         write(directory, "ark.der", &ark)?;
         write(directory, "ask.der", &ask)?;
         write(directory, "vcek.der", &vcek)?;
+        write(directory, "vlek.der", &vlek)?;
         write(directory, "crl.der", &crl)?;
         let ark_pkcs8: Pkcs8V1Der<'_> = ark_key.as_der().map_err(platform)?;
         write(directory, "ark.p8", ark_pkcs8.as_ref())?;
         write(directory, "vcek.p8", vcek_key.to_pkcs8v1().map_err(platform)?.as_ref())?;
-        let chain = SnpEvidence { ark, ask, vcek, crl: Some(crl), ..SnpEvidence::default() };
-        Ok(Self { chain, chip_id, key: vcek_key })
+        write(directory, "vlek.p8", vlek_key.to_pkcs8v1().map_err(platform)?.as_ref())?;
+        Self::open(directory)
     }
 
     /// Opens a directory that [`Processor::create`] wrote.
@@ -105,16 +116,19 @@ impl Processor {
             .find(|extension| extension.extn_id == hwid)
             .and_then(|extension| extension.extn_value.as_bytes().try_into().ok())
             .ok_or_else(|| platform("vcek.der names no chip id of 64 bytes"))?;
-        let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P384_SHA384_FIXED_SIGNING, &read(directory, "vcek.p8")?)
-            .map_err(platform)?;
+        let key = |name| {
+            let pkcs8 = read(directory, name)?;
+            EcdsaKeyPair::from_pkcs8(&ECDSA_P384_SHA384_FIXED_SIGNING, &pkcs8).map_err(platform)
+        };
         let chain = SnpEvidence {
             ark: read(directory, "ark.der")?,
             ask: read(directory, "ask.der")?,
             crl: Some(read(directory, "crl.der")?),
+            vlek: read(directory, "vlek.der")?,
             vcek,
-            ..SnpEvidence::default()
+            report: Vec::new(),
         };
-        Ok(Self { chain, chip_id, key })
+        Ok(Self { chain, chip_id, key: key("vcek.p8")?, provider_key: key("vlek.p8")? })
     }
 
     /// Writes a revocation list that names the signing key.
@@ -182,13 +196,21 @@ impl Processor {
         put(0x188, &[0x19, 0x01, 0x01]); // Milan
         put(0x1a0, &self.chip_id);
         change(&mut report);
-        let signature = self.key.sign(&SystemRandom::new(), &report[..SIGNED_BYTES]).map_err(platform)?;
+        let by_provider = report[0x48] >> 2 & 7 == 1;
+        let key = if by_provider { &self.provider_key } else { &self.key };
+        let signature = key.sign(&SystemRandom::new(), &report[..SIGNED_BYTES]).map_err(platform)?;
         for (half, at) in signature.as_ref().chunks_exact(48).zip([SIGNED_BYTES, SIGNED_BYTES + 72]) {
             for (to, from) in report[at..at + 48].iter_mut().zip(half.iter().rev()) {
                 *to = *from;
             }
         }
-        Ok(SnpEvidence { report, ..self.chain.clone() })
+        let mut evidence = SnpEvidence { report, ..self.chain.clone() };
+        if by_provider {
+            evidence.vcek.clear()
+        } else {
+            evidence.vlek.clear()
+        }
+        Ok(evidence)
     }
 }
 

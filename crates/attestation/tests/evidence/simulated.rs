@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use attestation::{
-    Anchors, Evidence, EvidenceOid, InsecureGuest, Issuer as _, Platform, ReportData, TdxCollateral,
-    TdxEvidence,
+    Anchors, Evidence, EvidenceOid, InsecureGuest, Issuer as _, Platform, ReportData, SnpEvidence,
+    TdxCollateral, TdxEvidence,
     simulated::{SimulatedKind, SimulatedMachine},
     verify,
 };
@@ -122,9 +122,29 @@ fn each_untrusted_snp_guest_is_refused_for_its_own_reason() {
     listed.snp[0].allowed_chip_ids = vec![manifest::ChipId::from_bytes([1; 64])];
     let refusal = verify(&masked, &DATA, &listed, NOW).err().unwrap();
     assert!(refusal.to_string().contains("chip id: expected one of 1 in the manifest, found masked"));
-    // A provider's key signs as such.
-    let provider = issue(directory, &DATA, |report| report[0x48] = 1 << 2);
-    assert_eq!(checks(verify(&provider, &DATA, &reference, NOW)), ["report key certificate"]);
+}
+
+/// A provider's key (VLEK) vouches for firmware, not for a chip.
+#[test]
+fn a_providers_key_signs_for_firmware_and_a_chips_key_is_no_substitute() {
+    let (directory, reference) = machine(SimulatedKind::Snp);
+    let provider: fn(&mut [u8]) = |report| report[0x48] = 1 << 2;
+    let evidence = issue(directory, &DATA, provider);
+    assert!(verify(&evidence, &DATA, &reference, NOW).is_ok());
+    let mut newer = reference.clone();
+    newer.snp[0].minimum_tcb.snp_version = Some(2);
+    assert_eq!(checks(verify(&evidence, &DATA, &newer, NOW)), ["committed TCB", "launch TCB"]);
+
+    let by_provider = SnpEvidence::from_protobuf(&evidence.document).unwrap();
+    let by_chip = SnpEvidence::from_protobuf(&issue(directory, &DATA, |_| {}).document).unwrap();
+    let as_evidence =
+        |snp: &SnpEvidence| Evidence { oid: EvidenceOid::Snp, document: snp.to_protobuf().unwrap() };
+    let swapped = SnpEvidence { vlek: by_chip.vcek.clone(), ..by_provider.clone() };
+    let outcome = checks(verify(&as_evidence(&swapped), &DATA, &reference, NOW));
+    assert_eq!(outcome, ["report key certificate", "report signature"], "a VCEK has a chip id");
+    let swapped = SnpEvidence { vcek: by_provider.vlek, ..by_chip };
+    let outcome = checks(verify(&as_evidence(&swapped), &DATA, &reference, NOW));
+    assert_eq!(outcome, ["report key certificate", "report signature"], "a VLEK has none");
 }
 
 #[test]

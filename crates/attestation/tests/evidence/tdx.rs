@@ -1,6 +1,9 @@
 //! Real TDX quotes.
 
-use attestation::{Claims, Evidence, EvidenceOid, Platform, Refusal, ReportData, TdxEvidence, verify};
+use attestation::{
+    Anchors, Claims, Evidence, EvidenceOid, IntelAnswers, Platform, Refusal, ReportData, TdxCollateral,
+    TdxEvidence, verify,
+};
 use manifest::{
     KeyDigest, Measurement, PlatformInstanceId, PolicyHash, ReferenceValues, TcbStatus, TdAttributes,
     TdxReferenceValues, Timestamp, Xfam,
@@ -203,4 +206,32 @@ fn a_service_td_is_refused_by_name() {
     let refusal =
         judge(&with_collateral(&quote), &report_data(QUOTE), vec![fitting(QUOTE)], NOW).err().unwrap();
     assert!(refusal.checks.iter().any(|failed| failed.check == "MRSERVICETD"), "{refusal}");
+}
+
+/// Intel's own answers of June 2023, put together. The certificate of the key that signed them is the one
+/// that Intel issued for the same key in 2025, so the signatures hold and nothing counts as of 2023.
+#[test]
+fn intels_answers_of_2023_are_signed_and_a_later_certificate_does_not_make_them_count() {
+    let other: serde_json::Value = serde_json::from_slice(COLLATERAL).unwrap();
+    let chain = |name: &str| other[name].as_str().unwrap().to_owned();
+    let collateral = TdxCollateral::from_answers(IntelAnswers {
+        tcb_info: include_bytes!("../../testdata/tdx/tdx10-v4-gotdx.tcbinfo.json").to_vec(),
+        tcb_info_issuer_chain: chain("tcb_info_issuer_chain"),
+        qe_identity: include_bytes!("../../testdata/tdx/tdx-gotdx.qeidentity.json").to_vec(),
+        qe_identity_issuer_chain: chain("qe_identity_issuer_chain"),
+        pck_crl: include_bytes!("../../testdata/tdx/tdx-gotdx.pckcrl.der").to_vec(),
+        pck_crl_issuer_chain: chain("pck_crl_issuer_chain"),
+        root_crl: include_bytes!("../../testdata/tdx/tdx-gotdx.rootcrl.der").to_vec(),
+    })
+    .unwrap();
+    let dates = Anchors::vendors().verify_collateral(&collateral).unwrap();
+    assert_eq!((dates.fmspc.as_str(), dates.evaluation_number), ("50806f000000", 15));
+    let quote = OTHERS[1];
+    let evidence = TdxEvidence { quote: quote.to_vec(), collateral: Some(collateral.to_json().unwrap()) };
+    let at = dates.newest.plus(std::time::Duration::from_hours(24)).as_secs();
+    let refusal = judge(&evidence, &report_data(quote), vec![fitting(quote)], at).err().unwrap();
+    assert_eq!(refusal.checks[0].check, "quote");
+    assert!(refusal.to_string().contains("CertNotValidYet"), "{refusal}");
+    // Today nothing of it counts.
+    assert_eq!(checks(judge(&evidence, &report_data(quote), vec![fitting(quote)], NOW)), ["collateral"]);
 }
