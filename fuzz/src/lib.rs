@@ -12,6 +12,7 @@ use attestation::{
 use endorsements::Endorsements;
 use keys::LogKey;
 use manifest::{Manifest, ReplicaId, RequestId, SnpProduct, Timestamp};
+use runtime_installer::containerd::patch;
 use storage_schema::{
     Checkpoint, Event, EventStore as _, Fact, Log, LogId, MemoryStore, Position, StreamId, export,
     open_signed_head, signed_head,
@@ -30,7 +31,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: &[Target] = &[
     Target { name: "segment", run: segment, seeds: segments },
     Target { name: "event", run: event, seeds: events },
     Target { name: "checkpoint", run: checkpoint, seeds: checkpoints },
@@ -44,12 +45,14 @@ pub const TARGETS: [Target; 14] = [
     Target { name: "certificate_table", run: certificate_table, seeds: tables },
     Target { name: "certificate", run: certificate, seeds: certificates },
     Target { name: "kubernetes", run: kubernetes, seeds: yamls },
+    Target { name: "containerd", run: containerd, seeds: containerd_configs },
+    Target { name: "runtime", run: runtime, seeds: runtimes },
     Target { name: "identifiers", run: identifiers, seeds: identifier_texts },
 ];
 
 /// Runs the target of that name.
 pub fn run(name: &str, bytes: &[u8]) {
-    for target in &TARGETS {
+    for target in TARGETS {
         if target.name == name {
             (target.run)(bytes);
         }
@@ -293,6 +296,59 @@ fn kubernetes(bytes: &[u8]) {
 
 fn yamls() -> Vec<Vec<u8>> {
     files("deploy/example")
+}
+
+/// A node's containerd configuration: what is accepted can be taken back without a trace.
+fn containerd(bytes: &[u8]) {
+    let (Ok(text), Ok(handler)) = (std::str::from_utf8(bytes), "contrast-cc-x-1".parse()) else { return };
+    let _ = patch::drop_in_folder(text);
+    let kata_config = "/opt/edgeless/contrast-cc-x-1/etc/x.toml".to_owned();
+    let entry = patch::Entry { handler, shim: "/opt/x".into(), kata_config, type_is_path: false, gpu: false };
+    for format in [patch::Format::Toml, patch::Format::Template(patch::Version::V3)] {
+        if !text.contains(entry.handler.as_str())
+            && let Ok(after) = patch::with_entry(Some(text), format, &entry)
+        {
+            let back = patch::without_entry(&after, format, &entry.handler);
+            assert_eq!(back, Ok(Some(text.to_owned())), "taken out without a trace");
+        }
+        let _ = patch::without_entry(text, format, &entry.handler);
+    }
+}
+
+fn containerd_configs() -> Vec<Vec<u8>> {
+    let mut seeds = files("runtime-installer/testdata/containerd");
+    seeds.retain(|bytes| bytes.len() < 5000);
+    seeds
+}
+
+/// What to install, and what registries and archives answer.
+fn runtime(bytes: &[u8]) {
+    let _ = runtime_bundle::Bundle::parse(bytes);
+    let _ = runtime_installer::fetch::Manifest::parse(bytes);
+    let text = String::from_utf8_lossy(bytes);
+    let _ = runtime_installer::fetch::Challenge::parse(&text);
+    let _ = text.parse::<runtime_bundle::Source>();
+    let _ = runtime_installer::fetch::archive::list(bytes);
+}
+
+fn runtimes() -> Vec<Vec<u8>> {
+    let bundle = concat!(
+        r#"{"files":[{"url":"oci://r.example/a@sha256:"#,
+        "abababababababababababababababababababababababababababababababab",
+        r##"#x","path":"/opt/edgeless/@@runtimeName@@/bin/x","mode":"0755","size":5}],"debugRuntime":true}"##
+    );
+    let manifest = r#"{"layers":[{"digest":"sha256:00","size":1,"annotations":{"a":"b"}}],"manifests":[]}"#;
+    let challenge = r#"Bearer realm="https://r.example/token",service="r",scope="repository:a:pull""#;
+    let mut archive = vec![0; 2048];
+    archive[..3].copy_from_slice(b"a/b");
+    archive[100..107].copy_from_slice(b"0000644");
+    archive[124..135].copy_from_slice(b"00000000005");
+    archive[156] = b'0';
+    archive[257..262].copy_from_slice(b"ustar");
+    let sum: u32 = archive[..512].iter().map(|byte| u32::from(*byte)).sum::<u32>() + 8 * 32;
+    archive[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    archive[512..517].copy_from_slice(b"hello");
+    [bundle, manifest, challenge].map(|text| text.as_bytes().to_vec()).into_iter().chain([archive]).collect()
 }
 
 fn identifiers(bytes: &[u8]) {

@@ -38,7 +38,7 @@ impl Dice {
 
 #[test]
 fn no_target_panics() {
-    for target in &TARGETS {
+    for target in TARGETS {
         let mut inputs = (target.seeds)();
         assert!(!inputs.is_empty(), "{} has no seeds", target.name);
         let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target.name);

@@ -102,6 +102,7 @@ fn path() -> PathBuf {
 
 /// A run that was killed before its first record may have left an empty folder.
 fn half_made(host: &Host) -> io::Result<Vec<PathBuf>> {
+    host.tidy(&path())?;
     let entries = std::fs::read_dir(host.resolve(Path::new(INSTALL_DIRECTORY))?);
     let empty = entries.is_ok_and(|mut entries| entries.next().is_none());
     Ok(if empty { vec![INSTALL_DIRECTORY.into()] } else { Vec::new() })

@@ -20,6 +20,8 @@ pub(crate) enum Form {
     Yaml,
     /// Values of the Helm chart in `deploy/chart`.
     HelmValues,
+    /// The template in that chart.
+    HelmTemplate,
 }
 
 /// A placeholder: its name, the Helm expression that stands for it, its value.
@@ -51,11 +53,11 @@ pub(crate) fn yaml(template: &str, slots: &[Slot]) -> anyhow::Result<String> {
 }
 
 /// The template as Helm wants it.
-#[cfg(test)]
-pub(crate) fn helm(template: &str, slots: &[Slot]) -> anyhow::Result<String> {
-    fill(template, |name| {
+pub(crate) fn helm(part: &str, template: &str, slots: &[Slot]) -> anyhow::Result<String> {
+    let text = fill(template, |name| {
         slots.iter().find(|slot| slot.name == name).map(|slot| format!("{{{{ {} }}}}", slot.expression))
-    })
+    })?;
+    Ok(format!("{{{{- if .Values.{part}.enabled }}}}\n{text}{{{{- end }}}}\n"))
 }
 
 /// The values of a part of the chart.
@@ -82,6 +84,10 @@ pub(crate) fn print(
         Form::HelmValues => {
             let values = values(part, slots);
             printer.result(&serde_yaml_ng::to_string(&values)?, &values)
+        }
+        Form::HelmTemplate => {
+            let text = helm(part, template, slots)?;
+            printer.result(&text, &serde_json::json!({ "template": text }))
         }
         Form::Yaml => {
             let text = yaml(template, slots)?;

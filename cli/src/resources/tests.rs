@@ -53,8 +53,7 @@ fn uninstalling_names_the_handler() {
 fn the_chart_is_made_from_the_resources() {
     let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/chart/templates");
     for (part, template, slots) in parts() {
-        let text = helm(template, &slots).unwrap();
-        let text = format!("{{{{- if .Values.{part}.enabled }}}}\n{text}{{{{- end }}}}\n");
+        let text = helm(part, template, &slots).unwrap();
         let path = chart.join(format!("{part}.yaml"));
         if std::env::var_os("UPDATE_CHART").is_some() {
             std::fs::write(&path, &text).unwrap();

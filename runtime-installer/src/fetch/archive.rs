@@ -15,6 +15,10 @@ use std::{
 use runtime_bundle::RuntimePath;
 use tar::{Archive, Entry, EntryType};
 
+/// Most bytes of an archive that are listed.
+const MAX_LISTED: u64 = 1 << 20;
+/// Most bytes of headers and padding, beyond as much as there are contents.
+const MAX_HEADERS: u64 = 128 << 20;
 const MAX_ENTRIES: usize = 100_000;
 
 /// What is wrong with an archive.
@@ -58,7 +62,7 @@ pub fn unpack(reader: impl Read, folder: &Path, max_bytes: u64) -> Result<(), Ar
     fs::create_dir_all(folder)?;
     let mut left = max_bytes;
     let mut folders = BTreeSet::new();
-    for (count, entry) in Archive::new(plain(reader)?).entries()?.enumerate() {
+    for (count, entry) in Archive::new(bounded(reader, max_bytes)?).entries()?.enumerate() {
         if count >= MAX_ENTRIES {
             return Err(ArchiveError::TooMany);
         }
@@ -86,7 +90,7 @@ pub fn extract_one(
     target: &Path,
     max_bytes: u64,
 ) -> Result<bool, ArchiveError> {
-    for (count, entry) in Archive::new(plain(reader)?).entries()?.enumerate() {
+    for (count, entry) in Archive::new(bounded(reader, max_bytes)?).entries()?.enumerate() {
         if count >= MAX_ENTRIES {
             return Err(ArchiveError::TooMany);
         }
@@ -106,6 +110,24 @@ pub fn extract_one(
         return Ok(true);
     }
     Ok(false)
+}
+
+/// Paths of an archive's entries, unless one is refused: what [`unpack`] reads, without writing anything.
+pub fn list(bytes: &[u8]) -> Result<Vec<String>, ArchiveError> {
+    let mut paths = Vec::new();
+    // Compressed bytes may stand for far more than there are.
+    let bounded = plain(bytes)?.take(MAX_LISTED);
+    for entry in Archive::new(bounded).entries()? {
+        let entry = entry?;
+        entry.header().mode()?;
+        paths.extend(path_of(&entry)?.map(|path| path.as_str().to_owned()));
+    }
+    Ok(paths)
+}
+
+/// Headers and padding come on top of the contents, but not without end.
+fn bounded<'a>(reader: impl Read + 'a, max_bytes: u64) -> io::Result<impl Read + 'a> {
+    Ok(plain(reader)?.take(max_bytes.saturating_mul(2).saturating_add(MAX_HEADERS)))
 }
 
 /// Undoes the compression, which the first bytes tell.
