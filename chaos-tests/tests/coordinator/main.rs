@@ -1,6 +1,12 @@
 //! The Coordinator's APIs, driven by clients that nobody here wrote or that share no code with it.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod attacks;
+mod certificates;
+mod metrics;
+mod owners;
+mod proxy;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -8,13 +14,34 @@ use std::{
 };
 
 use chaos_tests::deployment::{Deployment, WEB};
+use serde_json::Value;
 
 fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-fn stdout(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned()
+/// Runs `contrast` and demands success; gives its result as JSON.
+fn done(deployment: &Deployment, args: &[&str]) -> Value {
+    let output = deployment.contrast(&[args, &["--output", "json"]].concat()).unwrap();
+    assert!(output.status.success(), "contrast {}: {}", args.join(" "), stderr(&output));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Runs `contrast` and demands a refusal (exit code 1); gives the reason.
+fn refused(deployment: &Deployment, args: &[&str]) -> String {
+    let output = deployment.contrast(args).unwrap();
+    assert_eq!(output.status.code(), Some(1), "contrast {}: {}", args.join(" "), stderr(&output));
+    stderr(&output)
+}
+
+/// Runs a program that is not ours and demands success; gives its output.
+fn run(command: &mut Command) -> String {
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}: run ./test, which installs it"));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{command:?}: {text}{}", stderr(&output));
+    text
 }
 
 fn repository() -> PathBuf {
