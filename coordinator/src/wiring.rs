@@ -32,6 +32,13 @@ use crate::{
 /// Time for requests under way to finish after a signal.
 const DRAIN: Duration = Duration::from_secs(20);
 
+/// Idle time after which a client is asked whether it is still there (spec control-plane.md 1.1).
+const KEEPALIVE: Duration = Duration::from_secs(15);
+/// Largest request head, in bytes.
+const MAX_HEADER_BYTES: u32 = 16 << 10;
+/// Requests at once on one connection.
+const MAX_STREAMS: u32 = 32;
+
 /// Questions that an actor has waiting or under way before it answers "try again".
 const ROOM: usize = 8192;
 /// The same for manifest changes and recoveries, which are few and may be 16 MiB each.
@@ -85,13 +92,21 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         handshakes: config.max_handshakes,
         handshakes_per_source: config.max_handshakes_per_source,
         connections: config.max_connections,
+        connections_per_source: config.max_connections_per_source,
     };
     let listener = |name, tls, policy| {
         let (actors, stop) = (actors.clone(), stopped.clone());
         Listener { name, tls, policy, limits, actors, stop }
     };
     let count = CountCalls(actors.metrics.grpc.clone());
-    let user_server = tonic::transport::Server::builder()
+    let server = || {
+        tonic::transport::Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(DRAIN))
+            .http2_max_header_list_size(MAX_HEADER_BYTES)
+            .max_concurrent_streams(MAX_STREAMS)
+    };
+    let user_server = server()
         .layer(crate::grpc::path_aliases())
         .layer(count.clone())
         .add_service(UserApi::service(actors.clone()))
@@ -101,7 +116,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
             listener("user", tls(ClientAuth::Optional), PeerPolicy::User).incoming(user),
             wait_for(stopped.clone()),
         );
-    let mesh_server = tonic::transport::Server::builder()
+    let mesh_server = server()
         .layer(crate::grpc::path_aliases())
         .layer(count)
         .add_service(MeshApi::service(actors.clone()))

@@ -273,6 +273,7 @@ fn the_archive_answers_with_proofs() {
             transition: TransitionHash::ZERO,
             nonce: vec![],
             verdict: String::new(),
+            attested_key: vec![],
         };
         Event { fact, ..event(u64::from(n)) }
     };

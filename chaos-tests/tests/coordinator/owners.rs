@@ -64,6 +64,11 @@ fn two_of_three_owners_agree_on_a_change() {
     let history = done(&deployment, &["history", "list", "-m", "next.json"]);
     assert!(history[1]["set_by"].as_str().unwrap().starts_with("signatures by"), "{history}");
     assert_eq!(done(&deployment, &["proposals", "list", "-m", "next.json"]), serde_json::json!([]));
+
+    // An auditor checks both signatures again, without the Coordinator.
+    let audit = ["audit", "export", "-m", "next.json", "--out", "audit.jsonl"];
+    assert!(deployment.contrast(&audit).unwrap().status.success());
+    done(&deployment, &["audit", "verify", "audit.jsonl"]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::{
 
 use chaos_tests::deployment::Deployment;
 
-use crate::{run, stderr};
+use crate::{done, run, stderr};
 
 struct Nginx(Child, u16);
 
@@ -100,9 +100,12 @@ fn setting_verifying_and_recovering_work_through_a_proxy_that_ends_tls() {
     contrast(&deployment, &["verify", "-m", "next.json"]);
     assert_ne!(fs::read_to_string(deployment.path("checkpoint.note")).unwrap(), first, "it moved along");
 
-    // A proxy that leads to another Coordinator is noticed, whatever its certificate.
+    // A proxy that leads to another Coordinator, genuine and with the same manifest, is noticed.
     let other = Deployment::start(&[], |_, _| {}).unwrap();
+    fs::copy(deployment.path("next.json"), other.path("manifest.json")).unwrap();
+    done(&other, &["set"]);
     let direct = format!("http://{}", other.ports.http);
     let output = deployment.contrast_at(&direct, &["verify", "-m", "next.json"]).unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(stderr(&output).contains("the history of another deployment"), "{}", stderr(&output));
 }
