@@ -87,4 +87,13 @@ fn a_client_written_from_the_specification_alone_agrees() {
     drive(&deployment, "recovery");
     let log = deployment.log();
     assert!(!log.contains("panicked"), "{log}");
+
+    // What the client learned and remembers is nowhere in the log.
+    let known: Value = serde_json::from_slice(&fs::read(deployment.path("python.json")).unwrap()).unwrap();
+    let seed = known["seed"].as_str().unwrap();
+    let workload_secret =
+        fs::read_to_string(deployment.path("pods/web/secrets/workload-secret-seed")).unwrap();
+    for secret in [&seed[..20], &workload_secret[..20]] {
+        assert!(!log.contains(secret), "a secret is in the log");
+    }
 }

@@ -107,5 +107,5 @@ fn setting_verifying_and_recovering_work_through_a_proxy_that_ends_tls() {
     let direct = format!("http://{}", other.ports.http);
     let output = deployment.contrast_at(&direct, &["verify", "-m", "next.json"]).unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
-    assert!(stderr(&output).contains("the history of another deployment"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("this is another Coordinator"), "{}", stderr(&output));
 }
