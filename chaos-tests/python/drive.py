@@ -82,6 +82,8 @@ def history(channel, expected, seed, salt):
     assert one(latest, 1) == transition_of(expected)
     public = p384_from(derive(seed, salt, "TRANSACTION SIGNING SECRET")).public_key()
     verify_transition(public, one(latest, 1), one(latest, 2))
+    again = fields(one(call(channel, USER + "GetManifests", b""), 5))
+    assert again == latest, "one signature is kept for each transition: others compare its bytes"
     return one(latest, 1)
 
 

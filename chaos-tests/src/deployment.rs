@@ -6,6 +6,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    sync::OnceLock,
     time::{Duration, Instant},
 };
 
@@ -59,12 +60,38 @@ fn free_ports() -> std::io::Result<Ports> {
     Ok(Ports { user: at(0)?, mesh: at(1)?, probe: at(2)?, http: at(3)?, transit: at(4)? })
 }
 
+type SlowKeys = (Vec<(String, Vec<u8>)>, (String, OwnerKey));
+
+/// A simulated machine and a seedshare owner, the same for all deployments of a test run: RSA keys take
+/// seconds.
+fn slow_keys() -> anyhow::Result<&'static SlowKeys> {
+    static KEYS: OnceLock<Result<SlowKeys, String>> = OnceLock::new();
+    let make = || {
+        let directory = tempfile::tempdir()?;
+        SimulatedMachine::create(directory.path(), SimulatedKind::Snp, now())?;
+        let mut machine = Vec::new();
+        for entry in fs::read_dir(directory.path())? {
+            let entry = entry?;
+            machine.push((entry.file_name().to_string_lossy().into_owned(), fs::read(entry.path())?));
+        }
+        let (pem, public) = keys::generate_seedshare_owner_key()?;
+        anyhow::Ok((machine, (pem.to_string(), OwnerKey::from_der(public))))
+    };
+    let keys = KEYS.get_or_init(|| make().map_err(|error| error.to_string()));
+    keys.as_ref().map_err(|error| anyhow::anyhow!(error.clone()))
+}
+
 impl Deployment {
     /// Makes keys, a simulated machine and a manifest that `change` has the last word on, and starts the
     /// Coordinator with further options.
     pub fn start(options: &[&str], change: impl FnOnce(&mut ManifestBody, &Path)) -> anyhow::Result<Self> {
         let directory = tempfile::tempdir()?;
-        let machine = SimulatedMachine::create(&directory.path().join("machine"), SimulatedKind::Snp, now())?;
+        let (machine, seedshare_owner) = slow_keys()?;
+        fs::create_dir(directory.path().join("machine"))?;
+        for (name, content) in machine {
+            fs::write(directory.path().join("machine").join(name), content)?;
+        }
+        let machine = SimulatedMachine::open(&directory.path().join("machine"))?;
         let mut body = Self::manifest_body(&machine);
         for (name, policy) in [("coordinator", COORDINATOR), ("web", WEB)] {
             fs::create_dir_all(directory.path().join("policies"))?;
@@ -73,9 +100,8 @@ impl Deployment {
         let (pem, public) = keys::generate_workload_owner_key()?;
         fs::write(directory.path().join("workload-owner.pem"), pem.as_bytes())?;
         body.workload_owner_pub_keys = vec![OwnerKey::from_der(public)];
-        let (pem, public) = keys::generate_seedshare_owner_key()?;
-        fs::write(directory.path().join("seedshare-owner.pem"), pem.as_bytes())?;
-        body.seedshare_owner_pub_keys = vec![OwnerKey::from_der(public)];
+        fs::write(directory.path().join("seedshare-owner.pem"), &seedshare_owner.0)?;
+        body.seedshare_owner_pub_keys = vec![seedshare_owner.1.clone()];
         change(&mut body, directory.path());
         fs::write(directory.path().join("manifest.json"), body.to_json())?;
         let options = options.iter().map(|option| (*option).to_owned()).collect();

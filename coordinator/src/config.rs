@@ -77,7 +77,11 @@ pub(crate) struct Config {
     #[arg(long, env = "CONTRAST_MAX_CONNECTIONS", default_value_t = 4096)]
     pub(crate) max_connections: usize,
 
-    /// Longest handshake, evidence included, in seconds.
+    /// Connections at once from one address (IPv6: from one /64), on each listener; a proxy is one.
+    #[arg(long, env = "CONTRAST_MAX_CONNECTIONS_PER_SOURCE", default_value_t = 1024)]
+    pub(crate) max_connections_per_source: usize,
+
+    /// Longest handshake, evidence included, in seconds; its first message must come within 5.
     #[arg(long, env = "CONTRAST_HANDSHAKE_SECONDS", default_value_t = 30)]
     pub(crate) handshake_seconds: u64,
 

@@ -27,7 +27,7 @@ use tonic::transport::server::Connected;
 
 use crate::{
     metrics::{self, Metrics, Refusal},
-    sources::Sources,
+    sources::{Sources, UnderWay},
     wiring::{Actors, now},
 };
 
@@ -45,6 +45,7 @@ pub(crate) struct Limits {
     pub(crate) handshakes: usize,
     pub(crate) handshakes_per_source: usize,
     pub(crate) connections: usize,
+    pub(crate) connections_per_source: usize,
 }
 
 pub(crate) struct Listener {
@@ -95,7 +96,7 @@ pub(crate) struct Connection {
     stream: TlsStream<TcpStream>,
     peer: Peer,
     open: Gauge,
-    _permit: OwnedSemaphorePermit,
+    _place: (OwnedSemaphorePermit, UnderWay),
 }
 
 impl Drop for Connection {
@@ -118,6 +119,8 @@ impl Listener {
         let connections = Arc::new(Semaphore::new(self.limits.connections));
         let handshakes = Arc::new(Semaphore::new(self.limits.handshakes));
         let sources = Sources::new(self.limits.handshakes_per_source);
+        // Whoever completes a handshake holds a place for as long as it likes: not all of them.
+        let open_from = Sources::new(self.limits.connections_per_source);
         let mut stop = self.stop.clone();
         loop {
             let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
@@ -128,14 +131,15 @@ impl Listener {
             };
             match accepted {
                 Ok((stream, source)) => {
-                    let Some(under_way) = sources.begin(source.ip()) else {
+                    let (under_way, open) = (sources.begin(source.ip()), open_from.begin(source.ip()));
+                    let Some((under_way, open)) = under_way.zip(open) else {
                         self.refused("too many from one source");
-                        tracing::debug!(%source, "connection dropped: too many handshakes under way from there");
+                        tracing::debug!(%source, "connection dropped: too many under way from there");
                         continue;
                     };
                     let (listener, ready) = (Arc::clone(&self), ready.clone());
                     tokio::spawn(async move {
-                        let connection = listener.handshake(stream, source, permit).await;
+                        let connection = listener.handshake(stream, source, (permit, open)).await;
                         drop((handshake, under_way));
                         if let Some(connection) = connection {
                             // Fails only when the server is gone, and the connection with it.
@@ -159,7 +163,7 @@ impl Listener {
         &self,
         stream: TcpStream,
         source: SocketAddr,
-        permit: OwnedSemaphorePermit,
+        place: (OwnedSemaphorePermit, UnderWay),
     ) -> Option<Connection> {
         let _ = stream.set_nodelay(true); // only a matter of speed
         let active = match (self.policy, &self.actors.snapshot.borrow().phase) {
@@ -189,7 +193,7 @@ impl Listener {
         };
         let open = self.actors.metrics.connections.get_or_create_owned(label);
         open.inc();
-        Some(Connection { stream: accepted.stream, peer, open, _permit: permit })
+        Some(Connection { stream: accepted.stream, peer, open, _place: place })
     }
 }
 

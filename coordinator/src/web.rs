@@ -56,8 +56,7 @@ impl Web {
         F: Future<Output = Option<(Box<dyn Stream>, Router)>> + Send + 'static,
     {
         let connections = Arc::new(Semaphore::new(self.limits.connections));
-        // A proxy in front is one source for many, so that gets a good part.
-        let sources = Sources::new((self.limits.connections / 4).max(1));
+        let sources = Sources::new(self.limits.connections_per_source);
         let (mut stop, open) = (self.stop.clone(), Arc::new(open));
         let gauge = self.metrics.connections.get_or_create_owned(&Listener { listener: self.name });
         loop {

@@ -1,4 +1,4 @@
-//! Starts the actors and the listeners, and stops them in order.
+//! Starts the actors and the servers, and stops them in order.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,30 +8,19 @@ use actors::{
     verify_streams,
 };
 use anyhow::{Context as _, ensure};
-use atls::{ClientAuth, ServerConfig};
 use attestation::{Issuer, ReportData};
 use endorsements::{EndorsedIssuer, Endorsements};
 use manifest::{PolicyHash, ReplicaId, Timestamp};
 use storage_schema::{Archive, SledStore};
 use tokio::{
-    net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::{oneshot, watch},
 };
 
-use crate::{
-    checkpoints,
-    config::Config,
-    grpc::{HistoryApi, MeshApi, ProposalsApi, UserApi},
-    http::{self, Api},
-    listener::{Limits, Listener, PeerPolicy},
-    metrics::{CountCalls, Metrics},
-    probes, transit,
-    web::Web,
-};
+use crate::{checkpoints, config::Config, metrics::Metrics, servers};
 
 /// Time for requests under way to finish after a signal.
-const DRAIN: Duration = Duration::from_secs(20);
+pub(crate) const DRAIN: Duration = Duration::from_secs(20);
 
 /// Time between two looks at what endorsements are due.
 const REFRESH: Duration = Duration::from_secs(15 * 60);
@@ -71,69 +60,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let endorsements = Arc::clone(&actors.endorsements);
     let issuer: Arc<dyn Issuer> = Arc::new(EndorsedIssuer::new(issuer, Arc::clone(&endorsements), now));
 
-    let bind = async |name, address| {
-        TcpListener::bind(address).await.with_context(|| format!("--{name}-listen {address}"))
-    };
-    let user = bind("user", config.user_listen).await?;
-    let mesh = bind("mesh", config.mesh_listen).await?;
-    let probe = bind("probe", config.probe_listen).await?;
-    let bind_maybe = async |name, address: Option<_>| match address {
-        Some(address) => bind(name, address).await.map(Some),
-        None => Ok(None),
-    };
-    let http = bind_maybe("http", config.beside_user_api(config.http_listen, 1314)).await?;
-    let transit = bind_maybe("transit", config.beside_user_api(config.transit_listen, 8200)).await?;
-    tracing::info!(user = %user.local_addr()?, mesh = %mesh.local_addr()?, "listening");
-
-    let tls = |client_auth| ServerConfig {
-        issuer: Arc::clone(&issuer),
-        client_auth,
-        handshake_timeout: Duration::from_secs(config.handshake_seconds),
-    };
-    let limits = Limits {
-        handshakes: config.max_handshakes,
-        handshakes_per_source: config.max_handshakes_per_source,
-        connections: config.max_connections,
-    };
-    let listener = |name, tls, policy| {
-        let (actors, stop) = (actors.clone(), stopped.clone());
-        Listener { name, tls, policy, limits, actors, stop }
-    };
-    let count = CountCalls(actors.metrics.grpc.clone());
-    let user_server = tonic::transport::Server::builder()
-        .layer(crate::grpc::path_aliases())
-        .layer(count.clone())
-        .add_service(UserApi::service(actors.clone()))
-        .add_service(HistoryApi::service(actors.clone()))
-        .add_service(ProposalsApi::service(actors.clone()))
-        .serve_with_incoming_shutdown(
-            listener("user", tls(ClientAuth::Optional), PeerPolicy::User).incoming(user),
-            wait_for(stopped.clone()),
-        );
-    let mesh_server = tonic::transport::Server::builder()
-        .layer(crate::grpc::path_aliases())
-        .layer(count)
-        .add_service(MeshApi::service(actors.clone()))
-        .serve_with_incoming_shutdown(
-            listener("mesh", tls(ClientAuth::Required), PeerPolicy::Mesh).incoming(mesh),
-            wait_for(stopped.clone()),
-        );
-    let mut servers = tokio::task::JoinSet::new();
-    servers.spawn(async move { user_server.await.context("user API") });
-    servers.spawn(async move { mesh_server.await.context("mesh API") });
-    let scrape = config.metrics.is_some().then(|| actors.clone());
-    servers.spawn(probes::serve(probe, actors.snapshot.clone(), scrape, stopped.clone()));
-    let web =
-        |name, route| Web { name, limits, metrics: actors.metrics.clone(), stop: stopped.clone(), route };
-    if let Some(socket) = http {
-        let (web, routes) =
-            (web("http", http::route), Api::new(actors.clone(), Arc::clone(&issuer))?.routes());
-        servers.spawn(web.serve_plain(socket, routes));
-    }
-    if let Some(socket) = transit {
-        let web = web("transit", transit::route);
-        servers.spawn(transit::serve(web, socket, actors.clone(), own_policy));
-    }
+    let mut servers = servers::start(&config, own_policy, &issuer, &actors, &stopped).await?;
     let every = Duration::from_secs(config.checkpoint_seconds);
     tokio::spawn(refresh(endorsements, stopped.clone()));
     let checkpoints = tokio::spawn(checkpoints::keep(actors.clone(), every, stopped));
@@ -178,11 +105,6 @@ async fn refresh(endorsements: Arc<Endorsements>, mut stopped: watch::Receiver<b
             Err(error) => tracing::error!(%error, "renewing endorsements failed"),
         }
     }
-}
-
-async fn wait_for(mut stopped: watch::Receiver<bool>) {
-    // An error means that the sender is gone, which is a stop as well.
-    let _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
 /// Starts the actors on a thread of their own, where they live until the process ends; their pools

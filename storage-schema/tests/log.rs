@@ -272,8 +272,8 @@ fn the_archive_answers_with_proofs() {
             tcb: String::new(),
             transition: TransitionHash::ZERO,
             nonce: vec![],
-            attested_key: vec![],
             verdict: String::new(),
+            attested_key: vec![],
         };
         Event { fact, ..event(u64::from(n)) }
     };

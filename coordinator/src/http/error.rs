@@ -105,7 +105,9 @@ impl From<SetManifestError> for ApiError {
                 (StatusCode::PRECONDITION_FAILED, Code::ManifestConflict)
             }
             SetManifestError::NothingToChange => (StatusCode::PRECONDITION_FAILED, Code::NoManifest),
-            SetManifestError::NeedsRecovery => (StatusCode::PRECONDITION_FAILED, Code::NeedsRecovery),
+            SetManifestError::NeedsRecovery | SetManifestError::SetBeforeRestart { .. } => {
+                (StatusCode::PRECONDITION_FAILED, Code::NeedsRecovery)
+            }
             SetManifestError::InsecureNotAllowed
             | SetManifestError::SeedshareOwnerKey { .. }
             | SetManifestError::OwnerKey { .. }

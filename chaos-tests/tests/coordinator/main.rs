@@ -1,6 +1,12 @@
 //! The Coordinator's APIs, driven by clients that nobody here wrote or that share no code with it.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod attacks;
+mod certificates;
+mod metrics;
+mod owners;
+mod proxy;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -8,13 +14,34 @@ use std::{
 };
 
 use chaos_tests::deployment::{Deployment, WEB};
+use serde_json::Value;
 
 fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-fn stdout(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned()
+/// Runs `contrast` and demands success; gives its result as JSON.
+fn done(deployment: &Deployment, args: &[&str]) -> Value {
+    let output = deployment.contrast(&[args, &["--output", "json"]].concat()).unwrap();
+    assert!(output.status.success(), "contrast {}: {}", args.join(" "), stderr(&output));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Runs `contrast` and demands a refusal (exit code 1); gives the reason.
+fn refused(deployment: &Deployment, args: &[&str]) -> String {
+    let output = deployment.contrast(args).unwrap();
+    assert_eq!(output.status.code(), Some(1), "contrast {}: {}", args.join(" "), stderr(&output));
+    stderr(&output)
+}
+
+/// Runs a program that is not ours and demands success; gives its output.
+fn run(command: &mut Command) -> String {
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}: run ./test, which installs it"));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{command:?}: {text}{}", stderr(&output));
+    text
 }
 
 fn repository() -> PathBuf {
@@ -60,4 +87,13 @@ fn a_client_written_from_the_specification_alone_agrees() {
     drive(&deployment, "recovery");
     let log = deployment.log();
     assert!(!log.contains("panicked"), "{log}");
+
+    // What the client learned and remembers is nowhere in the log.
+    let known: Value = serde_json::from_slice(&fs::read(deployment.path("python.json")).unwrap()).unwrap();
+    let seed = known["seed"].as_str().unwrap();
+    let workload_secret =
+        fs::read_to_string(deployment.path("pods/web/secrets/workload-secret-seed")).unwrap();
+    for secret in [&seed[..20], &workload_secret[..20]] {
+        assert!(!log.contains(secret), "a secret is in the log");
+    }
 }
