@@ -1,0 +1,6 @@
+//! Policies made from YAML, and what a host may do under them.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod corpus;
+mod host;
+mod life;
