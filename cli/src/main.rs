@@ -3,6 +3,7 @@
 mod audit;
 mod client;
 mod dev;
+mod generate;
 mod history;
 mod printer;
 mod recover;
@@ -35,6 +36,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Dev(dev::Args),
+    Generate(generate::Args),
     Set(set::Args),
     Verify(verify::Args),
     Recover(recover::Args),
@@ -54,6 +56,7 @@ async fn main() -> ExitCode {
     let printer = Printer::new(cli.output);
     let outcome = match cli.command {
         Command::Dev(args) => dev::run(args, &printer).await,
+        Command::Generate(args) => generate::run(args, &printer).await,
         Command::Set(args) => set::run(args, &printer).await,
         Command::Verify(args) => verify::run(args, &printer).await,
         Command::Recover(args) => recover::run(args, &printer).await,
