@@ -5,9 +5,11 @@ mod client;
 mod dev;
 mod generate;
 mod history;
+mod policy;
 mod printer;
 mod recover;
 mod remembered;
+mod runtime;
 mod set;
 mod source;
 mod verify;
@@ -37,6 +39,8 @@ struct Cli {
 enum Command {
     Dev(dev::Args),
     Generate(generate::Args),
+    Policy(policy::Args),
+    Runtime(runtime::Args),
     Set(set::Args),
     Verify(verify::Args),
     Recover(recover::Args),
@@ -57,6 +61,8 @@ async fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Dev(args) => dev::run(args, &printer).await,
         Command::Generate(args) => generate::run(args, &printer).await,
+        Command::Policy(args) => policy::run(args, &printer),
+        Command::Runtime(args) => runtime::run(args, &printer),
         Command::Set(args) => set::run(args, &printer).await,
         Command::Verify(args) => verify::run(args, &printer).await,
         Command::Recover(args) => recover::run(args, &printer).await,

@@ -3,12 +3,9 @@
 use std::{fs, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path, str::FromStr};
 
 use anyhow::{Context as _, ensure};
-use manifest::{
-    GuestPolicy, ManifestBody, Measurement, OwnerKey, PolicyEntry, ReferenceValues, Role, SnpProduct,
-    SnpReferenceValues, SnpTcb, TdxReferenceValues, Xfam,
-};
+use manifest::{ManifestBody, Measurement, OwnerKey, PolicyEntry, ReferenceValues, Role};
 use runtime_policy::{PodPolicy, Workload};
-use serde_json::Value;
+use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::{Args, files};
@@ -181,50 +178,25 @@ fn reference_values(args: &Args) -> anyhow::Result<ReferenceValues> {
         }
         return Ok(values);
     }
-    let mut values = ReferenceValues::default();
+    let (mut snp, mut tdx) = (Vec::new(), Vec::new());
     for platform in &args.reference_values {
         if platform.tdx {
-            values.tdx.push(tdx_defaults(&platform.name));
+            // XFAM: x87, SSE, AVX, AVX-512, PKRU and AMX, what the TDX module gives a guest by default.
+            tdx.push(json!({
+                "Platform": platform.name, "MrTd": UNMEASURED, "MrSeam": null, "Rtmrs": [UNMEASURED; 4],
+                "Xfam": "e702060000000000",
+            }));
         } else {
-            let products = [SnpProduct::Milan, SnpProduct::Genoa];
-            values.snp.extend(products.map(|product| snp_defaults(&platform.name, product)));
+            let tcb = json!({ "BootloaderVersion": null, "TEEVersion": null, "SNPVersion": null, "MicrocodeVersion": null });
+            snp.extend(["Milan", "Genoa"].map(|product| json!({
+                "Platform": platform.name, "ProductName": product, "TrustedMeasurement": UNMEASURED, "MinimumTCB": tcb,
+            })));
         }
     }
-    Ok(values)
+    serde_json::from_value(json!({ "snp": snp, "tdx": tdx })).context("reference values")
 }
 
 const UNMEASURED: Measurement = Measurement::from_bytes([0; 48]);
-
-fn snp_defaults(platform: &str, product_name: SnpProduct) -> SnpReferenceValues {
-    SnpReferenceValues {
-        platform: platform.to_owned(),
-        product_name,
-        trusted_measurement: UNMEASURED,
-        minimum_tcb: SnpTcb::default(),
-        guest_policy: GuestPolicy::default(),
-        platform_info: None,
-        minimum_mitigation_vector: None,
-        allowed_chip_ids: Vec::new(),
-        cpus: None,
-    }
-}
-
-fn tdx_defaults(platform: &str) -> TdxReferenceValues {
-    TdxReferenceValues {
-        platform: platform.to_owned(),
-        mr_td: UNMEASURED,
-        mr_seam: None,
-        rtmrs: [UNMEASURED; 4],
-        // x87, SSE, AVX, AVX-512, PKRU and AMX: what the TDX module gives a guest by default.
-        xfam: Xfam::from_bytes([0xe7, 0x02, 0x06, 0, 0, 0, 0, 0]),
-        min_tcb_evaluation_data_number: 0,
-        allowed_piids: Vec::new(),
-        memory_integrity: false,
-        smt_disabled: false,
-        static_platform: false,
-        cpus: None,
-    }
-}
 
 fn to_fill_in(body: &ManifestBody) -> Vec<String> {
     let mut fields = Vec::new();

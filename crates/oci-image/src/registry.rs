@@ -159,7 +159,7 @@ fn explain(place: &Reference, error: &oci_client::errors::OciDistributionError) 
         source = inner.source();
     }
     let lower = message.to_lowercase();
-    let hint = if lower.contains("401") || lower.contains("unauthorized") || lower.contains("authentication") || lower.contains("denied") {
+    let hint = if lower.contains("401") || lower.contains("unauthorized") || lower.contains("not authorized") || lower.contains("denied") {
         "; log in with `docker login`, or check the credential helper in docker's configuration"
     } else if lower.contains("certificate") || lower.contains("unknownissuer") {
         "; give its root with --registry-ca"

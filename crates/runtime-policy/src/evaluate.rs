@@ -11,6 +11,7 @@ const MAX_FILE_BYTES: usize = 16 << 20;
 const MAX_LINES: usize = 200_000;
 
 /// A policy and what has been allowed so far.
+#[derive(Clone)]
 pub struct Evaluator {
     engine: Engine,
     state: Value,

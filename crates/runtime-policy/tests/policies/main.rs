@@ -4,3 +4,4 @@
 mod corpus;
 mod host;
 mod life;
+mod mutation;
