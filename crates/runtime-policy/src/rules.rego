@@ -122,6 +122,18 @@ started_key(name) := concat("", ["started:", name])
 
 allowed_with(ops) := {"allowed": true, "ops": ops}
 
+# The same for a value that was found already, such as an item of a list. An item whose check is undefined
+# would silently vanish from a set, so whoever checks items also counts the checks.
+differs(field, found, expected) := set() if found == expected
+differs(field, found, expected) := {{"field": field, "found": found, "expected": expected}} if found != expected
+
+all_checked(_, items, checks) := set() if count(items) == count(checks)
+all_checked(field, items, checks) := {{"field": field, "found": items, "expected": "items that have every field"}} if {
+	count(items) != count(checks)
+}
+
+every_reason(checks) := union({check | some check in checks})
+
 # ---- The sandbox ----
 
 id_pattern := `^[0-9a-f]{64}$`
@@ -220,7 +232,8 @@ no_hooks := set() if {
 
 # Annotations steer the agent (devices, container type), so unknown ones are refused.
 annotation_reasons(container) := union({declared, unknown}) if {
-	declared := union({text(["OCI", "Annotations", key], expected) | some key, expected in container.OCI.Annotations})
+	checks := [text(["OCI", "Annotations", key], expected) | some key, expected in container.OCI.Annotations]
+	declared := every_reason(checks) | all_checked("OCI.Annotations", container.OCI.Annotations, checks)
 	unknown := {reason(["OCI", "Annotations", key], null) |
 		some key, value in annotations
 		not container.OCI.Annotations[key]
@@ -320,13 +333,15 @@ env_allowed(process, entry) if {
 mount_reasons(container) := union({each, missing, repeated, hidden}) if {
 	mounts := input.OCI.Mounts
 	position := {mount.destination: index | some index, mount in mounts}
-	each := union({one_mount(container, index, mount) | some index, mount in mounts})
+	checks := [one_mount(container, index, mount) | some index, mount in mounts]
+	each := every_reason(checks) | all_checked("OCI.Mounts", mounts, checks)
 	missing := {{"field": "OCI.Mounts", "found": null, "expected": destination} |
 		some destination, expected in container.OCI.Mounts
 		not expected.optional
 		not is_number(position[destination])
 	}
-	repeated := {{"field": "OCI.Mounts", "found": [mount.destination | some mount in mounts], "expected": "each destination once"} |
+	destinations := [mount.destination | some mount in mounts]
+	repeated := {{"field": "OCI.Mounts", "found": destinations, "expected": "each destination once"} |
 		count(position) != count(mounts)
 	}
 	hidden := {{"field": sprintf("OCI.Mounts[%d]", [index]), "found": destination, "expected": sprintf("after %s", [parent])} |
@@ -340,16 +355,23 @@ one_mount(container, index, mount) := {{"field": sprintf("OCI.Mounts[%d]", [inde
 	not container.OCI.Mounts[mount.destination]
 }
 one_mount(container, index, mount) := union({
-	text(["OCI", "Mounts", index, "source"], expected.source),
-	equal(["OCI", "Mounts", index, "type_"], expected.type_),
-	equal(["OCI", "Mounts", index, "options"], expected.options),
-	backed(container, index, mount, expected),
-}) if expected := container.OCI.Mounts[mount.destination]
+	source_reasons(index, mount, container.OCI.Mounts[mount.destination]),
+	differs(sprintf("OCI.Mounts[%d].type_", [index]), mount.type_, container.OCI.Mounts[mount.destination].type_),
+	differs(sprintf("OCI.Mounts[%d].options", [index]), mount.options, container.OCI.Mounts[mount.destination].options),
+	backed(container, mount, container.OCI.Mounts[mount.destination]),
+}) if container.OCI.Mounts[mount.destination]
+
+source_reasons(_, mount, expected) := set() if is_text(expected.source, mount.source)
+source_reasons(index, mount, expected) := {{
+	"field": sprintf("OCI.Mounts[%d].source", [index]),
+	"found": mount.source,
+	"expected": expected.source,
+}} if not is_text(expected.source, mount.source)
 
 # A volume that the guest makes itself (encrypted, in memory) must really be made, or the host could
 # put its own files where it belongs.
-backed(container, _, _, expected) := set() if not expected.storage
-backed(container, index, mount, expected) := reasons if {
+backed(_, _, expected) := set() if not expected.storage
+backed(container, mount, expected) := reasons if {
 	wanted := container.storages[expected.storage]
 	made := [storage |
 		some storage in input.storages
@@ -619,8 +641,10 @@ loopback(address) if {
 	regex.match(pattern, lower(address))
 }
 
-no_loopback(field, address) := set() if not loopback(address)
-no_loopback(field, address) := {{"field": field, "found": address, "expected": "no loopback address"}} if loopback(address)
+no_loopback(field, address) := set() if {
+	is_string(address)
+	not loopback(address)
+} else := {{"field": field, "found": address, "expected": "no loopback address"}}
 
 # Processes of a pod trust each other on the loopback device; the host must not get in there.
 UpdateInterfaceReasons := union({
@@ -628,20 +652,33 @@ UpdateInterfaceReasons := union({
 	outside(["interface", "device"], policy_data.request_defaults.UpdateInterfaceRequest.forbidden_names),
 	outside(["interface", "hwAddr"], policy_data.request_defaults.UpdateInterfaceRequest.forbidden_hw_addrs),
 	one_of(["interface", "raw_flags"], policy_data.request_defaults.UpdateInterfaceRequest.allowed_raw_flags),
-	union({no_loopback("interface.IPAddresses", entry.address) | some entry in input.interface.IPAddresses}),
+	every_reason(address_checks),
+	all_checked("interface.IPAddresses", input.interface.IPAddresses, address_checks),
 })
 
-outside(path, forbidden) := set() if {
-	is_string(found_at(path))
-	not found_at(path) in forbidden
-} else := {reason(path, sprintf("none of %v", [forbidden]))}
+address_checks := [no_loopback("interface.IPAddresses", entry.address) | some entry in input.interface.IPAddresses]
+
+outside(path, forbidden) := outside_value(concat(".", path), found_at(path), forbidden)
+
+outside_value(field, found, forbidden) := set() if {
+	is_string(found)
+	not found in forbidden
+} else := {{"field": field, "found": found, "expected": sprintf("none of %v", [forbidden])}}
+
+allowed_value(field, found, allowed) := set() if found in allowed
+allowed_value(field, found, allowed) := {{"field": field, "found": found, "expected": allowed}} if not found in allowed
 
 UpdateInterfaceRequest := true if count(UpdateInterfaceReasons) == 0
 
-UpdateRoutesReasons := union({route_reasons(index, route) | some index, route in input.routes.Routes})
+route_checks := [route_reasons(index, route) | some index, route in input.routes.Routes]
+
+UpdateRoutesReasons := every_reason(route_checks) | all_checked("routes.Routes", input.routes.Routes, route_checks)
 
 route_reasons(index, route) := union({
-	outside(["routes", "Routes", index, "device"], policy_data.request_defaults.UpdateRoutesRequest.forbidden_device_names),
+	outside_value(
+		sprintf("routes.Routes[%d].device", [index]), route.device,
+		policy_data.request_defaults.UpdateRoutesRequest.forbidden_device_names,
+	),
 	no_loopback(sprintf("routes.Routes[%d].dest", [index]), route.dest),
 	no_loopback(sprintf("routes.Routes[%d].source", [index]), route.source),
 	no_loopback(sprintf("routes.Routes[%d].gateway", [index]), route.gateway),
@@ -652,14 +689,16 @@ UpdateRoutesRequest := true if {
 	count(UpdateRoutesReasons) == 0
 }
 
-AddARPNeighborsReasons := union({neighbor_reasons(index, neighbor) | some index, neighbor in input.neighbors.ARPNeighbors})
-
 neighbor_limits := policy_data.request_defaults.AddARPNeighborsRequest
 
+neighbor_checks := [neighbor_reasons(index, neighbor) | some index, neighbor in input.neighbors.ARPNeighbors]
+
+AddARPNeighborsReasons := every_reason(neighbor_checks) | all_checked("neighbors.ARPNeighbors", input.neighbors.ARPNeighbors, neighbor_checks)
+
 neighbor_reasons(index, neighbor) := union({
-	outside(["neighbors", "ARPNeighbors", index, "device"], neighbor_limits.forbidden_device_names),
-	one_of(["neighbors", "ARPNeighbors", index, "state"], neighbor_limits.allowed_states),
-	one_of(["neighbors", "ARPNeighbors", index, "flags"], neighbor_limits.allowed_flags),
+	outside_value(sprintf("neighbors.ARPNeighbors[%d].device", [index]), neighbor.device, neighbor_limits.forbidden_device_names),
+	allowed_value(sprintf("neighbors.ARPNeighbors[%d].state", [index]), neighbor.state, neighbor_limits.allowed_states),
+	allowed_value(sprintf("neighbors.ARPNeighbors[%d].flags", [index]), neighbor.flags, neighbor_limits.allowed_flags),
 	no_loopback(sprintf("neighbors.ARPNeighbors[%d].toIPAddress", [index]), neighbor.toIPAddress.address),
 })
 
