@@ -101,8 +101,14 @@ impl Workspace {
 
     fn generate(&self, more: &[&str]) -> Output {
         let fixed = [
-            "generate", "--offline", "--images", "images", "--reference-values", "metal-qemu-snp",
-            "--initializer-image", "registry.example/initializer:1",
+            "generate",
+            "--offline",
+            "--images",
+            "images",
+            "--reference-values",
+            "metal-qemu-snp",
+            "--initializer-image",
+            "registry.example/initializer:1",
         ];
         self.contrast(&[fixed.as_slice(), more].concat(), YAML)
     }
@@ -133,14 +139,25 @@ fn yaml_becomes_ready_to_apply_and_a_second_run_changes_nothing() {
     assert_eq!(report["changed_files"], json!(["yaml/shop.yml"]));
     assert!(report["to_fill_in"].to_string().contains("ReferenceValues.snp[0].MinimumTCB"), "{report}");
     let yaml = workspace.yaml();
-    for kept in ["# Two pods", "# stays in one line", "name: web   # the shop's front", "{name: web, namespace: shop} # passes through"] {
+    for kept in [
+        "# Two pods",
+        "# stays in one line",
+        "name: web   # the shop's front",
+        "{name: web, namespace: shop} # passes through",
+    ] {
         assert!(yaml.contains(kept), "{kept:?} is gone:\n{yaml}");
     }
-    for added in ["contrast-initializer", "mountPath: /contrast", "image: \"registry.example/web:1@sha256:", "cc_init_data"] {
+    for added in [
+        "contrast-initializer",
+        "mountPath: /contrast",
+        "image: \"registry.example/web:1@sha256:",
+        "cc_init_data",
+    ] {
         assert!(yaml.contains(added), "{added:?} is missing:\n{yaml}");
     }
     // The documents are what the manifest names, and what the annotations hold.
-    let manifest: Value = serde_json::from_slice(&fs::read(workspace.path("manifest.json")).unwrap()).unwrap();
+    let manifest: Value =
+        serde_json::from_slice(&fs::read(workspace.path("manifest.json")).unwrap()).unwrap();
     let policies = manifest["Policies"].as_object().unwrap();
     assert_eq!(policies.len(), 2);
     for (hash, entry) in policies {
@@ -173,7 +190,11 @@ fn yaml_becomes_ready_to_apply_and_a_second_run_changes_nothing() {
 fn a_dry_run_shows_the_changes_and_makes_none() {
     let workspace = Workspace::new(YAML);
     let shown = stdout(&succeeded(workspace.generate(&["yaml", "--dry-run"])));
-    assert!(shown.contains("+  - name: contrast-initializer") && shown.contains("-    image: registry.example/web:1"), "{shown}");
+    assert!(
+        shown.contains("+  - name: contrast-initializer")
+            && shown.contains("-    image: registry.example/web:1"),
+        "{shown}"
+    );
     assert!(!shown.contains('\u{1b}'), "colour is for terminals");
     assert_eq!(workspace.yaml(), YAML);
     assert!(!workspace.path("manifest.json").exists() && !workspace.path("workload-owner.pem").exists());
@@ -192,11 +213,31 @@ fn standard_input_goes_to_standard_output_and_a_combined_file_leaves_files_alone
 #[test]
 fn errors_name_file_line_and_path_and_change_nothing() {
     for (from, to, expected) in [
-        ("image: registry.example/web:1\n    env", "image: registry.example/none:1\n    env", "yaml/shop.yml:23: spec.containers[0].image: image registry.example/none:1 was not found"),
-        ("{name: MODE, value: \"on\"}", "{name: MODE, value: on}", "yaml/shop.yml:25: Pod \"web\": spec.containers[0].env[0].value: invalid type: boolean"),
-        ("- {name: MODE, value: \"on\"}", "- {name: M, valueFrom: {secretKeyRef: {name: s, key: k}}}", "spec.containers[0].env[0].valueFrom.secretKeyRef: Secret shop/s is not among the input files"),
-        ("  containers:\n  - name: web", "  hostNetwork: true\n  containers:\n  - name: web", "spec.hostNetwork: a confidential VM shares nothing"),
-        ("  - name: web\n", "  - name: web\n    name: web\n", "yaml/shop.yml: line 23: the key \"name\" is there twice"),
+        (
+            "image: registry.example/web:1\n    env",
+            "image: registry.example/none:1\n    env",
+            "yaml/shop.yml:23: spec.containers[0].image: image registry.example/none:1 was not found",
+        ),
+        (
+            "{name: MODE, value: \"on\"}",
+            "{name: MODE, value: on}",
+            "yaml/shop.yml:25: Pod \"web\": spec.containers[0].env[0].value: invalid type: boolean",
+        ),
+        (
+            "- {name: MODE, value: \"on\"}",
+            "- {name: M, valueFrom: {secretKeyRef: {name: s, key: k}}}",
+            "spec.containers[0].env[0].valueFrom.secretKeyRef: Secret shop/s is not among the input files",
+        ),
+        (
+            "  containers:\n  - name: web",
+            "  hostNetwork: true\n  containers:\n  - name: web",
+            "spec.hostNetwork: a confidential VM shares nothing",
+        ),
+        (
+            "  - name: web\n",
+            "  - name: web\n    name: web\n",
+            "yaml/shop.yml: line 23: the key \"name\" is there twice",
+        ),
         ("contrast-cc", "runc", "no pod with a runtimeClassName that begins with contrast-cc"),
     ] {
         let yaml = YAML.replace(from, to);
@@ -249,7 +290,14 @@ fn policies_are_put_into_words_and_compared() {
     let workspace = Workspace::new(YAML);
     succeeded(workspace.generate(&["yaml"]));
     let words = stdout(&succeeded(workspace.contrast(&["policy", "explain", "yaml"], "")));
-    for expected in ["shop/web (", "runs        /bin/web", "as          user 65532", "env         MODE=on", "after       pause contrast-initializer", "Everything else is denied."] {
+    for expected in [
+        "shop/web (",
+        "runs        /bin/web",
+        "as          user 65532",
+        "env         MODE=on",
+        "after       pause contrast-initializer",
+        "Everything else is denied.",
+    ] {
         assert!(words.contains(expected), "{expected:?} in {words}");
     }
     fs::copy(workspace.path("yaml/shop.yml"), workspace.path("before.yml")).unwrap();
@@ -257,7 +305,8 @@ fn policies_are_put_into_words_and_compared() {
     fs::write(workspace.path("yaml/shop.yml"), changed).unwrap();
     fs::write(workspace.path("settings.json"), r#"{"requests":{"ReadStreamRequest":true}}"#).unwrap();
     succeeded(workspace.generate(&["yaml", "--settings", "settings.json"]));
-    let diff = stdout(&succeeded(workspace.contrast(&["policy", "diff", "before.yml", "yaml", "--pod", "web"], "")));
+    let diff =
+        stdout(&succeeded(workspace.contrast(&["policy", "diff", "before.yml", "yaml", "--pod", "web"], "")));
     assert!(diff.contains("containers.web.OCI.Process.Env") && diff.contains("MODE=off"), "{diff}");
     assert!(diff.contains("request_defaults.ReadStreamRequest\n  - false\n  + true"), "{diff}");
 }
@@ -267,7 +316,8 @@ fn reference_values_are_computed_from_a_bundle_and_used() {
     let workspace = Workspace::new(YAML);
     let bundle = workspace.path("bundle");
     fs::create_dir(&bundle).unwrap();
-    let firmware = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/launch-digest/testdata/ovmf_AmdSev_suffix.bin");
+    let firmware =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/launch-digest/testdata/ovmf_AmdSev_suffix.bin");
     fs::copy(firmware, bundle.join("OVMF.fd")).unwrap();
     fs::write(bundle.join("empty"), "").unwrap();
     let launch = json!({
@@ -276,7 +326,8 @@ fn reference_values_are_computed_from_a_bundle_and_used() {
     });
     fs::write(bundle.join("launch.json"), launch.to_string()).unwrap();
     let values = succeeded(workspace.contrast(&["runtime", "measure", "bundle", "--output", "json"], ""));
-    let published = "6d287813eb5222d770f75005c664e34c204f385ce832cc2ce7d0d6f354454362f390ef83a92046c042e706363b4b08fa";
+    let published =
+        "6d287813eb5222d770f75005c664e34c204f385ce832cc2ce7d0d6f354454362f390ef83a92046c042e706363b4b08fa";
     assert!(stdout(&values).contains(published), "{}", stdout(&values));
     fs::write(workspace.path("values.json"), &values.stdout).unwrap();
     succeeded(workspace.generate(&["yaml", "--measurements", "values.json"]));

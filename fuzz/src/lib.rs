@@ -8,6 +8,7 @@ use std::path::Path;
 use attestation::{Evidence, EvidenceOid, ReportData, TdxEvidence};
 use keys::LogKey;
 use manifest::{Manifest, ReplicaId, RequestId, Timestamp};
+use runtime_policy::{Deployment, Images, Injection, PolicyDocument, RULES, Settings};
 use storage_schema::{
     Checkpoint, Event, EventStore as _, Fact, Log, LogId, MemoryStore, Position, StreamId, export,
     open_signed_head, signed_head,
@@ -26,7 +27,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 13] = [
     Target { name: "segment", run: segment, seeds: segments },
     Target { name: "event", run: event, seeds: events },
     Target { name: "checkpoint", run: checkpoint, seeds: checkpoints },
@@ -35,6 +36,10 @@ pub const TARGETS: [Target; 9] = [
     Target { name: "evidence", run: evidence, seeds: evidences },
     Target { name: "certificate", run: certificate, seeds: certificates },
     Target { name: "kubernetes", run: kubernetes, seeds: yamls },
+    Target { name: "yaml", run: yaml, seeds: yamls },
+    Target { name: "policy-document", run: policy_document, seeds: policy_documents },
+    Target { name: "image-layer", run: image_layer, seeds: image_layers },
+    Target { name: "firmware", run: firmware, seeds: firmwares },
     Target { name: "identifiers", run: identifiers, seeds: identifier_texts },
 ];
 
@@ -196,13 +201,81 @@ fn certificates() -> Vec<Vec<u8>> {
 }
 
 fn kubernetes(bytes: &[u8]) {
-    if let Ok(text) = std::str::from_utf8(bytes)
-        && let Ok(pods) = runtime_policy::read_pods("fuzz.yml", text)
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let Ok(mut deployment) = Deployment::read([("fuzz.yml", text)]) else { return };
+    let injection = Injection {
+        initializer: Some("initializer".into()),
+        service_mesh: Some("mesh".into()),
+        runtime_class: Some("contrast-cc-x".into()),
+        image_replacements: Vec::new(),
+    };
+    if deployment.inject(&injection).is_ok()
+        && let Ok((policies, _)) = deployment.policies(&Images::new(), &Settings::default(), RULES)
+        && deployment.annotate(&policies).is_ok()
     {
-        for pod in &pods {
-            let _ = runtime_policy::policy_document(pod);
+        let again: Vec<String> = deployment.texts().map(|(_, text)| text).collect();
+        let _ = deployment.inject(&injection);
+        let twice: Vec<String> = deployment.texts().map(|(_, text)| text).collect();
+        assert_eq!(again, twice, "a second run changes nothing");
+    }
+}
+
+fn yaml(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let Ok(documents) = yaml_edit::read(text) else { return };
+    let joined: String = documents.iter().map(yaml_edit::Document::text).collect();
+    assert_eq!(joined, text, "documents joined are the file");
+    let path: yaml_edit::Path = ["metadata", "annotations", "x"].into_iter().collect();
+    for mut document in documents {
+        let value = "y".into();
+        if document.set(&path, &value).is_ok() {
+            assert_eq!(path.find(document.value()), Some(&value), "what was set is there");
         }
     }
+}
+
+fn policy_document(bytes: &[u8]) {
+    let document = PolicyDocument::parse(bytes).ok();
+    let annotated =
+        std::str::from_utf8(bytes).ok().and_then(|text| PolicyDocument::from_annotation(text).ok());
+    for document in document.into_iter().chain(annotated) {
+        let _ = document.data().map(|data| runtime_policy::explain(&data));
+        let again = PolicyDocument::from_annotation(&document.to_annotation());
+        assert_eq!(again.as_ref(), Ok(&document), "what was packed is unpacked");
+    }
+    let _ = Settings::overlay(bytes);
+}
+
+fn policy_documents() -> Vec<Vec<u8>> {
+    let data = r#"{"containers": [{"name": "web", "OCI": {"Process": {"Args": ["x"]}}}]}"#;
+    let document = PolicyDocument::new(format!("package agent_policy\npolicy_data := {data}\n"));
+    vec![document.bytes().to_vec(), document.to_annotation().into_bytes(), br#"{"requests":{}}"#.to_vec()]
+}
+
+fn image_layer(bytes: &[u8]) {
+    let _ = oci_image::LayerFacts::read("layer", bytes, None, oci_image::Digest::of(bytes));
+}
+
+fn image_layers() -> Vec<Vec<u8>> {
+    let mut header = vec![0; 512];
+    header[..10].copy_from_slice(b"etc/passwd");
+    header[124..136].copy_from_slice(b"00000000005 ");
+    header[257..265].copy_from_slice(b"ustar\x0000");
+    header[148..156].copy_from_slice(b"        ");
+    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    header.extend(b"a:x:1");
+    header.resize(2048, 0);
+    vec![header, vec![0x1f, 0x8b, 8, 0], vec![0x28, 0xb5, 0x2f, 0xfd, 0]]
+}
+
+fn firmware(bytes: &[u8]) {
+    let _ = launch_digest::mr_td(bytes, launch_digest::PageOrder::PageByPage);
+    let _ = launch_digest::kernel_registers(bytes, Some(bytes), "quiet");
+}
+
+fn firmwares() -> Vec<Vec<u8>> {
+    files("crates/launch-digest/testdata").into_iter().filter(|bytes| bytes.len() == 4096).collect()
 }
 
 fn yamls() -> Vec<Vec<u8>> {

@@ -9,8 +9,8 @@ use std::{
 use anyhow::{Context as _, ensure};
 use attestation::simulated::{self, SimulatedMachine};
 use manifest::{
-    GuestPolicy, KeyDigest, Manifest, ManifestBody, Measurement, OwnerKey, PolicyHash,
-    ReferenceValues, Role, SnpProduct, SnpReferenceValues, SnpTcb,
+    GuestPolicy, KeyDigest, Manifest, ManifestBody, Measurement, OwnerKey, PolicyHash, ReferenceValues, Role,
+    SnpProduct, SnpReferenceValues, SnpTcb,
 };
 use runtime_policy::{Deployment, Images, Injection, PodPolicy, RULES, Settings, Workload};
 
@@ -111,7 +111,12 @@ fn planned_pods(yaml: Option<&Path>, directory: &Path) -> anyhow::Result<Vec<Pla
     let plan = |policy: PodPolicy| {
         let pod = policy.workload;
         let directory = directory.join("pods").join(format!("{}.{}", pod.name, pod.namespace));
-        PlannedPod { policy: policy.document.hash(), document: policy.document.bytes().to_vec(), directory, pod }
+        PlannedPod {
+            policy: policy.document.hash(),
+            document: policy.document.bytes().to_vec(),
+            directory,
+            pod,
+        }
     };
     Ok(policies.into_iter().map(plan).collect())
 }

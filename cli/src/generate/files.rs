@@ -29,7 +29,10 @@ pub(crate) fn collect(paths: &[PathBuf]) -> anyhow::Result<Vec<(String, String)>
     for path in paths {
         if path.as_os_str() == "-" {
             let mut text = String::new();
-            std::io::stdin().take(MAX_STDIN_BYTES).read_to_string(&mut text).context("cannot read standard input")?;
+            std::io::stdin()
+                .take(MAX_STDIN_BYTES)
+                .read_to_string(&mut text)
+                .context("cannot read standard input")?;
             files.push((STDIN.to_owned(), text));
             continue;
         }
@@ -45,7 +48,8 @@ pub(crate) fn collect(paths: &[PathBuf]) -> anyhow::Result<Vec<(String, String)>
         for file in found {
             let identity = fs::canonicalize(&file).unwrap_or_else(|_| file.clone());
             if seen.insert(identity) {
-                let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+                let text =
+                    fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
                 files.push((file.display().to_string(), text));
             }
         }
@@ -61,7 +65,9 @@ fn below(folder: &Path, found: &mut Vec<PathBuf>) -> anyhow::Result<()> {
         let kind = entry.file_type()?;
         if kind.is_dir() {
             below(&path, found)?;
-        } else if kind.is_file() && path.extension().is_some_and(|extension| extension == "yml" || extension == "yaml") {
+        } else if kind.is_file()
+            && path.extension().is_some_and(|extension| extension == "yml" || extension == "yaml")
+        {
             found.push(path);
         }
     }
@@ -82,7 +88,12 @@ pub(super) fn to_stdout(paths: &[PathBuf], combined: Option<&Path>) -> bool {
 }
 
 /// Writes what changed in place, or everything to one file.
-pub(super) fn write(paths: &[PathBuf], combined: Option<&Path>, deployment: &Deployment, changes: &[Change]) -> anyhow::Result<()> {
+pub(super) fn write(
+    paths: &[PathBuf],
+    combined: Option<&Path>,
+    deployment: &Deployment,
+    changes: &[Change],
+) -> anyhow::Result<()> {
     if let Some(path) = combined {
         let mut text = String::new();
         for (_, more) in deployment.texts() {
@@ -130,9 +141,12 @@ pub(super) fn write_policies(folder: &Path, policies: &[PodPolicy]) -> anyhow::R
     for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
         let entry = entry?;
         let file = entry.file_name().to_string_lossy().into_owned();
-        let ours = file.strip_suffix(".toml").is_some_and(|hash| hash.len() == 64 && hash.bytes().all(|c| c.is_ascii_hexdigit()));
+        let ours = file
+            .strip_suffix(".toml")
+            .is_some_and(|hash| hash.len() == 64 && hash.bytes().all(|c| c.is_ascii_hexdigit()));
         if ours && !current.contains(&file) {
-            fs::remove_file(entry.path()).with_context(|| format!("cannot remove {}", entry.path().display()))?;
+            fs::remove_file(entry.path())
+                .with_context(|| format!("cannot remove {}", entry.path().display()))?;
         }
     }
     for policy in policies {

@@ -37,7 +37,8 @@ pub(crate) struct Args {
 
 fn pair(text: &str) -> Result<(String, String), String> {
     let pair = text.split_once('=').filter(|(host, mirror)| !host.is_empty() && !mirror.is_empty());
-    pair.map(|(host, mirror)| (host.to_owned(), mirror.to_owned())).ok_or_else(|| "expected HOST=MIRROR".to_owned())
+    pair.map(|(host, mirror)| (host.to_owned(), mirror.to_owned()))
+        .ok_or_else(|| "expected HOST=MIRROR".to_owned())
 }
 
 /// The images of a deployment.
@@ -57,7 +58,11 @@ fn cache_folder(args: &Args) -> Option<PathBuf> {
     args.image_cache.clone().or_else(|| base().map(|base| base.join("contrast/images")))
 }
 
-pub(super) async fn resolve(args: &Args, deployment: &Deployment, printer: &Printer) -> anyhow::Result<Found> {
+pub(super) async fn resolve(
+    args: &Args,
+    deployment: &Deployment,
+    printer: &Printer,
+) -> anyhow::Result<Found> {
     let registries = RegistryOptions {
         mirrors: args.registry_mirror.clone(),
         plain_http: args.registry_plain_http.clone(),
@@ -73,7 +78,8 @@ pub(super) async fn resolve(args: &Args, deployment: &Deployment, printer: &Prin
             async move {
                 let resolved = store.resolve(&reference, |_| bar.tick()).await;
                 bar.inc(1);
-                let resolved = resolved.with_context(|| format!("{}:{}: {}", place.file, place.line, place.path))?;
+                let resolved =
+                    resolved.with_context(|| format!("{}:{}: {}", place.file, place.line, place.path))?;
                 anyhow::Ok((reference, place, resolved))
             }
         })
@@ -83,7 +89,9 @@ pub(super) async fn resolve(args: &Args, deployment: &Deployment, printer: &Prin
     let mut found = Found { by_given: Images::new(), by_pinned: Images::new(), warnings: Vec::new() };
     for (reference, place, resolved) in read {
         if !resolved.reference.contains('@') {
-            let message = format!("{reference} has no digest, so the guest may get another image: push it to a registry, or use an OCI layout");
+            let message = format!(
+                "{reference} has no digest, so the guest may get another image: push it to a registry, or use an OCI layout"
+            );
             found.warnings.push(Finding { message, ..place });
         }
         let image = image(resolved);

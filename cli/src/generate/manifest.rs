@@ -55,7 +55,10 @@ pub(super) fn update(args: &Args, policies: &[PodPolicy], printer: &Printer) -> 
     };
     let (mut body, unknown) = match &existing {
         Some(bytes) => existing_body(&args.manifest, bytes)?,
-        None => (ManifestBody { reference_values: reference_values(args)?, ..ManifestBody::default() }, Vec::new()),
+        None => (
+            ManifestBody { reference_values: reference_values(args)?, ..ManifestBody::default() },
+            Vec::new(),
+        ),
     };
     if existing.is_some() && args.measurements.is_some() {
         body.reference_values = reference_values(args)?;
@@ -65,7 +68,8 @@ pub(super) fn update(args: &Args, policies: &[PodPolicy], printer: &Printer) -> 
         let hash = policy.document.hash();
         // Names that the user added to an entry outlive a change of the policy.
         let same = |entry: &&PolicyEntry| {
-            entry.role == policy.workload.role && entry.workload_secret_id == policy.workload.workload_secret_id
+            entry.role == policy.workload.role
+                && entry.workload_secret_id == policy.workload.workload_secret_id
                 && (entry.role == Role::None || entry.sans.contains(&policy.workload.name))
         };
         let known = old.get(&hash).or_else(|| old.values().find(same));
@@ -99,8 +103,14 @@ fn existing_body(path: &Path, bytes: &[u8]) -> anyhow::Result<(ManifestBody, Vec
     let value: Value = serde_json::from_slice(bytes).with_context(at)?;
     let body: ManifestBody = serde_json::from_slice(bytes).with_context(at)?;
     let known = [
-        "Policies", "ReferenceValues", "WorkloadOwnerPubKeys", "WorkloadOwnerKeyDigests", "AuditorPubKeys",
-        "SeedshareOwnerPubKeys", "SeedshareOwnerKeys", "MinimumAPIVersion",
+        "Policies",
+        "ReferenceValues",
+        "WorkloadOwnerPubKeys",
+        "WorkloadOwnerKeyDigests",
+        "AuditorPubKeys",
+        "SeedshareOwnerPubKeys",
+        "SeedshareOwnerKeys",
+        "MinimumAPIVersion",
     ];
     let unknown = value.as_object().into_iter().flatten().filter(|(key, _)| !known.contains(&key.as_str()));
     let unknown = unknown.map(|(key, value)| (key.clone(), value.clone())).collect();
@@ -122,7 +132,12 @@ fn add_keys(args: &Args, body: &mut ManifestBody, printer: &Printer) -> anyhow::
         body.workload_owner_key_digests.clear();
     } else {
         for path in &args.add_workload_owner_key {
-            let public = public_key(path, keys::workload_owner_public_key, keys::generate_workload_owner_key, printer)?;
+            let public = public_key(
+                path,
+                keys::workload_owner_public_key,
+                keys::generate_workload_owner_key,
+                printer,
+            )?;
             let key = OwnerKey::from_der(public);
             let digest = key.digest();
             if !body.workload_owner_digests().any(|known| known == digest) {
@@ -134,7 +149,8 @@ fn add_keys(args: &Args, body: &mut ManifestBody, printer: &Printer) -> anyhow::
         }
     }
     for path in &args.add_seedshare_owner_key {
-        let public = public_key(path, keys::seedshare_owner_public_key, keys::generate_seedshare_owner_key, printer)?;
+        let public =
+            public_key(path, keys::seedshare_owner_public_key, keys::generate_seedshare_owner_key, printer)?;
         let key = OwnerKey::from_der(public);
         if !body.seedshare_owner_pub_keys.contains(&key) {
             body.seedshare_owner_pub_keys.push(key);
@@ -170,8 +186,13 @@ fn public_key(
 /// The platforms' values: measured ones where they were given, else empty for the user to fill in.
 fn reference_values(args: &Args) -> anyhow::Result<ReferenceValues> {
     if let Some(path) = &args.measurements {
-        let values: ReferenceValues = serde_json::from_slice(&read(path)?).with_context(|| path.display().to_string())?;
-        ensure!(!values.snp.is_empty() || !values.tdx.is_empty(), "{}: holds neither snp nor tdx values", path.display());
+        let values: ReferenceValues =
+            serde_json::from_slice(&read(path)?).with_context(|| path.display().to_string())?;
+        ensure!(
+            !values.snp.is_empty() || !values.tdx.is_empty(),
+            "{}: holds neither snp nor tdx values",
+            path.display()
+        );
         for platform in &args.reference_values {
             let there = if platform.tdx { !values.tdx.is_empty() } else { !values.snp.is_empty() };
             ensure!(there, "{}: holds no values for {}", path.display(), platform.name);
@@ -183,7 +204,7 @@ fn reference_values(args: &Args) -> anyhow::Result<ReferenceValues> {
         if platform.tdx {
             // XFAM: x87, SSE, AVX, AVX-512, PKRU and AMX, what the TDX module gives a guest by default.
             tdx.push(json!({
-                "Platform": platform.name, "MrTd": UNMEASURED, "MrSeam": null, "Rtmrs": [UNMEASURED; 4],
+                "Platform": platform.name, "MrTd": UNMEASURED, "MrSeam": null, "Rtmrs": ([UNMEASURED; 4]),
                 "Xfam": "e702060000000000",
             }));
         } else {

@@ -47,7 +47,13 @@ pub(crate) struct Args {
     #[arg(long, default_value = "policies", value_name = "DIR")]
     policies: PathBuf,
     /// Key that may change the manifest, private or public; made if it is not there. May be repeated.
-    #[arg(long, short = 'w', default_value = "workload-owner.pem", value_name = "FILE", conflicts_with = "disable_updates")]
+    #[arg(
+        long,
+        short = 'w',
+        default_value = "workload-owner.pem",
+        value_name = "FILE",
+        conflicts_with = "disable_updates"
+    )]
     add_workload_owner_key: Vec<PathBuf>,
     /// Key that can recover the Coordinator, private or public; made if it is not there. May be repeated.
     #[arg(long, default_value = "seedshare-owner.pem", value_name = "FILE")]
@@ -101,7 +107,9 @@ impl InjectArgs {
                     continue;
                 }
                 let pair = line.split_once('=').filter(|(from, to)| !from.is_empty() && !to.is_empty());
-                let (from, to) = pair.with_context(|| format!("{}:{number}: expected from=to, got {line:?}", path.display()))?;
+                let (from, to) = pair.with_context(|| {
+                    format!("{}:{number}: expected from=to, got {line:?}", path.display())
+                })?;
                 replacements.push((from.trim().to_owned(), to.trim().to_owned()));
             }
         }
@@ -195,7 +203,13 @@ fn check(policies: &[PodPolicy]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn report(args: &Args, policies: &[PodPolicy], changes: &[files::Change], warnings: &[Finding], to_fill_in: Vec<String>) -> Report {
+fn report(
+    args: &Args,
+    policies: &[PodPolicy],
+    changes: &[files::Change],
+    warnings: &[Finding],
+    to_fill_in: Vec<String>,
+) -> Report {
     let pod = |policy: &PodPolicy| PodReport {
         kind: policy.workload.kind.clone(),
         namespace: policy.workload.namespace.clone(),

@@ -21,7 +21,12 @@ pub(super) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
     let mut all = Vec::new();
     for policy in load(&args.path)? {
         let data = policy.document.data()?;
-        text.push_str(&format!("{} ({})\n\n{}\n", policy.name, policy.document.hash(), runtime_policy::explain(&data)));
+        text.push_str(&format!(
+            "{} ({})\n\n{}\n",
+            policy.name,
+            policy.document.hash(),
+            runtime_policy::explain(&data)
+        ));
         all.push(json!({ "pod": policy.name, "policy": policy.document.hash(), "data": data }));
     }
     printer.paged(&text, &all)

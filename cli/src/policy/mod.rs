@@ -62,7 +62,9 @@ fn load(path: &Path) -> anyhow::Result<Vec<Named>> {
         "{}: no pod has a policy; run `contrast generate` on it first",
         path.display()
     );
-    let name = |policy: &runtime_policy::PodPolicy| format!("{}/{}", policy.workload.namespace, policy.workload.name);
+    let name = |policy: &runtime_policy::PodPolicy| {
+        format!("{}/{}", policy.workload.namespace, policy.workload.name)
+    };
     Ok(policies.into_iter().map(|policy| Named { name: name(&policy), document: policy.document }).collect())
 }
 

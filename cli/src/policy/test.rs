@@ -42,7 +42,9 @@ pub(super) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
     let mut evaluator = Evaluator::new(policy.document.rego())?;
     let mut decisions = Vec::new();
     for path in &args.request {
-        for (kind, request) in requests(path, args.kind.as_deref()).with_context(|| path.display().to_string())? {
+        for (kind, request) in
+            requests(path, args.kind.as_deref()).with_context(|| path.display().to_string())?
+        {
             decisions.push(evaluator.decide(&kind, &request)?);
         }
     }
@@ -80,7 +82,8 @@ fn rule(name: &str) -> String {
 
 fn text(decisions: &[Decision]) -> String {
     let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let paint = |code: &str, word: &str| if colour { format!("\x1b[{code}m{word}\x1b[0m") } else { word.to_owned() };
+    let paint =
+        |code: &str, word: &str| if colour { format!("\x1b[{code}m{word}\x1b[0m") } else { word.to_owned() };
     let mut text = String::new();
     for (number, decision) in (1..).zip(decisions) {
         let word = if decision.allowed { paint("32", "allowed") } else { paint("31", "DENIED") };

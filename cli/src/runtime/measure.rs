@@ -23,9 +23,11 @@ const DESCRIPTION: &str = "launch.json";
 /// the numbers and models of processors. The output is the ReferenceValues of a manifest; give it to
 /// `contrast generate --measurements`. Versions that only a machine can tell are left empty.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "launch.json:\n  {\"platform\": \"Metal-QEMU-SNP\", \"firmware\": \"OVMF.fd\", \"kernel\": \"vmlinuz\", \
+#[command(
+    after_help = "launch.json:\n  {\"platform\": \"Metal-QEMU-SNP\", \"firmware\": \"OVMF.fd\", \"kernel\": \"vmlinuz\", \
     \"initrd\": \"initrd.img\",\n   \"command_line\": \"console=ttyS0\", \"vcpus\": [1, 2], \
-    \"cpu_models\": {\"Milan\": \"EPYC-Milan\"}}\n\nExample:\n  contrast runtime measure ./bundle --output json > values.json")]
+    \"cpu_models\": {\"Milan\": \"EPYC-Milan\"}}\n\nExample:\n  contrast runtime measure ./bundle --output json > values.json"
+)]
 pub(crate) struct Args {
     /// Folder of the bundle.
     bundle: PathBuf,
@@ -71,7 +73,8 @@ fn snp_active() -> u64 {
 
 pub(super) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
     let description = args.bundle.join(DESCRIPTION);
-    let launch: Launch = serde_json::from_slice(&read(&description)?).with_context(|| description.display().to_string())?;
+    let launch: Launch =
+        serde_json::from_slice(&read(&description)?).with_context(|| description.display().to_string())?;
     let inside = |path: &Path| -> anyhow::Result<PathBuf> {
         let plain = path.components().all(|part| matches!(part, std::path::Component::Normal(_)));
         ensure!(plain, "{}: {} is not a path inside the bundle", description.display(), path.display());
@@ -90,11 +93,20 @@ pub(super) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
     printer.result(&text(&values), &values)
 }
 
-fn snp(launch: &Launch, firmware: &Path, kernel: Option<&Path>, initrd: Option<&Path>) -> anyhow::Result<Value> {
-    ensure!(!launch.cpu_models.is_empty(), "launch.json: cpu_models: name QEMU's model for Milan, Genoa or Turin");
+fn snp(
+    launch: &Launch,
+    firmware: &Path,
+    kernel: Option<&Path>,
+    initrd: Option<&Path>,
+) -> anyhow::Result<Value> {
+    ensure!(
+        !launch.cpu_models.is_empty(),
+        "launch.json: cpu_models: name QEMU's model for Milan, Genoa or Turin"
+    );
     let mut entries = Vec::new();
     for (product, model) in &launch.cpu_models {
-        let _: SnpProduct = serde_json::from_value(json!(product)).with_context(|| format!("launch.json: cpu_models.{product}"))?;
+        let _: SnpProduct = serde_json::from_value(json!(product))
+            .with_context(|| format!("launch.json: cpu_models.{product}"))?;
         for vcpus in &launch.vcpus {
             let digest = snp_launch_digest(&SnpLaunch {
                 firmware,
@@ -114,7 +126,13 @@ fn snp(launch: &Launch, firmware: &Path, kernel: Option<&Path>, initrd: Option<&
     Ok(json!({ "snp": entries }))
 }
 
-fn tdx(args: &Args, launch: &Launch, firmware: &Path, kernel: Option<&Path>, initrd: Option<&Path>) -> anyhow::Result<Value> {
+fn tdx(
+    args: &Args,
+    launch: &Launch,
+    firmware: &Path,
+    kernel: Option<&Path>,
+    initrd: Option<&Path>,
+) -> anyhow::Result<Value> {
     let kernel = kernel.context("launch.json: a TDX guest needs a kernel")?;
     let order = if args.section_by_section { PageOrder::SectionBySection } else { PageOrder::PageByPage };
     let mr_td = mr_td(&read(firmware)?, order)?;
@@ -131,7 +149,13 @@ fn text(values: &Value) -> String {
     let mut text = String::new();
     for entry in values["snp"].as_array().into_iter().flatten() {
         let field = |name: &str| entry[name].to_string().trim_matches('"').to_owned();
-        let _ = writeln!(text, "{} {} vCPUs {}", field("TrustedMeasurement"), field("ProductName"), field("CPUs"));
+        let _ = writeln!(
+            text,
+            "{} {} vCPUs {}",
+            field("TrustedMeasurement"),
+            field("ProductName"),
+            field("CPUs")
+        );
     }
     for entry in values["tdx"].as_array().into_iter().flatten() {
         let plain = |value: &Value| value.to_string().trim_matches('"').to_owned();

@@ -16,8 +16,9 @@ pub use ca::{ClaimExtension, IssuedCert, LeafRequest, MeshCa, PublicCa};
 pub use engine::{Salt, Seed, SeedEngine, WorkloadSecret, WorkloadSecretId};
 pub use replica_secret::ReplicaSecret;
 pub use seed_share::{
-    decrypt_seed_share, encrypt_seed_share, generate_seedshare_owner_key, generate_workload_owner_key, seedshare_owner_public_key, workload_owner_public_key,
-    };
+    decrypt_seed_share, encrypt_seed_share, generate_seedshare_owner_key, generate_workload_owner_key,
+    seedshare_owner_public_key, workload_owner_public_key,
+};
 pub use signing::{CaKey, LogKey, LogPublicKey, TransactionKey, TransactionPublicKey, verify_ecdsa_sha256};
 
 /// Why a key operation was refused.

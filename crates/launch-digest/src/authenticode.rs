@@ -9,7 +9,9 @@ const WHAT: &str = "kernel";
 
 fn u16_at(bytes: &[u8], at: usize) -> Result<usize, MeasureError> {
     let field = at.checked_add(2).and_then(|end| bytes.get(at..end));
-    field.map(|field| usize::from(u16::from_le_bytes([field[0], field[1]]))).ok_or_else(|| malformed(WHAT, "the PE header is cut off"))
+    field
+        .map(|field| usize::from(u16::from_le_bytes([field[0], field[1]])))
+        .ok_or_else(|| malformed(WHAT, "the PE header is cut off"))
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Result<usize, MeasureError> {
@@ -39,7 +41,9 @@ pub(crate) fn hash(image: &[u8]) -> Result<[u8; 48], MeasureError> {
     let checksum = optional + 64;
     let entry = directories + 4 * 8; // the fifth entry is the certificate table's
     let certificates = u32_at(image, entry + 4)?;
-    let part = |from: usize, to: usize| image.get(from..to).ok_or_else(|| malformed(WHAT, "the PE image is cut off"));
+    let part = |from: usize, to: usize| {
+        image.get(from..to).ok_or_else(|| malformed(WHAT, "the PE image is cut off"))
+    };
 
     let mut hasher = Sha384::new();
     hasher.update(part(0, checksum)?);

@@ -33,9 +33,25 @@ pub struct SnpLaunch<'a> {
 
 /// QEMU's processor models, whose CPUID signature is in the measured page.
 pub const CPU_MODELS: [&str; 19] = [
-    "EPYC", "EPYC-v1", "EPYC-v2", "EPYC-IBPB", "EPYC-v3", "EPYC-v4", "EPYC-Rome", "EPYC-Rome-v1", "EPYC-Rome-v2",
-    "EPYC-Rome-v3", "EPYC-Milan", "EPYC-Milan-v1", "EPYC-Milan-v2", "EPYC-Genoa", "EPYC-Genoa-v1", "EPYC-Turin",
-    "EPYC-Turin-v1", "EPYC-Turin-v2", "EPYC-v5",
+    "EPYC",
+    "EPYC-v1",
+    "EPYC-v2",
+    "EPYC-IBPB",
+    "EPYC-v3",
+    "EPYC-v4",
+    "EPYC-Rome",
+    "EPYC-Rome-v1",
+    "EPYC-Rome-v2",
+    "EPYC-Rome-v3",
+    "EPYC-Milan",
+    "EPYC-Milan-v1",
+    "EPYC-Milan-v2",
+    "EPYC-Genoa",
+    "EPYC-Genoa-v1",
+    "EPYC-Turin",
+    "EPYC-Turin-v1",
+    "EPYC-Turin-v2",
+    "EPYC-v5",
 ];
 
 fn cpu_type(model: &str) -> Result<CpuType, MeasureError> {
@@ -121,7 +137,12 @@ mod tests {
             digest(0x21),
             "803f691094946e42068aaa3a8f9e26a5c89f36f7b73ecfb28c653360fe4b3aba7e534442e7e1e17895dfe778d0228977"
         );
-        let plain = |features| SnpLaunch { kernel: None, initrd: None, command_line: None, ..launch(&firmware, features) };
+        let plain = |features| SnpLaunch {
+            kernel: None,
+            initrd: None,
+            command_line: None,
+            ..launch(&firmware, features)
+        };
         assert_eq!(
             snp_launch_digest(&plain(0x1)).unwrap().to_string(),
             "19358ba9a7615534a9a1e2f0dfc29384dcd4dcb7062ff9c6013b26869a5fc6ecabe033c48dd6f6db5d6d76e7c5df632d"

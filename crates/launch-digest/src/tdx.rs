@@ -15,9 +15,11 @@ const PAGE: u64 = 4096;
 /// One TDH.MR.EXTEND covers this many bytes.
 const CHUNK: usize = 256;
 /// GUID of the table at the end of OVMF, 96b582de-1fb2-45f7-baea-a366c55a082d, as it stands in memory.
-const TABLE: [u8; 16] = [0xde, 0x82, 0xb5, 0x96, 0xb2, 0x1f, 0xf7, 0x45, 0xba, 0xea, 0xa3, 0x66, 0xc5, 0x5a, 0x08, 0x2d];
+const TABLE: [u8; 16] =
+    [0xde, 0x82, 0xb5, 0x96, 0xb2, 0x1f, 0xf7, 0x45, 0xba, 0xea, 0xa3, 0x66, 0xc5, 0x5a, 0x08, 0x2d];
 /// GUID of the entry with the offset of the TDX metadata, e47a6535-984a-4798-865e-4685a7bf8ec2.
-const METADATA: [u8; 16] = [0x35, 0x65, 0x7a, 0xe4, 0x4a, 0x98, 0x98, 0x47, 0x86, 0x5e, 0x46, 0x85, 0xa7, 0xbf, 0x8e, 0xc2];
+const METADATA: [u8; 16] =
+    [0x35, 0x65, 0x7a, 0xe4, 0x4a, 0x98, 0x98, 0x47, 0x86, 0x5e, 0x46, 0x85, 0xa7, 0xbf, 0x8e, 0xc2];
 /// Bytes behind the table: the reset vector.
 const RESET_VECTOR: usize = 32;
 /// Most sections, and most memory of one, in bytes: beyond this it is no firmware.
@@ -107,7 +109,9 @@ fn extend(hasher: &mut Sha384, section: &Section<'_>, page: u64) {
 
 fn field<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], MeasureError> {
     let field = at.checked_add(N).and_then(|end| bytes.get(at..end));
-    field.and_then(|field| field.try_into().ok()).ok_or_else(|| malformed(WHAT, "the TDX metadata is cut off"))
+    field
+        .and_then(|field| field.try_into().ok())
+        .ok_or_else(|| malformed(WHAT, "the TDX metadata is cut off"))
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Result<u32, MeasureError> {
@@ -144,7 +148,10 @@ fn sections(firmware: &[u8]) -> Result<Vec<Section<'_>>, MeasureError> {
     }
     let count = u32_at(firmware, at + 12)? as usize;
     if count > MAX_SECTIONS {
-        return Err(malformed(WHAT, format!("{count} sections of TDX metadata, at most {MAX_SECTIONS} make sense")));
+        return Err(malformed(
+            WHAT,
+            format!("{count} sections of TDX metadata, at most {MAX_SECTIONS} make sense"),
+        ));
     }
     let section = |index: usize| {
         let at = at + 16 + index * 32;
@@ -153,8 +160,12 @@ fn sections(firmware: &[u8]) -> Result<Vec<Section<'_>>, MeasureError> {
         let size = u64::from_le_bytes(field(firmware, at + 16)?);
         let attributes = u32_at(firmware, at + 28)?;
         let data = offset.checked_add(raw).and_then(|end| firmware.get(offset..end));
-        let data = data.ok_or_else(|| malformed(WHAT, format!("section {index} lies outside of the file")))?;
-        let sound = size <= MAX_SECTION_BYTES && size % PAGE == 0 && address.checked_add(size).is_some() && raw as u64 <= size;
+        let data =
+            data.ok_or_else(|| malformed(WHAT, format!("section {index} lies outside of the file")))?;
+        let sound = size <= MAX_SECTION_BYTES
+            && size % PAGE == 0
+            && address.checked_add(size).is_some()
+            && raw as u64 <= size;
         if !sound && attributes & AUGMENT == 0 {
             return Err(malformed(WHAT, format!("section {index} has no sound size")));
         }
@@ -165,7 +176,11 @@ fn sections(firmware: &[u8]) -> Result<Vec<Section<'_>>, MeasureError> {
 
 /// RTMR1 to RTMR3 of a direct boot: QEMU that leaves the kernel's header alone (10.1 and newer), OVMF,
 /// Linux's EFI stub.
-pub fn kernel_registers(kernel: &[u8], initrd: Option<&[u8]>, command_line: &str) -> Result<Registers, MeasureError> {
+pub fn kernel_registers(
+    kernel: &[u8],
+    initrd: Option<&[u8]>,
+    command_line: &str,
+) -> Result<Registers, MeasureError> {
     let mut rtmr1 = [0; 48];
     extend_register(&mut rtmr1, authenticode::hash(kernel)?);
     for event in [
@@ -177,7 +192,8 @@ pub fn kernel_registers(kernel: &[u8], initrd: Option<&[u8]>, command_line: &str
         extend_register(&mut rtmr1, Sha384::digest(event).into());
     }
     // OVMF tells the stub by its name where the initrd is.
-    let line = if initrd.is_some() { format!("{command_line} initrd=initrd") } else { command_line.to_owned() };
+    let line =
+        if initrd.is_some() { format!("{command_line} initrd=initrd") } else { command_line.to_owned() };
     let units = line.encode_utf16().chain([0]).flat_map(u16::to_le_bytes);
     let mut rtmr2 = [0; 48];
     extend_register(&mut rtmr2, Sha384::digest(units.collect::<Vec<u8>>()).into());

@@ -10,7 +10,10 @@ use std::{
 use oci_client::Reference;
 use serde::Deserialize;
 
-use crate::{Digest, ImageError, schema::{MAX_MANIFEST_BYTES, parse}};
+use crate::{
+    Digest, ImageError,
+    schema::{MAX_MANIFEST_BYTES, parse},
+};
 
 /// Most files in an archive.
 const MAX_ENTRIES: usize = 100_000;
@@ -63,7 +66,10 @@ impl Archive {
 
     pub(crate) fn open(&self, name: &str) -> Result<Box<dyn Read + Send>, ImageError> {
         let Some((at, size)) = self.files.get(name) else {
-            return Err(ImageError::malformed(self.path.display().to_string(), format!("has no file {name:?}")));
+            return Err(ImageError::malformed(
+                self.path.display().to_string(),
+                format!("has no file {name:?}"),
+            ));
         };
         let mut file = File::open(&self.path).map_err(ImageError::io(&self.path))?;
         file.seek(SeekFrom::Start(*at)).map_err(ImageError::io(&self.path))?;

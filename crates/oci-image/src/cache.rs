@@ -42,7 +42,11 @@ impl Cache {
     fn put(&self, path: &Path, bytes: &[u8]) -> Result<(), ImageError> {
         let folder = path.parent().unwrap_or(&self.0);
         fs::create_dir_all(folder).map_err(ImageError::io(folder))?;
-        let temporary = folder.join(format!(".{}-{}", std::process::id(), path.file_name().unwrap_or_default().display()));
+        let temporary = folder.join(format!(
+            ".{}-{}",
+            std::process::id(),
+            path.file_name().unwrap_or_default().display()
+        ));
         let write = || {
             let mut file = fs::File::create(&temporary)?;
             file.write_all(bytes)?;

@@ -27,7 +27,11 @@ impl Digest {
         if found == *self {
             return Ok(bytes);
         }
-        Err(ImageError::Digest { what: what.to_owned(), expected: self.to_string(), found: found.to_string() })
+        Err(ImageError::Digest {
+            what: what.to_owned(),
+            expected: self.to_string(),
+            found: found.to_string(),
+        })
     }
 }
 
@@ -45,7 +49,10 @@ impl FromStr for Digest {
         let decoded = text.strip_prefix("sha256:").map(|hex| hex::decode_to_slice(hex, &mut bytes));
         match decoded {
             Some(Ok(())) if !text.bytes().any(|c| c.is_ascii_uppercase()) => Ok(Self(bytes)),
-            _ => Err(ImageError::malformed("digest", format!("expected sha256: and 64 hex digits, got {text:?}"))),
+            _ => Err(ImageError::malformed(
+                "digest",
+                format!("expected sha256: and 64 hex digits, got {text:?}"),
+            )),
         }
     }
 }

@@ -52,7 +52,8 @@ impl<R: Read> Decoder<R> {
         Ok(match start.as_slice() {
             [0x1f, 0x8b, ..] => Decoder::Gzip(Box::new(flate2::read::MultiGzDecoder::new(reader))),
             [0x28, 0xb5, 0x2f, 0xfd] => Decoder::Zstd(Box::new(
-                ruzstd::decoding::StreamingDecoder::new(reader).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?,
+                ruzstd::decoding::StreamingDecoder::new(reader)
+                    .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?,
             )),
             _ => Decoder::Plain(reader),
         })
@@ -77,9 +78,21 @@ impl<R: Read> Read for Decoder<R> {
     }
 }
 
-/// Reads a layer, compares it with both its digests (`blob` of what is transported, where it is known;
-/// `diff_id` of the tar), and tells what it does. Nothing is told of a layer that is not what it should be.
-pub(crate) fn read(
+impl LayerFacts {
+    /// Reads a layer, compares it with both its digests (`blob` of what is transported, where it is
+    /// known; `diff_id` of the tar), and tells what it does. Nothing is told of a layer that is not what it
+    /// should be. `what` names it in errors.
+    pub fn read(
+        what: &str,
+        reader: impl Read,
+        blob: Option<Digest>,
+        diff_id: Digest,
+    ) -> Result<Self, ImageError> {
+        read(what, reader, blob, diff_id)
+    }
+}
+
+fn read(
     what: &str,
     reader: impl Read,
     blob: Option<Digest>,
@@ -115,7 +128,10 @@ pub(crate) fn read(
                 let mut text = Vec::new();
                 entry.by_ref().take(MAX_FILE_BYTES + 1).read_to_end(&mut text).map_err(broken)?;
                 if text.len() as u64 > MAX_FILE_BYTES {
-                    return Err(ImageError::malformed(what, format!("/{path} is larger than {MAX_FILE_BYTES} bytes")));
+                    return Err(ImageError::malformed(
+                        what,
+                        format!("/{path} is larger than {MAX_FILE_BYTES} bytes"),
+                    ));
                 }
                 Change::Written(String::from_utf8_lossy(&text).into_owned())
             }
@@ -128,7 +144,11 @@ pub(crate) fn read(
     let (_, compressed) = transported.into_inner().1.finish().map_err(broken)?;
     let compare = |expected: Digest, found: Digest, form: &str| match found == expected {
         true => Ok(()),
-        false => Err(ImageError::Digest { what: format!("{what}, {form}"), expected: expected.to_string(), found: found.to_string() }),
+        false => Err(ImageError::Digest {
+            what: format!("{what}, {form}"),
+            expected: expected.to_string(),
+            found: found.to_string(),
+        }),
     };
     if let Some(blob) = blob {
         compare(blob, compressed, "as transported")?;

@@ -60,7 +60,8 @@ impl Layout {
             names.iter().filter_map(|name| descriptor.annotations.get(*name)).any(|name| {
                 let parsed = name.contains(['/', ':']).then(|| name.parse::<Reference>().ok()).flatten();
                 parsed.is_some_and(|name| {
-                    format!("{}/{}:{}", name.registry(), name.repository(), name.tag().unwrap_or("latest")) == whole
+                    format!("{}/{}:{}", name.registry(), name.repository(), name.tag().unwrap_or("latest"))
+                        == whole
                 })
             })
         };

@@ -11,7 +11,10 @@ use oci_client::{
 };
 use tokio::sync::mpsc;
 
-use crate::{Digest, ImageError, schema::{Descriptor, MAX_MANIFEST_BYTES}};
+use crate::{
+    Digest, ImageError,
+    schema::{Descriptor, MAX_MANIFEST_BYTES},
+};
 
 const ACCEPTED: [&str; 4] = [
     "application/vnd.oci.image.index.v1+json",
@@ -88,10 +91,17 @@ impl Registry {
     }
 
     /// A blob as a reader for a blocking thread; a task feeds it. The caller compares the digest.
-    pub(crate) async fn blob(&self, reference: &Reference, blob: &Descriptor) -> Result<Box<dyn Read + Send>, ImageError> {
+    pub(crate) async fn blob(
+        &self,
+        reference: &Reference,
+        blob: &Descriptor,
+    ) -> Result<Box<dyn Read + Send>, ImageError> {
         let place = self.place(reference);
         let auth = credentials(place.resolve_registry()).await?;
-        self.client.auth(&place, &auth, RegistryOperation::Pull).await.map_err(|error| explain(&place, &error))?;
+        self.client
+            .auth(&place, &auth, RegistryOperation::Pull)
+            .await
+            .map_err(|error| explain(&place, &error))?;
         let digest = blob.digest.to_string();
         let stream = self.client.pull_blob_stream(&place, digest.as_str()).await;
         let mut stream = stream.map_err(|error| explain(&place, &error))?;
@@ -132,7 +142,11 @@ impl Read for Pieces {
 /// Credentials for a registry. A helper is a program: it runs on a thread that may block.
 async fn credentials(registry: &str) -> Result<RegistryAuth, ImageError> {
     // Docker keeps its own registry under the name of its first API.
-    let key = if registry == "index.docker.io" || registry == "docker.io" { "https://index.docker.io/v1/" } else { registry };
+    let key = if registry == "index.docker.io" || registry == "docker.io" {
+        "https://index.docker.io/v1/"
+    } else {
+        registry
+    };
     let key = key.to_owned();
     let found = tokio::task::spawn_blocking(move || docker_credential::get_credential(&key)).await;
     let fault = |message: String| ImageError::Registry { registry: registry.to_owned(), message };
@@ -159,7 +173,11 @@ fn explain(place: &Reference, error: &oci_client::errors::OciDistributionError) 
         source = inner.source();
     }
     let lower = message.to_lowercase();
-    let hint = if lower.contains("401") || lower.contains("unauthorized") || lower.contains("not authorized") || lower.contains("denied") {
+    let hint = if lower.contains("401")
+        || lower.contains("unauthorized")
+        || lower.contains("not authorized")
+        || lower.contains("denied")
+    {
         "; log in with `docker login`, or check the credential helper in docker's configuration"
     } else if lower.contains("certificate") || lower.contains("unknownissuer") {
         "; give its root with --registry-ca"
@@ -168,5 +186,8 @@ fn explain(place: &Reference, error: &oci_client::errors::OciDistributionError) 
     } else {
         ""
     };
-    ImageError::Registry { registry: place.resolve_registry().to_owned(), message: format!("{}: {message}{hint}", place.whole()) }
+    ImageError::Registry {
+        registry: place.resolve_registry().to_owned(),
+        message: format!("{}: {message}{hint}", place.whole()),
+    }
 }

@@ -36,7 +36,9 @@ pub struct ImageConfig {
 }
 
 /// Null means the default.
-fn or_default<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
+fn or_default<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default>(
+    deserializer: D,
+) -> Result<T, D::Error> {
     Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
@@ -93,14 +95,20 @@ impl ManifestFile {
     /// The manifest for the guest's platform, if this is an index.
     pub(crate) fn for_guest(&self, what: &str) -> Result<&Descriptor, ImageError> {
         let fits = |descriptor: &&Descriptor| {
-            descriptor.platform.as_ref().is_none_or(|platform| platform.os == "linux" && platform.architecture == "amd64")
+            descriptor
+                .platform
+                .as_ref()
+                .is_none_or(|platform| platform.os == "linux" && platform.architecture == "amd64")
         };
         let mut fitting = self.manifests.iter().filter(fits);
         match (fitting.next(), fitting.next()) {
             (Some(only), None) => Ok(only),
             (None, _) => Err(ImageError::malformed(what, "the index has no image for linux/amd64")),
             // Which one the guest would run could not be said.
-            (Some(_), Some(_)) => Err(ImageError::malformed(what, "the index has several images for linux/amd64; name one by digest")),
+            (Some(_), Some(_)) => Err(ImageError::malformed(
+                what,
+                "the index has several images for linux/amd64; name one by digest",
+            )),
         }
     }
 }

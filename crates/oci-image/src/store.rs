@@ -11,7 +11,9 @@ use crate::{
     layer::{self, Change},
     layout::Layout,
     registry::Registry,
-    schema::{ConfigFile, Descriptor, ImageConfig, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, ManifestFile, parse},
+    schema::{
+        ConfigFile, Descriptor, ImageConfig, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, ManifestFile, parse,
+    },
 };
 
 /// Images from folders, archives and registries.
@@ -55,17 +57,22 @@ enum LayerSource {
 impl ImageStore {
     /// A store over local places (OCI layout folders, tars of them, docker archives), then registries if
     /// `registries` is given. What is learned is kept in `cache`.
-    pub fn new(local: &[impl AsRef<Path>], registries: Option<&RegistryOptions>, cache: Option<&Path>) -> Result<Self, ImageError> {
-        let local = local.iter().map(|path| Local::open(path.as_ref()).map(Arc::new)).collect::<Result<_, _>>()?;
+    pub fn new(
+        local: &[impl AsRef<Path>],
+        registries: Option<&RegistryOptions>,
+        cache: Option<&Path>,
+    ) -> Result<Self, ImageError> {
+        let local =
+            local.iter().map(|path| Local::open(path.as_ref()).map(Arc::new)).collect::<Result<_, _>>()?;
         let registry = registries.map(Registry::new).transpose()?;
         Ok(Self { local, registry, cache: cache.map(Cache::new) })
     }
 
     /// Finds and reads an image. `layer_read` is called with each layer's size after it was read.
     pub async fn resolve(&self, reference: &str, layer_read: impl Fn(u64)) -> Result<Resolved, ImageError> {
-        let parsed: Reference = reference
-            .parse()
-            .map_err(|error: oci_client::ParseError| ImageError::Reference { reference: reference.to_owned(), message: error.to_string() })?;
+        let parsed: Reference = reference.parse().map_err(|error: oci_client::ParseError| {
+            ImageError::Reference { reference: reference.to_owned(), message: error.to_string() }
+        })?;
         for local in &self.local {
             match &**local {
                 Local::Layout(layout) => {
@@ -84,7 +91,10 @@ impl ImageStore {
             Some(registry) => self.from_registry(&parsed, registry, layer_read).await,
             None => Err(ImageError::NotFound {
                 reference: reference.to_owned(),
-                message: format!("it is in none of the {} places given with --images, and registries are not asked", self.local.len()),
+                message: format!(
+                    "it is in none of the {} places given with --images, and registries are not asked",
+                    self.local.len()
+                ),
             }),
         }
     }
@@ -97,7 +107,9 @@ impl ImageStore {
         descriptor: &Descriptor,
         layer_read: impl Fn(u64),
     ) -> Result<Resolved, ImageError> {
-        let blob = |what: &str, digest: Digest, limit| digest.check(what, layout.small(&Layout::blob_name(digest), limit)?);
+        let blob = |what: &str, digest: Digest, limit| {
+            digest.check(what, layout.small(&Layout::blob_name(digest), limit)?)
+        };
         let mut digest = descriptor.digest;
         let what = format!("manifest {digest}");
         let mut manifest: ManifestFile = parse(&what, &blob(&what, digest, MAX_MANIFEST_BYTES)?)?;
@@ -106,10 +118,15 @@ impl ImageStore {
             let what = format!("manifest {digest}");
             manifest = parse(&what, &blob(&what, digest, MAX_MANIFEST_BYTES)?)?;
         }
-        let config = manifest.config.as_ref().ok_or_else(|| ImageError::malformed(what, "has no configuration"))?.digest;
+        let config = manifest
+            .config
+            .as_ref()
+            .ok_or_else(|| ImageError::malformed(what, "has no configuration"))?
+            .digest;
         let what = format!("configuration {config}");
         let config: ConfigFile = parse(&what, &blob(&what, config, MAX_CONFIG_BYTES)?)?;
-        let source = |layer: &Descriptor| LayerSource::Local(Arc::clone(local), Layout::blob_name(layer.digest));
+        let source =
+            |layer: &Descriptor| LayerSource::Local(Arc::clone(local), Layout::blob_name(layer.digest));
         let layers = pair(&manifest.layers, &config, source)?;
         self.finish(reference, Some(digest), config, layers, layer_read).await
     }
@@ -128,7 +145,10 @@ impl ImageStore {
         read.map_err(ImageError::io(Path::new(&image.config)))?;
         let config: ConfigFile = parse(&image.config, &digest.check(&image.config, bytes)?)?;
         if config.rootfs.diff_ids.len() != image.layers.len() {
-            return Err(ImageError::malformed(&image.config, "names another number of layers than the archive"));
+            return Err(ImageError::malformed(
+                &image.config,
+                "names another number of layers than the archive",
+            ));
         }
         let layers = config.rootfs.diff_ids.iter().zip(&image.layers).map(|(diff_id, name)| Layer {
             what: format!("layer {name}"),
@@ -140,7 +160,12 @@ impl ImageStore {
         self.finish(reference, None, config, layers, layer_read).await
     }
 
-    async fn from_registry(&self, reference: &Reference, registry: &Registry, layer_read: impl Fn(u64)) -> Result<Resolved, ImageError> {
+    async fn from_registry(
+        &self,
+        reference: &Reference,
+        registry: &Registry,
+        layer_read: impl Fn(u64),
+    ) -> Result<Resolved, ImageError> {
         let (mut digest, bytes) = self.manifest(reference, registry).await?;
         let what = format!("manifest of {}", reference.whole());
         let mut manifest: ManifestFile = parse(&what, &bytes)?;
@@ -150,7 +175,8 @@ impl ImageStore {
             let (found, bytes) = self.manifest(&by_digest, registry).await?;
             (digest, manifest) = (found, parse(&what, &bytes)?);
         }
-        let config = manifest.config.clone().ok_or_else(|| ImageError::malformed(what, "has no configuration"))?;
+        let config =
+            manifest.config.clone().ok_or_else(|| ImageError::malformed(what, "has no configuration"))?;
         let what = format!("configuration {}", config.digest);
         let cached = self.cache.as_ref().and_then(|cache| cache.blob(config.digest));
         let bytes = match cached {
@@ -174,7 +200,11 @@ impl ImageStore {
     }
 
     /// A manifest: what a digest names does not change, so the cache may have it.
-    async fn manifest(&self, reference: &Reference, registry: &Registry) -> Result<(Digest, Vec<u8>), ImageError> {
+    async fn manifest(
+        &self,
+        reference: &Reference,
+        registry: &Registry,
+    ) -> Result<(Digest, Vec<u8>), ImageError> {
         let digest = reference.digest().map(str::parse).transpose()?;
         if let (Some(digest), Some(cache)) = (digest, &self.cache)
             && let Some(bytes) = cache.blob(digest)
@@ -207,7 +237,9 @@ impl ImageStore {
             Change::Kept | Change::Removed => Ok(String::new()),
             Change::Linked => Err(ImageError::malformed(
                 reference.whole(),
-                format!("{what} is a link, which is not followed; make it a file, or say runAsUser with numbers and copy it"),
+                format!(
+                    "{what} is a link, which is not followed; make it a file, or say runAsUser with numbers and copy it"
+                ),
             )),
         };
         let passwd = text("/etc/passwd", layer::stack(facts.iter().map(|layer| &layer.passwd)))?;
@@ -220,7 +252,12 @@ impl ImageStore {
         Ok(Resolved { reference, config: config.config.unwrap_or_default(), passwd, group })
     }
 
-    async fn layer(&self, reference: &Reference, layer: Layer, layer_read: &impl Fn(u64)) -> Result<LayerFacts, ImageError> {
+    async fn layer(
+        &self,
+        reference: &Reference,
+        layer: Layer,
+        layer_read: &impl Fn(u64),
+    ) -> Result<LayerFacts, ImageError> {
         let key = layer.blob.unwrap_or(layer.diff_id);
         let known = self.cache.as_ref().and_then(|cache| cache.layer(key));
         if let Some(facts) = known.filter(|facts| facts.diff_id == layer.diff_id.to_string()) {
@@ -235,7 +272,8 @@ impl ImageStore {
                 (registry.blob(reference, descriptor).await?, descriptor.size)
             }
         };
-        let facts = blocking(move || layer::read(&layer.what, reader, layer.blob, layer.diff_id)).await?;
+        let facts =
+            blocking(move || LayerFacts::read(&layer.what, reader, layer.blob, layer.diff_id)).await?;
         layer_read(size);
         if let Some(cache) = &self.cache {
             cache.put_layer(key, &facts)?;
@@ -272,15 +310,27 @@ impl Local {
 }
 
 /// Each layer with the digest that its uncompressed form must have.
-fn pair(layers: &[Descriptor], config: &ConfigFile, source: impl Fn(&Descriptor) -> LayerSource) -> Result<Vec<Layer>, ImageError> {
+fn pair(
+    layers: &[Descriptor],
+    config: &ConfigFile,
+    source: impl Fn(&Descriptor) -> LayerSource,
+) -> Result<Vec<Layer>, ImageError> {
     let diff_ids = &config.rootfs.diff_ids;
     if layers.len() != diff_ids.len() {
-        return Err(ImageError::malformed("configuration", "names another number of layers than the manifest"));
+        return Err(ImageError::malformed(
+            "configuration",
+            "names another number of layers than the manifest",
+        ));
     }
     let pairs = layers.iter().zip(diff_ids);
-    let foreign = layers.iter().find(|layer| layer.media_type.contains("foreign") || layer.media_type.contains("nondistributable"));
+    let foreign = layers
+        .iter()
+        .find(|layer| layer.media_type.contains("foreign") || layer.media_type.contains("nondistributable"));
     if let Some(layer) = foreign {
-        return Err(ImageError::malformed(format!("layer {}", layer.digest), "is not in the registry; such layers are not read"));
+        return Err(ImageError::malformed(
+            format!("layer {}", layer.digest),
+            "is not in the registry; such layers are not read",
+        ));
     }
     Ok(pairs
         .map(|(layer, diff_id)| Layer {
@@ -292,6 +342,8 @@ fn pair(layers: &[Descriptor], config: &ConfigFile, source: impl Fn(&Descriptor)
         .collect())
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, ImageError> + Send + 'static) -> Result<T, ImageError> {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ImageError> + Send + 'static,
+) -> Result<T, ImageError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| ImageError::malformed("reading", error))?
 }

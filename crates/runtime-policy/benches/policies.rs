@@ -38,11 +38,14 @@ fn generate(text: &str, images: &Images, pinned: &Images, injection: &Injection)
 fn policies(bench: &mut Criterion) {
     let text = hundred();
     let images = corpus::images();
-    let pinned: Images = images.values().map(|image: &ContainerImage| (image.reference.clone(), image.clone())).collect();
+    let pinned: Images =
+        images.values().map(|image: &ContainerImage| (image.reference.clone(), image.clone())).collect();
     let injection = corpus::injection();
     let mut group = bench.benchmark_group("generate");
     group.sample_size(10);
-    group.bench_function("100 pods", |bench| bench.iter(|| black_box(generate(&text, &images, &pinned, &injection))));
+    group.bench_function("100 pods", |bench| {
+        bench.iter(|| black_box(generate(&text, &images, &pinned, &injection)))
+    });
     group.finish();
 
     corpus::each(|policy, host| {

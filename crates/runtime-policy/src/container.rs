@@ -30,7 +30,8 @@ fn sandbox_annotations(workload: &Workload, settings: &Settings, kind: [&str; 2]
         "io.katacontainers.pkg.oci.bundle_path": settings.at(&["annotations", "bundle_path"]),
     });
     if kind[0] == "sandbox" {
-        annotations["io.kubernetes.cri.sandbox-log-directory"] = settings.at(&["annotations", "log_directory"]);
+        annotations["io.kubernetes.cri.sandbox-log-directory"] =
+            settings.at(&["annotations", "log_directory"]);
     }
     annotations
 }
@@ -104,7 +105,10 @@ pub(crate) fn container(
     let environment = Environment::read(workload, container, image, objects)?;
     let args = environment.args(container, image);
     if args.as_array().is_none_or(Vec::is_empty) && !image.passwd.is_empty() {
-        return Err(("command".into(), format!("neither the pod nor the image {} says what to run", image.reference)));
+        return Err((
+            "command".into(),
+            format!("neither the pod nor the image {} says what to run", image.reference),
+        ));
     }
     let (env, env_texts) = environment.to_policy(workload, container, settings);
     let mut groups: Vec<String> = settings.object(&["env"]).into_iter().map(|(name, _)| name).collect();
@@ -117,7 +121,8 @@ pub(crate) fn container(
         additional.extend(pod.supplemental_groups.iter().flatten());
         additional.extend(pod.fs_group);
     }
-    let strict = spec.security_context.as_ref().and_then(|pod| pod.supplemental_groups_policy.as_deref()) == Some("Strict");
+    let strict = spec.security_context.as_ref().and_then(|pod| pod.supplemental_groups_policy.as_deref())
+        == Some("Strict");
     if !strict {
         additional.extend(&user.groups);
     }
@@ -190,7 +195,8 @@ fn capabilities(context: &SecurityContext, settings: &Settings) -> Vec<String> {
     if context.privileged == Some(true) {
         return all;
     }
-    let mut set: BTreeSet<String> = settings.strings(&["process", "default_capabilities"]).into_iter().collect();
+    let mut set: BTreeSet<String> =
+        settings.strings(&["process", "default_capabilities"]).into_iter().collect();
     let change = context.capabilities.clone().unwrap_or_default();
     let full = |name: &String| {
         let name = name.to_uppercase();

@@ -30,7 +30,9 @@ pub struct Deployment {
 
 impl Deployment {
     /// Reads files, given as name and text.
-    pub fn read<N: Into<String>, T: AsRef<str>>(files: impl IntoIterator<Item = (N, T)>) -> Result<Self, PolicyError> {
+    pub fn read<N: Into<String>, T: AsRef<str>>(
+        files: impl IntoIterator<Item = (N, T)>,
+    ) -> Result<Self, PolicyError> {
         let mut deployment = Self::default();
         for (name, text) in files {
             let name = name.into();
@@ -64,7 +66,9 @@ impl Deployment {
 
     /// Every file's name and text.
     pub fn texts(&self) -> impl Iterator<Item = (&str, String)> {
-        self.files.iter().map(|file| (file.name.as_str(), file.documents.iter().map(Document::text).collect()))
+        self.files
+            .iter()
+            .map(|file| (file.name.as_str(), file.documents.iter().map(Document::text).collect()))
     }
 
     pub(crate) fn place(&self, workload: &Workload) -> Place<'_> {

@@ -9,8 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
-    PolicyError,
-    container,
+    PolicyError, container,
     deployment::Deployment,
     error::Finding,
     image::{ContainerImage, Images},
@@ -87,7 +86,8 @@ impl PolicyDocument {
             return Err(DocumentError::TooLarge);
         }
         let text = std::str::from_utf8(bytes).map_err(|error| DocumentError::Toml(error.to_string()))?;
-        let document: InitData = toml::from_str(text).map_err(|error| DocumentError::Toml(error.to_string().trim().to_owned()))?;
+        let document: InitData =
+            toml::from_str(text).map_err(|error| DocumentError::Toml(error.to_string().trim().to_owned()))?;
         let expect = |field, expected, found: &String| match found == expected {
             true => Ok(()),
             false => Err(DocumentError::Unsupported { field, expected, found: found.clone() }),
@@ -172,7 +172,8 @@ pub(crate) fn policy(
         let image = images.get(reference).unwrap_or(&unread);
         let entry = container::container(workload, spec, image, &deployment.objects, settings, &after);
         let at = |below: &str| below_field(&spec_path, &format!("{field}.{below}"));
-        let entry = entry.map_err(|(below, message)| place.error(&workload.kind, &workload.name, &at(&below), message))?;
+        let entry = entry
+            .map_err(|(below, message)| place.error(&workload.kind, &workload.name, &at(&below), message))?;
         for (below, text) in &entry.warnings {
             warnings.push(place.finding(&workload.kind, &workload.name, &at(below), text.clone()));
         }
@@ -182,8 +183,11 @@ pub(crate) fn policy(
         }
     }
     let shared = settings.at(&["requests"]);
-    let ignored: serde_json::Map<String, Value> =
-        settings.strings(&["annotations", "ignored"]).into_iter().map(|key| (key, Value::Bool(true))).collect();
+    let ignored: serde_json::Map<String, Value> = settings
+        .strings(&["annotations", "ignored"])
+        .into_iter()
+        .map(|key| (key, Value::Bool(true)))
+        .collect();
     let data = json!({
         "containers": containers,
         "sandbox": {

@@ -64,7 +64,9 @@ impl Environment {
                 (_, Some(source)) => match source_value(workload, source, objects) {
                     Ok(Some(value)) => value,
                     Ok(None) => continue,
-                    Err((field, message)) => return Err((format!("env[{index}].valueFrom.{field}"), message)),
+                    Err((field, message)) => {
+                        return Err((format!("env[{index}].valueFrom.{field}"), message));
+                    }
                 },
                 (Some(value), None) => environment.expand(value),
                 (None, None) => Text::literal(""),
@@ -85,7 +87,12 @@ impl Environment {
     }
 
     /// `Env` and `EnvTexts` of the policy: what is known, and what has a form.
-    pub(crate) fn to_policy(&self, workload: &Workload, container: &Container, settings: &Settings) -> (Value, Value) {
+    pub(crate) fn to_policy(
+        &self,
+        workload: &Workload,
+        container: &Container,
+        settings: &Settings,
+    ) -> (Value, Value) {
         let mut known: Vec<String> = Vec::new();
         let mut forms: Vec<Value> = Vec::new();
         for (name, value) in &self.values {
@@ -100,10 +107,11 @@ impl Environment {
         }
         let mut optional = |name: &str, value: Text| {
             if !self.values.contains_key(name)
-                && let Value::Object(mut text) = match Text::literal(format!("{name}=")).then(value).to_policy() {
-                    Value::String(text) => json!({ "template": text }),
-                    other => other,
-                }
+                && let Value::Object(mut text) =
+                    match Text::literal(format!("{name}=")).then(value).to_policy() {
+                        Value::String(text) => json!({ "template": text }),
+                        other => other,
+                    }
             {
                 text.insert("optional".into(), true.into());
                 forms.push(Value::Object(text));
@@ -136,9 +144,11 @@ impl Environment {
     pub(crate) fn exec_commands(&self, container: &Container) -> Value {
         let probes = [&container.liveness_probe, &container.readiness_probe, &container.startup_probe];
         let probes = probes.into_iter().flatten().filter_map(|probe| probe.exec.as_ref());
-        let hooks = container.lifecycle.iter().flat_map(|lifecycle| [&lifecycle.post_start, &lifecycle.pre_stop]);
+        let hooks =
+            container.lifecycle.iter().flat_map(|lifecycle| [&lifecycle.post_start, &lifecycle.pre_stop]);
         let hooks = hooks.flatten().filter_map(|hook| hook.exec.as_ref());
-        let command = |exec: &Exec| exec.command.iter().map(|text| self.expand(text).to_policy()).collect::<Vec<_>>();
+        let command =
+            |exec: &Exec| exec.command.iter().map(|text| self.expand(text).to_policy()).collect::<Vec<_>>();
         let plain = |exec: &Exec| exec.command.iter().map(|text| json!(text)).collect::<Vec<_>>();
         let mut commands: Vec<Vec<Value>> = Vec::new();
         // The kubelet expands variables in probes' commands, and not in hooks'.
@@ -168,7 +178,9 @@ fn missing(kind: &str, namespace: &str, name: &str) -> String {
 
 fn source_value(workload: &Workload, source: &EnvSource, objects: &Objects) -> Result<Option<Text>, Wrong> {
     if let Some(field) = &source.field_ref {
-        return field_value(workload, &field.field_path).map(Some).map_err(|message| ("fieldRef.fieldPath".into(), message));
+        return field_value(workload, &field.field_path)
+            .map(Some)
+            .map_err(|message| ("fieldRef.fieldPath".into(), message));
     }
     if let Some(resource) = &source.resource_field_ref {
         let known = ["limits.", "requests."].iter().any(|prefix| resource.resource.starts_with(prefix));
@@ -187,7 +199,10 @@ fn source_value(workload: &Workload, source: &EnvSource, objects: &Objects) -> R
         Some(values) => match values.get(&reference.key) {
             Some(value) => Ok(Some(Text::literal(value))),
             None if optional => Ok(None),
-            None => Err((format!("{field}.key"), format!("{kind} {} has no text under {:?}", reference.name, reference.key))),
+            None => Err((
+                format!("{field}.key"),
+                format!("{kind} {} has no text under {:?}", reference.name, reference.key),
+            )),
         },
         None if optional => Ok(None),
         None => Err((field.into(), missing(kind, &workload.namespace, &reference.name))),
@@ -200,7 +215,9 @@ fn field_value(workload: &Workload, path: &str) -> Result<Text, String> {
         let map = workload.pod.pointer(&format!("/metadata/{kind}"));
         map.and_then(|map| map.get(key)).and_then(Value::as_str).map(Text::literal)
     };
-    let keyed = |kind: &str| path.strip_prefix(&format!("metadata.{kind}['")).and_then(|rest| rest.strip_suffix("']"));
+    let keyed = |kind: &str| {
+        path.strip_prefix(&format!("metadata.{kind}['")).and_then(|rest| rest.strip_suffix("']"))
+    };
     match path {
         "metadata.name" => Ok(Text::piece(Piece::Placeholder("$(sandbox-name)"))),
         "metadata.namespace" => Ok(Text::literal(&workload.namespace)),
@@ -218,7 +235,9 @@ fn field_value(workload: &Workload, path: &str) -> Result<Text, String> {
             }
             if let Some(annotation) = keyed("annotations") {
                 let found = template("annotations", annotation);
-                return found.ok_or_else(|| format!("the pod has no annotation {annotation:?}, so its value cannot be pinned"));
+                return found.ok_or_else(|| {
+                    format!("the pod has no annotation {annotation:?}, so its value cannot be pinned")
+                });
             }
             Err(format!("the field {path:?} is not one that a pod can ask for"))
         }

@@ -19,7 +19,9 @@ pub enum PolicyError {
     #[error("{0}")]
     Resource(Finding),
     /// Nothing to do.
-    #[error("no pod with a runtimeClassName that begins with contrast-cc was found; set it on the pods that are to be confidential")]
+    #[error(
+        "no pod with a runtimeClassName that begins with contrast-cc was found; set it on the pods that are to be confidential"
+    )]
     NothingConfidential,
     /// The policy cannot be read by the agent.
     #[error("the policy of {name} cannot be evaluated: {message}")]
@@ -72,7 +74,13 @@ impl Place<'_> {
         }
     }
 
-    pub(crate) fn error(&self, kind: &str, name: &str, path: &Path, message: impl Into<String>) -> PolicyError {
+    pub(crate) fn error(
+        &self,
+        kind: &str,
+        name: &str,
+        path: &Path,
+        message: impl Into<String>,
+    ) -> PolicyError {
         PolicyError::Resource(self.finding(kind, name, path, message))
     }
 }

@@ -94,13 +94,15 @@ impl Evaluator {
         }
         let text = |error: anyhow::Error| failed(error.to_string());
         self.engine.set_input(RegoValue::from_json_str(&request.to_string()).map_err(text)?);
-        let answer = self.rule(name).map_err(text)?.ok_or_else(|| EvaluationError::Unknown(name.to_owned()))?;
+        let answer =
+            self.rule(name).map_err(text)?.ok_or_else(|| EvaluationError::Unknown(name.to_owned()))?;
         let allowed = match &answer {
             Value::Bool(allowed) => *allowed,
             Value::Object(answer) => {
                 let allowed = answer.get("allowed") == Some(&Value::Bool(true));
                 if let Some(ops) = answer.get("ops").filter(|_| allowed) {
-                    let patch: json_patch::Patch = serde_json::from_value(ops.clone()).map_err(|error| failed(error.to_string()))?;
+                    let patch: json_patch::Patch =
+                        serde_json::from_value(ops.clone()).map_err(|error| failed(error.to_string()))?;
                     json_patch::patch(&mut self.state, &patch).map_err(|error| failed(error.to_string()))?;
                     self.load_state().map_err(text)?;
                 }
@@ -114,7 +116,8 @@ impl Evaluator {
 
     fn rule(&mut self, name: &str) -> anyhow::Result<Option<Value>> {
         let results = self.engine.eval_query(format!("data.agent_policy.{name}"), false)?;
-        let value = results.result.first().and_then(|result| result.expressions.first()).map(|found| &found.value);
+        let value =
+            results.result.first().and_then(|result| result.expressions.first()).map(|found| &found.value);
         match value {
             None | Some(RegoValue::Undefined) => Ok(None),
             Some(value) => Ok(Some(serde_json::to_value(value)?)),
@@ -124,9 +127,11 @@ impl Evaluator {
     fn reasons(&mut self, name: &str) -> Vec<Reason> {
         let rule = name.replace("Request", "Reasons");
         let found = self.rule(&rule).ok().flatten();
-        let found: Vec<Reason> = found.and_then(|found| serde_json::from_value(found).ok()).unwrap_or_default();
+        let found: Vec<Reason> =
+            found.and_then(|found| serde_json::from_value(found).ok()).unwrap_or_default();
         if found.is_empty() {
-            let expected = "a request that a rule allows; this one has none, or lacks a field that its rule reads";
+            let expected =
+                "a request that a rule allows; this one has none, or lacks a field that its rule reads";
             return vec![Reason { field: String::new(), found: Value::Null, expected: expected.into() }];
         }
         found

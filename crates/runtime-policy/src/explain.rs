@@ -77,7 +77,8 @@ fn explain_container(text: &mut String, container: &Value) {
 fn openings(data: &Value) -> Vec<String> {
     let requests = &data["request_defaults"];
     let mut lines = vec![
-        "create and destroy the sandbox; signal, wait for, measure and remove containers that exist".to_owned(),
+        "create and destroy the sandbox; signal, wait for, measure and remove containers that exist"
+            .to_owned(),
         "configure network devices, routes and neighbours, none of them on the loopback device".to_owned(),
         format!("copy files to {}", words(&requests["CopyFileRequest"])),
         "read metrics, interfaces, routes, guest details".to_owned(),

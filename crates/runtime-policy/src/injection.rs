@@ -38,7 +38,10 @@ struct Change<'a> {
 
 impl Change<'_> {
     fn set(&mut self, path: &Path, value: &Value) -> Result<(), PolicyError> {
-        self.document.set(path, value).map(drop).map_err(|source| PolicyError::Yaml { file: self.file.to_owned(), source })
+        self.document
+            .set(path, value)
+            .map(drop)
+            .map_err(|source| PolicyError::Yaml { file: self.file.to_owned(), source })
     }
 
     fn insert(&mut self, path: &Path, position: Position, value: &Value) -> Result<(), PolicyError> {
@@ -69,7 +72,8 @@ impl Change<'_> {
     fn put_container(&mut self, mut container: Value, position: Position) -> Result<(), PolicyError> {
         let list = self.spec.then("initContainers");
         let name = container["name"].clone();
-        let existing = self.list("initContainers").into_iter().enumerate().find(|(_, known)| known["name"] == name);
+        let existing =
+            self.list("initContainers").into_iter().enumerate().find(|(_, known)| known["name"] == name);
         let Some((index, known)) = existing else { return self.insert(&list, position, &container) };
         if is_pinned_form(known["image"].as_str(), container["image"].as_str()) {
             container["image"] = known["image"].clone();
@@ -121,7 +125,9 @@ pub(crate) fn inject(
     let skip = workload.annotation("skip-initializer") == Some("true");
     if skip && mesh.is_some() {
         let path = change.annotation_path("skip-initializer");
-        return Err(change.error(&path, "the service mesh needs the certificates that the initializer fetches"));
+        return Err(
+            change.error(&path, "the service mesh needs the certificates that the initializer fetches")
+        );
     }
     let Some(initializer) = injection.initializer.as_ref().filter(|_| !skip) else { return Ok(()) };
 
@@ -179,9 +185,10 @@ fn add_secrets_volume(change: &mut Change<'_>) -> Result<(), PolicyError> {
     let known = change.list("volumes").into_iter().enumerate().find(|(_, volume)| volume["name"] == SECRETS);
     match known {
         Some((_, volume)) if volume.get("emptyDir").is_some() => Ok(()),
-        Some((index, _)) => {
-            Err(change.error(&list.then(index), "this name is for the initializer's files: rename the volume, or make it an emptyDir"))
-        }
+        Some((index, _)) => Err(change.error(
+            &list.then(index),
+            "this name is for the initializer's files: rename the volume, or make it an emptyDir",
+        )),
         None => change.insert(&list, Position::Last, &json!({ "name": SECRETS, "emptyDir": {} })),
     }
 }
@@ -192,11 +199,20 @@ fn mount_secrets(change: &mut Change<'_>) -> Result<(), PolicyError> {
         for (index, container) in change.list(list).into_iter().enumerate() {
             let mounts = container.get("volumeMounts").and_then(Value::as_array).cloned().unwrap_or_default();
             let path = change.spec.then(list).then(index).then("volumeMounts");
-            if let Some(at) = mounts.iter().position(|mount| mount["mountPath"] == SECRETS_PATH && mount["name"] != SECRETS) {
-                return Err(change.error(&path.then(at), "/contrast is for the initializer's files: mount this volume elsewhere"));
+            if let Some(at) =
+                mounts.iter().position(|mount| mount["mountPath"] == SECRETS_PATH && mount["name"] != SECRETS)
+            {
+                return Err(change.error(
+                    &path.then(at),
+                    "/contrast is for the initializer's files: mount this volume elsewhere",
+                ));
             }
             if mounts.iter().all(|mount| mount["name"] != SECRETS) {
-                change.insert(&path, Position::Last, &json!({ "name": SECRETS, "mountPath": SECRETS_PATH }))?;
+                change.insert(
+                    &path,
+                    Position::Last,
+                    &json!({ "name": SECRETS, "mountPath": SECRETS_PATH }),
+                )?;
             }
         }
     }
@@ -207,14 +223,20 @@ fn mount_secrets(change: &mut Change<'_>) -> Result<(), PolicyError> {
 /// from where it reaches the application.
 fn secure_volume(change: &mut Change<'_>, text: &str, image: &str) -> Result<(), PolicyError> {
     let path = change.annotation_path("secure-pv");
-    let Some((device, mount)) = text.split_once(':').filter(|(device, mount)| !device.is_empty() && !mount.is_empty() && !mount.contains(':')) else {
-        return Err(change.error(&path, "expected DEVICE:MOUNT, the names of a block volume and of an emptyDir"));
+    let Some((device, mount)) = text
+        .split_once(':')
+        .filter(|(device, mount)| !device.is_empty() && !mount.is_empty() && !mount.contains(':'))
+    else {
+        return Err(
+            change.error(&path, "expected DEVICE:MOUNT, the names of a block volume and of an emptyDir")
+        );
     };
     let claims = change.workload_claims();
     let volumes = change.list("volumes");
     let find = |name: &str| volumes.iter().find(|volume| volume["name"] == name);
     if find(device).is_none() && !claims.iter().any(|claim| claim == device) {
-        return Err(change.error(&path, format!("the pod has no volume {device:?} and no claim template of that name")));
+        return Err(change
+            .error(&path, format!("the pod has no volume {device:?} and no claim template of that name")));
     }
     match find(mount) {
         Some(volume) if volume.get("emptyDir").is_some() => {}
@@ -257,10 +279,17 @@ fn secure_volume(change: &mut Change<'_>, text: &str, image: &str) -> Result<(),
 impl Change<'_> {
     /// Names of a StatefulSet's claim templates, which are volumes of its pods.
     fn workload_claims(&self) -> Vec<String> {
-        let resource: Path = self.workload.path.steps()[..self.workload.path.steps().len().saturating_sub(2)].iter().cloned().collect();
+        let resource: Path = self.workload.path.steps()[..self.workload.path.steps().len().saturating_sub(2)]
+            .iter()
+            .cloned()
+            .collect();
         let templates = resource.then("spec").then("volumeClaimTemplates");
-        let templates = templates.find(self.document.value()).and_then(Value::as_array).cloned().unwrap_or_default();
-        templates.iter().filter_map(|claim| claim.pointer("/metadata/name")?.as_str().map(str::to_owned)).collect()
+        let templates =
+            templates.find(self.document.value()).and_then(Value::as_array).cloned().unwrap_or_default();
+        templates
+            .iter()
+            .filter_map(|claim| claim.pointer("/metadata/name")?.as_str().map(str::to_owned))
+            .collect()
     }
 }
 
@@ -286,7 +315,9 @@ fn warn(change: &Change<'_>, warnings: &mut Vec<Finding>) {
                 if let (Some(request), Some(limit)) = (of("requests"), of("limits"))
                     && request != limit
                 {
-                    let message = format!("the VM is sized by limits: make the {resource} request ({request}) equal to the limit ({limit})");
+                    let message = format!(
+                        "the VM is sized by limits: make the {resource} request ({request}) equal to the limit ({limit})"
+                    );
                     warnings.push(change.finding(&resources, message));
                 }
             }
@@ -302,11 +333,15 @@ fn mesh_warnings(change: &Change<'_>, warnings: &mut Vec<Finding>) -> Result<(),
     for entry in text.split("##").filter(|entry| !entry.is_empty()) {
         let fields: Vec<&str> = entry.split('#').collect();
         let [_, listener, _] = fields.as_slice() else {
-            return Err(change.error(&path, format!("{entry:?}: expected NAME#LISTEN_IP:PORT#REMOTE_HOST:PORT")));
+            return Err(
+                change.error(&path, format!("{entry:?}: expected NAME#LISTEN_IP:PORT#REMOTE_HOST:PORT"))
+            );
         };
         let address: Option<std::net::SocketAddrV4> = listener.parse().ok();
         if !address.is_some_and(|address| address.ip().is_loopback()) {
-            warnings.push(change.finding(&path, format!("{listener} is not an address in 127.0.0.0/8 with a port")));
+            warnings.push(
+                change.finding(&path, format!("{listener} is not an address in 127.0.0.0/8 with a port")),
+            );
         }
         if !listeners.insert(*listener) {
             warnings.push(change.finding(&path, format!("{listener} is used twice")));

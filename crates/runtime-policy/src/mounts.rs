@@ -67,11 +67,16 @@ impl Mounts {
         settings: &Settings,
     ) -> Result<Self, Wrong> {
         let context = container.security_context.as_ref();
-        let flag = |read: fn(&crate::spec::SecurityContext) -> Option<bool>| context.and_then(read) == Some(true);
+        let flag =
+            |read: fn(&crate::spec::SecurityContext) -> Option<bool>| context.and_then(read) == Some(true);
         let access = if flag(|context| context.read_only_root_filesystem) { "ro" } else { "rw" };
         let known = [("$(root-access)", access)];
         let mut mounts = Self::default();
-        for group in ["always", "container", if flag(|context| context.privileged) { "privileged" } else { "unprivileged" }] {
+        for group in [
+            "always",
+            "container",
+            if flag(|context| context.privileged) { "privileged" } else { "unprivileged" },
+        ] {
             mounts.add_group(settings, group, &known);
         }
         if spec.automount_service_account_token != Some(false) {
@@ -88,11 +93,14 @@ impl Mounts {
             let volume = spec.volumes.iter().flatten().find(|volume| volume.name == mount.name);
             let at = |field: &str| format!("volumeMounts[{index}]{field}");
             let (kind, source) = match volume {
-                Some(volume) => kind(volume).ok_or_else(|| (at(".name"), format!("volume {:?} has no source", mount.name)))?,
+                Some(volume) => kind(volume)
+                    .ok_or_else(|| (at(".name"), format!("volume {:?} has no source", mount.name)))?,
                 // A StatefulSet's claim templates are volumes too.
                 None => ("persistentVolumeClaim", &Value::Null),
             };
-            mounts.add_volume(kind, source, mount, settings).map_err(|(field, message)| (at(&field), message))?;
+            mounts
+                .add_volume(kind, source, mount, settings)
+                .map_err(|(field, message)| (at(&field), message))?;
         }
         for path in &image.volumes {
             let path = destination(path);
@@ -116,7 +124,13 @@ impl Mounts {
         }
     }
 
-    fn add_volume(&mut self, kind: &str, source: &Value, mount: &VolumeMount, settings: &Settings) -> Result<(), Wrong> {
+    fn add_volume(
+        &mut self,
+        kind: &str,
+        source: &Value,
+        mount: &VolumeMount,
+        settings: &Settings,
+    ) -> Result<(), Wrong> {
         let path = destination(&mount.mount_path);
         if !path.starts_with('/') || path == "/" || path.contains("/../") || path.ends_with("/..") {
             return Err((".mountPath".into(), format!("{path:?} is not a path below the root")));
@@ -125,7 +139,12 @@ impl Mounts {
             None | Some("None") => "rprivate",
             Some("HostToContainer") => "rslave",
             Some("Bidirectional") => "rshared",
-            Some(_) => return Err((".mountPropagation".into(), "expected None, HostToContainer or Bidirectional".into())),
+            Some(_) => {
+                return Err((
+                    ".mountPropagation".into(),
+                    "expected None, HostToContainer or Bidirectional".into(),
+                ));
+            }
         };
         self.propagation = match (self.propagation, propagation) {
             ("rshared", _) | (_, "rshared") => "rshared",
@@ -139,10 +158,19 @@ impl Mounts {
         match kind {
             "emptyDir" if !sub_path => {
                 let memory = source.get("medium").and_then(Value::as_str) == Some("Memory");
-                self.add_made(if memory { "memory" } else { "empty_dir" }, &path, &mount.name, settings, options);
+                self.add_made(
+                    if memory { "memory" } else { "empty_dir" },
+                    &path,
+                    &mount.name,
+                    settings,
+                    options,
+                );
             }
             "emptyDir" => {
-                return Err((".subPath".into(), "a subPath of an emptyDir would be a folder of the host's; mount the whole volume".into()));
+                return Err((
+                    ".subPath".into(),
+                    "a subPath of an emptyDir would be a folder of the host's; mount the whole volume".into(),
+                ));
             }
             "configMap" | "secret" | "projected" | "downwardAPI" => self.add_copied(&path, settings, options),
             "hostPath" => {
@@ -152,10 +180,18 @@ impl Mounts {
                                    volumes.host_path_destinations in the settings";
                     return Err((".mountPath".into(), message.into()));
                 }
-                self.warnings.push((String::new(), format!("{path} is a hostPath: its files come from the host, unprotected")));
+                self.warnings.push((
+                    String::new(),
+                    format!("{path} is a hostPath: its files come from the host, unprotected"),
+                ));
                 self.add_copied(&path, settings, options);
             }
-            "image" => return Err((".name".into(), "image volumes are not covered by a policy yet; copy the files into the image".into())),
+            "image" => {
+                return Err((
+                    ".name".into(),
+                    "image volumes are not covered by a policy yet; copy the files into the image".into(),
+                ));
+            }
             _ => {
                 let message = format!(
                     "{path} ({kind}) is a file system of the host: what is in it is neither secret nor protected; \

@@ -42,7 +42,12 @@ impl Objects {
         self.0.insert((kind, namespace.to_owned(), name.to_owned()), values);
     }
 
-    pub(crate) fn get(&self, kind: &'static str, namespace: &str, name: &str) -> Option<&BTreeMap<String, String>> {
+    pub(crate) fn get(
+        &self,
+        kind: &'static str,
+        namespace: &str,
+        name: &str,
+    ) -> Option<&BTreeMap<String, String>> {
         self.0.get(&(kind, namespace.to_owned(), name.to_owned()))
     }
 }

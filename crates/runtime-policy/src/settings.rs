@@ -52,7 +52,8 @@ impl Settings {
         if text.len() > MAX_BYTES {
             return Err(SettingsError::TooLarge { found: text.len() });
         }
-        let user: Value = serde_json::from_slice(text).map_err(|error| SettingsError::Json(error.to_string()))?;
+        let user: Value =
+            serde_json::from_slice(text).map_err(|error| SettingsError::Json(error.to_string()))?;
         let mut settings = Self::default();
         merge(&mut settings.0, &user, "")?;
         Ok(settings)
@@ -107,7 +108,9 @@ fn merge(base: &mut Value, user: &Value, path: &str) -> Result<(), SettingsError
         let below = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
         match base.get_mut(key) {
             Some(known) => {
-                let text = |value: &Value| value.is_string() || value.get("pattern").is_some() || value.get("template").is_some();
+                let text = |value: &Value| {
+                    value.is_string() || value.get("pattern").is_some() || value.get("template").is_some()
+                };
                 let same = std::mem::discriminant(known) == std::mem::discriminant(value)
                     || (text(known) && text(value))
                     || known.is_null();
@@ -148,7 +151,8 @@ mod tests {
 
     #[test]
     fn a_users_file_changes_what_it_names_and_nothing_else() {
-        let user = json!({ "requests": { "ReadStreamRequest": true }, "env": { "proxy": ["^HTTP_PROXY=x$"] } });
+        let user =
+            json!({ "requests": { "ReadStreamRequest": true }, "env": { "proxy": ["^HTTP_PROXY=x$"] } });
         let settings = Settings::overlay(user.to_string().as_bytes()).unwrap();
         assert_eq!(settings.at(&["requests", "ReadStreamRequest"]), true);
         assert_eq!(settings.strings(&["env", "proxy"]), ["^HTTP_PROXY=x$"]);
@@ -161,7 +165,10 @@ mod tests {
     #[test]
     fn what_would_do_nothing_or_means_something_else_is_refused_with_its_path() {
         let refusal = |user: Value| Settings::overlay(user.to_string().as_bytes()).unwrap_err().to_string();
-        assert_eq!(refusal(json!({ "requests": { "ReadStream": true } })), "requests.ReadStream: there is no such setting");
+        assert_eq!(
+            refusal(json!({ "requests": { "ReadStream": true } })),
+            "requests.ReadStream: there is no such setting"
+        );
         let wrong = refusal(json!({ "requests": { "ReadStreamRequest": "yes" } }));
         assert_eq!(wrong, "requests.ReadStreamRequest: expected true or false, as in the default settings");
         assert!(Settings::overlay(b"{").unwrap_err().to_string().contains("line 1"));

@@ -205,11 +205,8 @@ pub(crate) type Unsupported = (String, &'static str);
 impl PodSpec {
     /// Refuses what would run outside the VM, or what no policy could hold.
     pub(crate) fn refuse_unsupported(&self) -> Result<(), Unsupported> {
-        let host = [
-            (self.host_network, "hostNetwork"),
-            (self.host_pid, "hostPID"),
-            (self.host_ipc, "hostIPC"),
-        ];
+        let host =
+            [(self.host_network, "hostNetwork"), (self.host_pid, "hostPID"), (self.host_ipc, "hostIPC")];
         if let Some((_, field)) = host.iter().find(|(flag, _)| *flag == Some(true)) {
             return Err(((*field).to_owned(), "a confidential VM shares nothing with its host; remove it"));
         }
@@ -234,7 +231,10 @@ impl PodSpec {
                 return Err((format!("{path}.image"), "an image is needed"));
             }
             let context = container.security_context.as_ref();
-            if context.and_then(|context| context.proc_mount.as_deref()).is_some_and(|mount| mount != "Default") {
+            if context
+                .and_then(|context| context.proc_mount.as_deref())
+                .is_some_and(|mount| mount != "Default")
+            {
                 return Err((format!("{path}.securityContext.procMount"), "only \"Default\" can be held"));
             }
         }
@@ -252,7 +252,10 @@ impl PodSpec {
 
 impl PodSpec {
     /// Reads a specification; an error has the field's place and what was expected.
-    pub(crate) fn deserialize_at(path: &yaml_edit::Path, value: &Value) -> Result<Self, (yaml_edit::Path, String)> {
+    pub(crate) fn deserialize_at(
+        path: &yaml_edit::Path,
+        value: &Value,
+    ) -> Result<Self, (yaml_edit::Path, String)> {
         serde_path_to_error::deserialize(value).map_err(|error| {
             let mut at = path.clone();
             for segment in error.path() {

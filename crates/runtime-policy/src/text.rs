@@ -34,10 +34,13 @@ impl Text {
 
     /// The text, if all of it is known.
     pub(crate) fn known(&self) -> Option<String> {
-        self.0.iter().map(|piece| match piece {
-            Piece::Literal(text) => Some(text.as_str()),
-            _ => None,
-        }).collect()
+        self.0
+            .iter()
+            .map(|piece| match piece {
+                Piece::Literal(text) => Some(text.as_str()),
+                _ => None,
+            })
+            .collect()
     }
 
     /// The form in which the policy's rules expect it.

@@ -4,11 +4,7 @@ use manifest::Role;
 use serde_json::Value;
 use yaml_edit::{Path, Step};
 
-use crate::{
-    Place, PolicyError,
-    spec::PodSpec,
-    text::quote,
-};
+use crate::{Place, PolicyError, spec::PodSpec, text::quote};
 
 /// Runtime classes that begin with this are confidential.
 pub(crate) const RUNTIME_CLASS: &str = "contrast-cc";
@@ -91,9 +87,11 @@ impl Workload {
         let spec_path = path.then("spec");
         let spec: PodSpec = PodSpec::deserialize_at(&spec_path, pod.get("spec").unwrap_or(&Value::Null))
             .map_err(|(path, message)| place.error(kind, name, &path, message))?;
-        spec.refuse_unsupported().map_err(|(field, rule)| place.error(kind, name, &below_field(&spec_path, &field), rule))?;
+        spec.refuse_unsupported()
+            .map_err(|(field, rule)| place.error(kind, name, &below_field(&spec_path, &field), rule))?;
         let namespace = text(resource, "/metadata/namespace").unwrap_or("default").to_owned();
-        let role_path = path.then("metadata").then("annotations").then(format!("{ANNOTATION}pod-role").as_str());
+        let role_path =
+            path.then("metadata").then("annotations").then(format!("{ANNOTATION}pod-role").as_str());
         let role = match annotation(pod, "pod-role") {
             Some("coordinator") => Role::Coordinator,
             Some(_) => return Err(place.error(kind, name, &role_path, "only \"coordinator\" is a role")),
@@ -159,13 +157,17 @@ fn pod_name(kind: &str, name: &str, generated: bool, resource: &Value) -> String
     let base = quote(if long { &name[..46] } else { name });
     let middle = if long { "[a-z0-9.-]{0,12}" } else { "" };
     match kind {
-        "Pod" if generated => format!("{}{SUFFIX}", quote(text(resource, "/metadata/generateName").unwrap_or(name))),
+        "Pod" if generated => {
+            format!("{}{SUFFIX}", quote(text(resource, "/metadata/generateName").unwrap_or(name)))
+        }
         "Pod" => quote(name),
         "StatefulSet" => format!("{}-[0-9]+", quote(name)),
         _ if long => format!("{base}{middle}{SUFFIX}"),
         "Deployment" => format!("{base}-[a-z0-9]{{6,10}}-{SUFFIX}"),
         "CronJob" => format!("{base}-[0-9]{{8,10}}(-[0-9]+)?-{SUFFIX}"),
-        "Job" if text(resource, "/spec/completionMode") == Some("Indexed") => format!("{base}-[0-9]+-{SUFFIX}"),
+        "Job" if text(resource, "/spec/completionMode") == Some("Indexed") => {
+            format!("{base}-[0-9]+-{SUFFIX}")
+        }
         "PodTemplate" => "[a-z0-9]([a-z0-9.-]*[a-z0-9])?".to_owned(),
         _ => format!("{base}-{SUFFIX}"),
     }

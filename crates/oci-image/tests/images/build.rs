@@ -39,10 +39,15 @@ fn zstd(bytes: &[u8]) -> Vec<u8> {
 impl Image {
     /// Three layers: plain, gzip, zstd. The second replaces a user database, the third deletes a file.
     pub(crate) fn web() -> Self {
-        let first = tar(&[("etc/passwd", "root:x:0:0::/:/bin/sh\n"), ("etc/group", "root:x:0:\n"), ("bin/server", "#!")]);
+        let first = tar(&[
+            ("etc/passwd", "root:x:0:0::/:/bin/sh\n"),
+            ("etc/group", "root:x:0:\n"),
+            ("bin/server", "#!"),
+        ]);
         let second = tar(&[("./etc/passwd", "root:x:0:0::/:/bin/sh\napp:x:1000:1000::/:/bin/sh\n")]);
         let third = tar(&[("etc/.wh.group", ""), ("data/x", &"x".repeat(100_000))]);
-        let layers = vec![(first.clone(), first), (second.clone(), gzip(&second)), (third.clone(), zstd(&third))];
+        let layers =
+            vec![(first.clone(), first), (second.clone(), gzip(&second)), (third.clone(), zstd(&third))];
         let diff_ids = layers.iter().map(|(tar, _)| digest(tar)).collect();
         Self { layers, diff_ids }
     }
@@ -58,9 +63,7 @@ impl Image {
 
     pub(crate) fn manifest(&self) -> Vec<u8> {
         let kinds = ["tar", "tar+gzip", "tar+zstd"];
-        let layer = |((_, blob), kind): (&(Vec<u8>, Vec<u8>), &str)| {
-            json!({ "mediaType": format!("application/vnd.oci.image.layer.v1.{kind}"), "digest": digest(blob), "size": blob.len() })
-        };
+        let layer = |((_, blob), kind): (&(Vec<u8>, Vec<u8>), &str)| json!({ "mediaType": format!("application/vnd.oci.image.layer.v1.{kind}"), "digest": digest(blob), "size": blob.len() });
         let layers: Vec<Value> = self.layers.iter().zip(kinds).map(layer).collect();
         let config = self.config();
         let manifest = json!({
@@ -115,7 +118,10 @@ impl Image {
         let config = self.config();
         let config_name = format!("{}.json", &digest(&config)[7..]);
         add(&config_name, &config);
-        add("manifest.json", json!([{ "Config": config_name, "RepoTags": [name], "Layers": names }]).to_string().as_bytes());
+        add(
+            "manifest.json",
+            json!([{ "Config": config_name, "RepoTags": [name], "Layers": names }]).to_string().as_bytes(),
+        );
         builder.finish().unwrap();
     }
 }

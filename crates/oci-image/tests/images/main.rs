@@ -74,7 +74,10 @@ fn changed_content_is_refused_whatever_was_changed() {
         changed[middle] ^= 1;
         fs::write(&path, &changed).unwrap();
         let refused = resolve(&local(folder.path()), NAME);
-        assert!(matches!(refused, Err(ImageError::Digest { .. } | ImageError::Malformed { .. })), "{digest}: {refused:?}");
+        assert!(
+            matches!(refused, Err(ImageError::Digest { .. } | ImageError::Malformed { .. })),
+            "{digest}: {refused:?}"
+        );
         fs::write(&path, &original).unwrap();
     }
     resolve(&local(folder.path()), NAME).unwrap();
@@ -120,7 +123,8 @@ fn a_registry_gives_the_same_image_and_the_cache_spares_it() {
     assert_eq!(many.reference, format!("{name}:many@{digest}"));
 
     // A mirror stands in for a registry that cannot be reached.
-    let mirrored = RegistryOptions { mirrors: vec![("nowhere.invalid".into(), registry.host())], ..options.clone() };
+    let mirrored =
+        RegistryOptions { mirrors: vec![("nowhere.invalid".into(), registry.host())], ..options.clone() };
     let through = ImageStore::new(&none, Some(&mirrored), None).unwrap();
     expect_web(&resolve(&through, "nowhere.invalid/shop/web:1.4").unwrap());
 

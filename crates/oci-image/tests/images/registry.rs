@@ -76,7 +76,8 @@ impl Registry {
     /// One HTTP/1.0 exchange; the header lines of the answer.
     fn send(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> String {
         let mut stream = TcpStream::connect(self.host()).unwrap();
-        let authorization = self.authorization.as_ref().map_or(String::new(), |value| format!("Authorization: {value}\r\n"));
+        let authorization =
+            self.authorization.as_ref().map_or(String::new(), |value| format!("Authorization: {value}\r\n"));
         let head = format!(
             "{method} {path} HTTP/1.0\r\nHost: {}\r\n{authorization}Content-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
             self.host(),
@@ -110,10 +111,19 @@ impl Registry {
     /// An index with the image for the guest's platform, and one more.
     pub(crate) fn push_index(&self, image: &Image, repository: &str, tag: &str) {
         let entry = |architecture: &str, variant: &str| {
-            let manifest = if variant.is_empty() { image.manifest() } else { [image.manifest(), variant.as_bytes().to_vec()].concat() };
+            let manifest = if variant.is_empty() {
+                image.manifest()
+            } else {
+                [image.manifest(), variant.as_bytes().to_vec()].concat()
+            };
             if !variant.is_empty() {
                 let kind = "application/vnd.oci.image.manifest.v1+json";
-                self.send("PUT", &format!("/v2/{repository}/manifests/{}", Digest::of(&manifest)), kind, &manifest);
+                self.send(
+                    "PUT",
+                    &format!("/v2/{repository}/manifests/{}", Digest::of(&manifest)),
+                    kind,
+                    &manifest,
+                );
             }
             json!({
                 "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": Digest::of(&manifest).to_string(),

@@ -88,7 +88,10 @@ pub(crate) fn pod(name: &str) -> (Value, &'static str) {
                 if resource["metadata"]["name"] == name && resource["kind"] != "Service" {
                     return match resource["kind"].as_str().unwrap() {
                         "Pod" => (resource, "tool"),
-                        "CronJob" => (resource["spec"]["jobTemplate"]["spec"]["template"].clone(), "backup-28812345-x7k2p"),
+                        "CronJob" => (
+                            resource["spec"]["jobTemplate"]["spec"]["template"].clone(),
+                            "backup-28812345-x7k2p",
+                        ),
                         "Deployment" => (resource["spec"]["template"].clone(), "frontend-7d9f8b6c5d-x7k2p"),
                         "StatefulSet" => (resource["spec"]["template"].clone(), "database-0"),
                         _ => (resource["spec"]["template"].clone(), "once-x7k2p"),

@@ -63,7 +63,10 @@ impl Host<'_> {
         let mut life = self.start();
         for container in self.containers() {
             let id = id(container["name"].as_str().unwrap());
-            life.push(("SignalProcessRequest".into(), json!({ "container_id": id, "exec_id": "", "signal": 15 })));
+            life.push((
+                "SignalProcessRequest".into(),
+                json!({ "container_id": id, "exec_id": "", "signal": 15 }),
+            ));
             life.push(("WaitProcessRequest".into(), json!({ "container_id": id, "exec_id": id })));
             life.push(("RemoveContainerRequest".into(), json!({ "container_id": id, "timeout": 0 })));
         }
@@ -169,10 +172,23 @@ impl Host<'_> {
         let mut linux = linux(false, "");
         linux["Sysctl"] = sysctl;
         let storage = guest_pull(SANDBOX, "registry.k8s.io/pause:3.10");
-        self.request(SANDBOX, self.oci(SANDBOX, annotations, process, mounts, linux, true), json!([storage]), json!([]))
+        self.request(
+            SANDBOX,
+            self.oci(SANDBOX, annotations, process, mounts, linux, true),
+            json!([storage]),
+            json!([]),
+        )
     }
 
-    fn oci(&self, id: &str, annotations: Value, process: Value, mounts: Vec<Value>, linux: Value, readonly: bool) -> Value {
+    fn oci(
+        &self,
+        id: &str,
+        annotations: Value,
+        process: Value,
+        mounts: Vec<Value>,
+        linux: Value,
+        readonly: bool,
+    ) -> Value {
         json!({
             "Version": "1.1.0",
             "Hostname": self.hostname(),
@@ -245,7 +261,14 @@ impl Host<'_> {
         self.request(&id, oci, Value::Array(storages), devices)
     }
 
-    fn mount(&self, id: &str, mount: &Value, mounts: &mut Vec<Value>, storages: &mut Vec<Value>, propagation: &mut &str) {
+    fn mount(
+        &self,
+        id: &str,
+        mount: &Value,
+        mounts: &mut Vec<Value>,
+        storages: &mut Vec<Value>,
+        propagation: &mut &str,
+    ) {
         let name = mount["name"].as_str().unwrap();
         let path = mount["mountPath"].as_str().unwrap().trim_end_matches('/');
         let volumes = list(&self.pod["spec"], "volumes");
@@ -275,7 +298,8 @@ impl Host<'_> {
             }));
         } else {
             let place = format!("{SHARED}/{SANDBOX}/rootfs/local/{name}");
-            mounts.push(json!({ "destination": path, "source": place, "type_": "local", "options": options }));
+            mounts
+                .push(json!({ "destination": path, "source": place, "type_": "local", "options": options }));
             storages.push(json!({
                 "driver": "local", "driver_options": [], "source": "local", "fstype": "local", "options": ["mode=0777"],
                 "mount_point": place, "fs_group": null, "shared": false,
@@ -314,7 +338,9 @@ impl Host<'_> {
         let env = self.env(container, image);
         let expand = |list: Vec<String>| -> Vec<String> {
             list.into_iter()
-                .map(|text| env.iter().fold(text, |text, (name, value)| text.replace(&format!("$({name})"), value)))
+                .map(|text| {
+                    env.iter().fold(text, |text, (name, value)| text.replace(&format!("$({name})"), value))
+                })
                 .map(|text| text.replace("$$", "$"))
                 .collect()
         };
@@ -338,7 +364,10 @@ impl Host<'_> {
     }
 
     fn env(&self, container: &Value, image: &ContainerImage) -> BTreeMap<String, String> {
-        let mut env = BTreeMap::from([("PATH".to_owned(), PATH[5..].to_owned()), ("HOSTNAME".to_owned(), self.hostname().to_owned())]);
+        let mut env = BTreeMap::from([
+            ("PATH".to_owned(), PATH[5..].to_owned()),
+            ("HOSTNAME".to_owned(), self.hostname().to_owned()),
+        ]);
         for entry in &image.env {
             let (name, value) = entry.split_once('=').unwrap();
             env.insert(name.to_owned(), value.to_owned());
@@ -387,7 +416,9 @@ impl Host<'_> {
                     "metadata.uid" => "eb1495ed-331a-44ff-ad6d-fce1a69280cd".to_owned(),
                     "status.podIP" | "status.hostIP" => "10.244.0.17".to_owned(),
                     "spec.nodeName" => "node-1.example".to_owned(),
-                    "spec.serviceAccountName" => self.pod["spec"]["serviceAccountName"].as_str().unwrap_or("default").to_owned(),
+                    "spec.serviceAccountName" => {
+                        self.pod["spec"]["serviceAccountName"].as_str().unwrap_or("default").to_owned()
+                    }
                     _ => {
                         let key = path.split('\'').nth(1).unwrap();
                         let kind = if path.starts_with("metadata.labels") { "labels" } else { "annotations" };
@@ -420,7 +451,11 @@ fn probes(container: &Value) -> Vec<Vec<String>> {
         &container["lifecycle"]["postStart"],
         &container["lifecycle"]["preStop"],
     ];
-    places.iter().map(|place| texts(&place["exec"], "command")).filter(|command| !command.is_empty()).collect()
+    places
+        .iter()
+        .map(|place| texts(&place["exec"], "command"))
+        .filter(|command| !command.is_empty())
+        .collect()
 }
 
 fn image_user(image: &ContainerImage) -> (u64, u64, Vec<u64>) {
@@ -454,8 +489,16 @@ fn default_mounts() -> Vec<Value> {
 
 fn linux(privileged: bool, propagation: &str) -> Value {
     let masked = json!([
-        "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
-        "/proc/timer_stats", "/proc/sched_debug", "/sys/firmware", "/proc/scsi"
+        "/proc/acpi",
+        "/proc/asound",
+        "/proc/kcore",
+        "/proc/keys",
+        "/proc/latency_stats",
+        "/proc/timer_list",
+        "/proc/timer_stats",
+        "/proc/sched_debug",
+        "/sys/firmware",
+        "/proc/scsi"
     ]);
     let read_only = json!(["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]);
     json!({
@@ -499,8 +542,20 @@ fn network() -> Vec<Request> {
 
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const DEFAULT: [&str; 14] = [
-    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID", "CAP_SETUID",
-    "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FSETID",
+    "CAP_FOWNER",
+    "CAP_MKNOD",
+    "CAP_NET_RAW",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETFCAP",
+    "CAP_SETPCAP",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SYS_CHROOT",
+    "CAP_KILL",
+    "CAP_AUDIT_WRITE",
 ];
 const ALL: &str = "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE \
     NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE \
