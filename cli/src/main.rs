@@ -5,8 +5,10 @@ mod client;
 mod dev;
 mod endorsements;
 mod evidence;
+mod generate;
 mod history;
 mod http;
+mod policy;
 mod printer;
 mod proposals;
 mod recover;
@@ -44,6 +46,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Dev(dev::Args),
+    Generate(generate::Args),
+    Policy(policy::Args),
     Set(set::Args),
     Verify(verify::Args),
     Recover(recover::Args),
@@ -71,6 +75,8 @@ async fn main() -> ExitCode {
     let cache = endorsements::Cache::with(cli.endorsements);
     let outcome = match cli.command {
         Command::Dev(args) => dev::run(args, &printer).await,
+        Command::Generate(args) => generate::run(args, &printer).await,
+        Command::Policy(args) => policy::run(args, &printer),
         Command::Set(args) => set::run(args, &printer).await,
         Command::Verify(args) => verify::run(args, &printer).await,
         Command::Recover(args) => recover::run(args, &printer).await,

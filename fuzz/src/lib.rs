@@ -13,6 +13,7 @@ use endorsements::Endorsements;
 use keys::LogKey;
 use manifest::{Manifest, ReplicaId, RequestId, SnpProduct, Timestamp};
 use runtime_installer::containerd::patch;
+use runtime_policy::{Deployment, Images, Injection, PolicyDocument, RULES, Settings};
 use storage_schema::{
     Checkpoint, Event, EventStore as _, Fact, Log, LogId, MemoryStore, Position, StreamId, export,
     open_signed_head, signed_head,
@@ -46,7 +47,11 @@ pub const TARGETS: &[Target] = &[
     Target { name: "certificate", run: certificate, seeds: certificates },
     Target { name: "certification-request", run: certification_request, seeds: certification_requests },
     Target { name: "seed-share", run: seed_share, seeds: seed_shares },
-    Target { name: "kubernetes", run: kubernetes, seeds: yamls },
+    Target { name: "kubernetes", run: kubernetes, seeds: pods },
+    Target { name: "yaml", run: yaml, seeds: yamls },
+    Target { name: "policy-document", run: policy_document, seeds: policy_documents },
+    Target { name: "image-layer", run: image_layer, seeds: image_layers },
+    Target { name: "firmware", run: firmware, seeds: firmwares },
     Target { name: "containerd", run: containerd, seeds: containerd_configs },
     Target { name: "runtime", run: runtime, seeds: runtimes },
     Target { name: "identifiers", run: identifiers, seeds: identifier_texts },
@@ -317,13 +322,87 @@ fn certificates() -> Vec<Vec<u8>> {
 }
 
 fn kubernetes(bytes: &[u8]) {
-    if let Ok(text) = std::str::from_utf8(bytes)
-        && let Ok(pods) = runtime_policy::read_pods("fuzz.yml", text)
-    {
-        for pod in &pods {
-            let _ = runtime_policy::policy_document(pod);
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let Ok(mut deployment) = Deployment::read([("fuzz.yml", text)]) else { return };
+    let injection = Injection {
+        initializer: Some("initializer".into()),
+        service_mesh: Some("mesh".into()),
+        runtime_class: Some("contrast-cc-x".into()),
+        image_replacements: Vec::new(),
+    };
+    if deployment.inject(&injection).is_ok() {
+        let _ = deployment.policies(&Images::new(), &Settings::default(), "package agent_policy");
+        let once: Vec<String> = deployment.texts().map(|(_, text)| text).collect();
+        if deployment.inject(&injection).is_ok() {
+            let twice: Vec<String> = deployment.texts().map(|(_, text)| text).collect();
+            assert_eq!(once, twice, "a second run changes nothing");
         }
     }
+}
+
+fn pods() -> Vec<Vec<u8>> {
+    let pod = "kind: Pod\nmetadata:\n  name: a\n  annotations: {contrast.edgeless.systems/servicemesh-ingress: x}\nspec:\n  \
+               runtimeClassName: contrast-cc\n  containers:\n  - name: a\n    image: i\n    env: [{name: A, value: $(B)}]\n    \
+               volumeMounts:\n    - {name: v, mountPath: /v}\n  volumes:\n  - {name: v, emptyDir: {}}\n";
+    vec![pod.as_bytes().to_vec()]
+}
+
+fn yaml(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let Ok(documents) = yaml_edit::read(text) else { return };
+    let joined: String = documents.iter().map(yaml_edit::Document::text).collect();
+    assert_eq!(joined, text, "documents joined are the file");
+    let path: yaml_edit::Path = ["metadata", "annotations", "x"].into_iter().collect();
+    for mut document in documents {
+        let value = "y".into();
+        if document.set(&path, &value).is_ok() {
+            assert_eq!(path.find(document.value()), Some(&value), "what was set is there");
+        }
+    }
+}
+
+fn policy_document(bytes: &[u8]) {
+    let document = PolicyDocument::parse(bytes).ok();
+    let annotated =
+        std::str::from_utf8(bytes).ok().and_then(|text| PolicyDocument::from_annotation(text).ok());
+    for document in document.into_iter().chain(annotated) {
+        let _ = document.data().map(|data| runtime_policy::explain(&data));
+        let again = PolicyDocument::from_annotation(&document.to_annotation());
+        assert_eq!(again.as_ref(), Ok(&document), "what was packed is unpacked");
+    }
+    let _ = Settings::overlay(bytes);
+}
+
+fn policy_documents() -> Vec<Vec<u8>> {
+    let data = r#"{"containers": [{"name": "web", "OCI": {"Process": {"Args": ["x"]}}}]}"#;
+    let document = PolicyDocument::new(format!("package agent_policy\npolicy_data := {data}\n"));
+    vec![document.bytes().to_vec(), document.to_annotation().into_bytes(), br#"{"requests":{}}"#.to_vec()]
+}
+
+fn image_layer(bytes: &[u8]) {
+    let _ = oci_image::LayerFacts::read("layer", bytes, None, oci_image::Digest::of(bytes));
+}
+
+fn image_layers() -> Vec<Vec<u8>> {
+    let mut header = vec![0; 512];
+    header[..10].copy_from_slice(b"etc/passwd");
+    header[124..136].copy_from_slice(b"00000000005 ");
+    header[257..265].copy_from_slice(b"ustar\x0000");
+    header[148..156].copy_from_slice(b"        ");
+    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    header.extend(b"a:x:1");
+    header.resize(2048, 0);
+    vec![header, vec![0x1f, 0x8b, 8, 0], vec![0x28, 0xb5, 0x2f, 0xfd, 0]]
+}
+
+fn firmware(bytes: &[u8]) {
+    let _ = launch_digest::mr_td(bytes, launch_digest::PageOrder::PageByPage);
+    let _ = launch_digest::kernel_registers(bytes, Some(bytes), "quiet");
+}
+
+fn firmwares() -> Vec<Vec<u8>> {
+    files("crates/launch-digest/testdata").into_iter().filter(|bytes| bytes.len() == 4096).collect()
 }
 
 fn yamls() -> Vec<Vec<u8>> {

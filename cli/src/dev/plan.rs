@@ -8,10 +8,10 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use attestation::simulated::{SimulatedKind, SimulatedMachine};
-use manifest::{KeyDigest, Manifest, ManifestBody, OwnerKey, PolicyEntry, PolicyHash, Role};
-use runtime_policy::{Pod, policy_document, read_pods};
+use manifest::{KeyDigest, Manifest, ManifestBody, OwnerKey, PolicyHash, Role};
+use runtime_policy::{Deployment, Images, Injection, PodPolicy, RULES, Settings, Workload};
 
-use crate::client::now;
+use crate::{client::now, generate};
 
 const EXAMPLE: &str = include_str!("../../../deploy/example/shop.yml");
 
@@ -26,7 +26,7 @@ pub(super) struct Plan {
 
 /// A pod and its policy.
 pub(super) struct PlannedPod {
-    pub(super) pod: Pod,
+    pub(super) pod: Workload,
     pub(super) policy: PolicyHash,
     pub(super) document: Vec<u8>,
     /// Where its initializer writes.
@@ -55,10 +55,10 @@ impl Plan {
         put(directory, "seedshare-owner.pem", seed_pem.as_bytes(), 0o600)?;
         fs::create_dir_all(directory.join("policies"))?;
         for pod in &pods {
-            put(&directory.join("policies"), &format!("{}.toml", pod.pod.name), &pod.document, 0o644)?;
+            put(&directory.join("policies"), &format!("{}.toml", pod.policy), &pod.document, 0o644)?;
         }
         let body = ManifestBody {
-            policies: pods.iter().map(|pod| (pod.policy, entry(&pod.pod))).collect(),
+            policies: pods.iter().map(|pod| (pod.policy, generate::entry(&pod.pod))).collect(),
             reference_values: simulated.reference_values(),
             workload_owner_pub_keys: vec![OwnerKey::from_der(owner_public)],
             seedshare_owner_pub_keys: vec![OwnerKey::from_der(seed_public)],
@@ -97,46 +97,40 @@ impl Plan {
     }
 }
 
+/// The path that `contrast generate` takes, but that no image is read: no container is started either.
 fn planned_pods(yaml: Option<&Path>, directory: &Path) -> anyhow::Result<Vec<PlannedPod>> {
-    let mut pods = Vec::new();
-    match yaml {
-        None => pods.extend(read_pods("deploy/example/shop.yml", EXAMPLE)?),
-        Some(path) => {
-            for file in yaml_files(path)? {
-                let text =
-                    fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-                pods.extend(read_pods(&file.display().to_string(), &text)?);
-            }
-        }
-    }
-    ensure!(!pods.is_empty(), "no pod with a runtimeClassName that begins with contrast-cc was found");
-    if !pods.iter().any(|pod| pod.role == Role::Coordinator) {
-        let example = read_pods("deploy/example/shop.yml", EXAMPLE)?;
-        pods.extend(example.into_iter().filter(|pod| pod.role == Role::Coordinator));
-    }
-    let plan = |pod: Pod| {
-        let document = policy_document(&pod);
-        let directory = directory.join("pods").join(format!("{}.{}", pod.name, pod.namespace));
-        PlannedPod { policy: PolicyHash::of(&document), document, directory, pod }
+    let example = [("deploy/example/shop.yml".to_owned(), EXAMPLE.to_owned())];
+    let mut policies = match yaml {
+        None => policies(&example)?,
+        Some(path) => policies(&generate::collect(&[path.to_owned()])?)?,
     };
-    Ok(pods.into_iter().map(plan).collect())
+    ensure!(!policies.is_empty(), "no pod with a runtimeClassName that begins with contrast-cc was found");
+    let is_coordinator = |policy: &PodPolicy| policy.workload.role == Role::Coordinator;
+    if !policies.iter().any(is_coordinator) {
+        policies.extend(self::policies(&example)?.into_iter().filter(is_coordinator));
+    }
+    let plan = |policy: PodPolicy| {
+        let pod = policy.workload;
+        let directory = directory.join("pods").join(format!("{}.{}", pod.name, pod.namespace));
+        PlannedPod {
+            policy: policy.document.hash(),
+            document: policy.document.bytes().to_vec(),
+            directory,
+            pod,
+        }
+    };
+    Ok(policies.into_iter().map(plan).collect())
 }
 
-fn yaml_files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let metadata = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
-    if metadata.is_file() {
-        return Ok(vec![path.to_owned()]);
-    }
-    let mut files = Vec::new();
-    for entry in fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))? {
-        let entry = entry?.path();
-        if entry.extension().is_some_and(|extension| extension == "yml" || extension == "yaml") {
-            files.push(entry);
-        }
-    }
-    files.sort();
-    ensure!(!files.is_empty(), "{} holds no .yml or .yaml file", path.display());
-    Ok(files)
+fn policies(files: &[(String, String)]) -> anyhow::Result<Vec<PodPolicy>> {
+    let mut deployment = Deployment::read(files.iter().map(|(name, text)| (name.as_str(), text)))?;
+    deployment.inject(&Injection {
+        initializer: Some("contrast-initializer".into()),
+        service_mesh: Some("contrast-service-mesh".into()),
+        runtime_class: None,
+        image_replacements: Vec::new(),
+    })?;
+    Ok(deployment.policies(&Images::new(), &Settings::default(), RULES)?.0)
 }
 
 fn create_empty(directory: &Path) -> anyhow::Result<()> {
@@ -153,12 +147,4 @@ fn put(directory: &Path, name: &str, content: &[u8], mode: u32) -> anyhow::Resul
         std::io::Write::write_all(&mut file, content)
     };
     write().with_context(|| format!("cannot write {}", path.display()))
-}
-
-fn entry(pod: &Pod) -> PolicyEntry {
-    PolicyEntry {
-        sans: vec![pod.name.clone(), "*".into()],
-        workload_secret_id: pod.workload_secret_id.clone(),
-        role: pod.role,
-    }
 }

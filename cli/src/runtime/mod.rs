@@ -1,10 +1,12 @@
-//! `contrast runtime`: the runtime on the nodes.
+//! `contrast runtime`: the runtime on the nodes, and what its guests measure.
+
+mod measure;
 
 use clap::Subcommand;
 
 use crate::{printer::Printer, resources};
 
-/// The runtime on the nodes.
+/// The runtime on the nodes, and what its guests measure.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -15,10 +17,12 @@ pub(crate) struct Args {
 enum Command {
     #[command(visible_alias = "print")]
     Resources(resources::runtime::Args),
+    Measure(measure::Args),
 }
 
 pub(crate) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
     match &args.command {
         Command::Resources(args) => resources::runtime::run(args, printer),
+        Command::Measure(args) => measure::run(args, printer),
     }
 }

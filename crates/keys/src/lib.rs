@@ -27,6 +27,7 @@ pub use owner::{
 pub use replica_secret::ReplicaSecret;
 pub use seed_share::{
     decrypt_seed_share, encrypt_seed_share, generate_seedshare_owner_key, generate_workload_owner_key,
+    seedshare_owner_public_key, workload_owner_public_key,
 };
 pub use signing::{CaKey, LogKey, LogPublicKey, TransactionKey, TransactionPublicKey};
 pub use threshold::{PartialSeed, combine_seed, split_seed};

@@ -82,6 +82,45 @@ pub fn generate_workload_owner_key() -> Result<(Zeroizing<String>, Vec<u8>), Key
     Ok((key.to_sec1_pem()?, key.public_der()))
 }
 
+/// The public half (PKIX DER) of a workload owner's key, from either half: `EC PRIVATE KEY` (P-384) or
+/// `PUBLIC KEY`.
+pub fn workload_owner_public_key(pem: &str) -> Result<Vec<u8>, KeyError> {
+    let malformed = || KeyError::Malformed {
+        what: "workload owner key",
+        expected: "PEM with label EC PRIVATE KEY (P-384) or PUBLIC KEY",
+    };
+    let (label, der) = SecretDocument::from_pem(pem).map_err(|_| malformed())?;
+    match label {
+        "EC PRIVATE KEY" => Ok(crate::CaKey::from_sec1_pem(pem).map_err(|_| malformed())?.public_der()),
+        "PUBLIC KEY" => {
+            SubjectPublicKeyInfoRef::from_der(der.as_bytes()).map_err(|_| malformed())?;
+            Ok(der.as_bytes().to_vec())
+        }
+        _ => Err(malformed()),
+    }
+}
+
+/// The public half (PKCS#1 DER) of a seedshare owner's key, from either half: `RSA PRIVATE KEY` or
+/// `RSA PUBLIC KEY`.
+pub fn seedshare_owner_public_key(pem: &str) -> Result<Vec<u8>, KeyError> {
+    let malformed = || KeyError::Malformed {
+        what: "seedshare owner key",
+        expected: "PEM with label RSA PRIVATE KEY or RSA PUBLIC KEY",
+    };
+    let (label, der) = SecretDocument::from_pem(pem).map_err(|_| malformed())?;
+    match label {
+        "RSA PUBLIC KEY" => Ok(der.as_bytes().to_vec()),
+        "RSA PRIVATE KEY" => {
+            let pkcs8 = PrivateKeyInfo::new(ALGORITHM, der.as_bytes()).to_der().map(Zeroizing::new);
+            let key = PrivateDecryptingKey::from_pkcs8(&pkcs8.map_err(|_| malformed())?);
+            let spki = key.map_err(|_| malformed())?.public_key().as_der().map_err(|_| malformed())?;
+            let spki = SubjectPublicKeyInfoRef::from_der(spki.as_ref()).map_err(|_| malformed())?;
+            Ok(spki.subject_public_key.as_bytes().unwrap_or_default().to_vec())
+        }
+        _ => Err(malformed()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,6 +136,10 @@ mod tests {
         let (other, _) = generate_seedshare_owner_key().unwrap();
         let refused = decrypt_seed_share(&share, &other).err();
         assert_eq!(refused, Some(KeyError::Sealed("seed share")));
+        assert_eq!(seedshare_owner_public_key(&pem), Ok(public.clone()));
+        let (owner, owner_public) = generate_workload_owner_key().unwrap();
+        assert_eq!(workload_owner_public_key(&owner), Ok(owner_public));
+        assert!(workload_owner_public_key(&pem).is_err() && seedshare_owner_public_key(&owner).is_err());
         assert!(decrypt_seed_share(&share, "no pem").is_err());
         assert!(encrypt_seed_share(seed.expose(), b"no key").is_err());
     }

@@ -1,69 +1,213 @@
 //! The policy document: TOML (initdata) around Rego.
 
-use serde::Serialize;
+use std::io::Write as _;
 
-use crate::Pod;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use flate2::{Compression, GzBuilder, read::GzDecoder};
+use manifest::PolicyHash;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-/// Deny everything that is not the creation of exactly the containers below, and what running
-/// them needs.
-const RULES: &str = r#"package agent_policy
+use crate::{
+    PolicyError, container,
+    deployment::Deployment,
+    error::Finding,
+    image::{ContainerImage, Images},
+    settings::Settings,
+    workload::{Workload, below_field},
+};
 
-default CreateContainerRequest := false
-default StartContainerRequest := true
-default SignalProcessRequest := true
-default WaitProcessRequest := true
-default RemoveContainerRequest := true
-default DestroySandboxRequest := true
-default ExecProcessRequest := false
-default CopyFileRequest := false
-default ReadStreamRequest := false
-default WriteStreamRequest := false
-default SetPolicyRequest := false
+/// The rules, which are the same for every pod.
+pub const RULES: &str = include_str!("rules.rego");
+/// The annotation in which the runtime looks for a pod's document.
+pub const ANNOTATION: &str = "io.katacontainers.config.hypervisor.cc_init_data";
+/// Largest document, in bytes, after decompression.
+const MAX_BYTES: u64 = 16 << 20;
+const DATA: &str = "\npolicy_data := ";
 
-CreateContainerRequest if {
-    some container in policy_data.containers
-    input.OCI.Process.Args == array.concat(container.command, container.args)
-    input.OCI.Annotations["io.kubernetes.cri.container-name"] == container.name
-    input.OCI.Annotations["io.kubernetes.cri.image-name"] == container.image
-    declared := {sprintf("%s=%s", [name, value]) | [name, value] := container.env[_]}
-    {entry | entry := input.OCI.Process.Env[_]} == declared
-}
-"#;
-
-#[derive(Serialize)]
-struct InitData<'a> {
-    version: &'a str,
-    algorithm: &'a str,
-    data: Data,
+#[derive(Serialize, Deserialize)]
+struct InitData {
+    version: String,
+    algorithm: String,
+    data: Files,
 }
 
-#[derive(Serialize)]
-struct Data {
+#[derive(Serialize, Deserialize)]
+struct Files {
     #[serde(rename = "policy.rego")]
     policy: String,
 }
 
-/// The document of a pod. The same pod gives the same bytes; their SHA-256 is the pod's HOSTDATA
-/// and its key in the manifest.
-pub fn policy_document(pod: &Pod) -> Vec<u8> {
-    let data = serde_json::to_string_pretty(pod).unwrap_or_default();
-    let policy = format!("{RULES}\npolicy_data := {data}\n");
-    let document = InitData { version: "0.1.0", algorithm: "sha256", data: Data { policy } };
-    toml::to_string(&document).unwrap_or_default().into_bytes()
+/// A policy document: what is measured into HOSTDATA or MRCONFIGID, and by which the manifest names the pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyDocument {
+    bytes: Vec<u8>,
+    rego: String,
 }
 
-#[cfg(test)]
-mod tests {
-    use crate::read_pods;
+/// Why bytes are not a policy document.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DocumentError {
+    /// Too large, before or after decompression.
+    #[error("a policy document of more than {MAX_BYTES} bytes is not read")]
+    TooLarge,
+    /// Not base64, or not gzip.
+    #[error("the annotation is not gzip in base64: {0}")]
+    Encoding(String),
+    /// Not initdata.
+    #[error("not an initdata document: {0}")]
+    Toml(String),
+    /// Another version or algorithm.
+    #[error("{field}: expected {expected:?}, got {found:?}")]
+    Unsupported {
+        /// Field of the document.
+        field: &'static str,
+        /// What is understood.
+        expected: &'static str,
+        /// What is there.
+        found: String,
+    },
+    /// The Rego does not end with the data that `generate` writes.
+    #[error("the policy has no policy_data; it was not made by contrast generate")]
+    NoData,
+}
 
-    #[test]
-    fn same_pod_same_bytes_and_every_field_counts() {
-        let yaml = "kind: Pod\nmetadata: {name: a}\nspec:\n  runtimeClassName: contrast-cc\n  \
-                    containers: [{name: a, image: i, args: [x]}]\n";
-        let document = |yaml: &str| super::policy_document(&read_pods("a", yaml).unwrap()[0]);
-        assert_eq!(document(yaml), document(yaml));
-        for change in [("name: a, image", "name: b, image"), ("image: i", "image: j"), ("[x]", "[y]")] {
-            assert_ne!(document(yaml), document(&yaml.replace(change.0, change.1)));
+impl PolicyDocument {
+    /// The document around a policy: the same policy gives the same bytes.
+    pub fn new(rego: String) -> Self {
+        let data = Files { policy: rego.clone() };
+        let document = InitData { version: "0.1.0".into(), algorithm: "sha256".into(), data };
+        Self { bytes: toml::to_string(&document).unwrap_or_default().into_bytes(), rego }
+    }
+
+    /// Reads a document's bytes.
+    pub fn parse(bytes: &[u8]) -> Result<Self, DocumentError> {
+        if bytes.len() as u64 > MAX_BYTES {
+            return Err(DocumentError::TooLarge);
+        }
+        let text = std::str::from_utf8(bytes).map_err(|error| DocumentError::Toml(error.to_string()))?;
+        let document: InitData =
+            toml::from_str(text).map_err(|error| DocumentError::Toml(error.to_string().trim().to_owned()))?;
+        let expect = |field, expected, found: &String| match found == expected {
+            true => Ok(()),
+            false => Err(DocumentError::Unsupported { field, expected, found: found.clone() }),
+        };
+        expect("version", "0.1.0", &document.version)?;
+        // SHA-256 fits both HOSTDATA and, padded with zeros, MRCONFIGID.
+        expect("algorithm", "sha256", &document.algorithm)?;
+        Ok(Self { bytes: bytes.to_vec(), rego: document.data.policy })
+    }
+
+    /// Reads the annotation's text.
+    pub fn from_annotation(text: &str) -> Result<Self, DocumentError> {
+        let encoding = |error: &dyn std::fmt::Display| DocumentError::Encoding(error.to_string());
+        let packed = STANDARD.decode(text.trim()).map_err(|error| encoding(&error))?;
+        let mut bytes = Vec::new();
+        let mut reader = std::io::Read::take(GzDecoder::new(packed.as_slice()), MAX_BYTES + 1);
+        std::io::Read::read_to_end(&mut reader, &mut bytes).map_err(|error| encoding(&error))?;
+        Self::parse(&bytes)
+    }
+
+    /// The annotation's text: gzip without time or name, so that the same document gives the same text.
+    pub fn to_annotation(&self) -> String {
+        let mut gzip = GzBuilder::new().mtime(0).operating_system(255).write(Vec::new(), Compression::best());
+        let packed = gzip.write_all(&self.bytes).and_then(|()| gzip.finish());
+        STANDARD.encode(packed.unwrap_or_default()) // writing to memory does not fail
+    }
+
+    /// The document's bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The policy.
+    pub fn rego(&self) -> &str {
+        &self.rego
+    }
+
+    /// SHA-256 of the bytes: HOSTDATA, the first 32 bytes of MRCONFIGID, and the key in the manifest.
+    pub fn hash(&self) -> PolicyHash {
+        PolicyHash::of(&self.bytes)
+    }
+
+    /// MRCONFIGID of a TDX guest with this document: the digest and zeros.
+    pub fn mr_config_id(&self) -> [u8; 48] {
+        let mut id = [0; 48];
+        id[..32].copy_from_slice(self.hash().as_bytes());
+        id
+    }
+
+    /// The part of the policy that is this pod's own.
+    pub fn data(&self) -> Result<Value, DocumentError> {
+        let (_, data) = self.rego.rsplit_once(DATA).ok_or(DocumentError::NoData)?;
+        serde_json::from_str(data).map_err(|_| DocumentError::NoData)
+    }
+}
+
+/// A pod and its policy.
+#[derive(Debug, Clone)]
+pub struct PodPolicy {
+    /// The pod.
+    pub workload: Workload,
+    /// Its document.
+    pub document: PolicyDocument,
+}
+
+/// The policy of one pod. `rules` are usually [`RULES`].
+pub(crate) fn policy(
+    deployment: &Deployment,
+    workload: &Workload,
+    images: &Images,
+    settings: &Settings,
+    rules: &str,
+    warnings: &mut Vec<Finding>,
+) -> Result<PolicyDocument, PolicyError> {
+    let place = deployment.place(workload);
+    let spec_path = workload.spec_path();
+    let mut containers = vec![container::pause(workload, settings)];
+    let mut after = vec!["pause".to_owned()];
+    for (field, spec) in workload.spec.all_containers() {
+        let reference = spec.image.as_deref().unwrap_or_default();
+        let unread = ContainerImage::unread(reference);
+        let image = images.get(reference).unwrap_or(&unread);
+        let entry = container::container(workload, spec, image, &deployment.objects, settings, &after);
+        let at = |below: &str| below_field(&spec_path, &format!("{field}.{below}"));
+        let entry = entry
+            .map_err(|(below, message)| place.error(&workload.kind, &workload.name, &at(&below), message))?;
+        for (below, text) in &entry.warnings {
+            warnings.push(place.finding(&workload.kind, &workload.name, &at(below), text.clone()));
+        }
+        containers.push(entry.value);
+        if field.starts_with("init") {
+            after.push(spec.name.clone());
         }
     }
+    let shared = settings.at(&["requests"]);
+    let ignored: serde_json::Map<String, Value> = settings
+        .strings(&["annotations", "ignored"])
+        .into_iter()
+        .map(|key| (key, Value::Bool(true)))
+        .collect();
+    let data = json!({
+        "containers": containers,
+        "sandbox": {
+            "pidns": workload.spec.share_process_namespace == Some(true),
+            "storages": settings.at(&["sandbox", "storages"]),
+        },
+        "common": {
+            "root_path": settings.at(&["kata", "root_path"]),
+            "cgroups_path": settings.at(&["kata", "cgroups_path"]),
+            "network_namespace": settings.at(&["kata", "network_namespace"]),
+            "apparmor_profiles": settings.at(&["kata", "apparmor_profiles"]),
+            "device_types": settings.at(&["kata", "device_types"]),
+            "device_vm_path": settings.at(&["kata", "device_vm_path"]),
+            "single_instance": settings.at(&["kata", "single_instance"]),
+            "ignored_annotations": ignored,
+            "ignored_annotation_prefixes": settings.at(&["annotations", "ignored_prefixes"]),
+            "env": settings.at(&["env"]),
+        },
+        "request_defaults": shared,
+    });
+    let data = serde_json::to_string_pretty(&data).unwrap_or_default();
+    Ok(PolicyDocument::new(format!("{rules}{DATA}{data}\n")))
 }

@@ -1,11 +1,39 @@
-//! From Kubernetes YAML to the policy (initdata) document of each confidential pod.
+//! From Kubernetes YAML to policies that let the host start exactly these containers.
 //!
-//! First form: the document is initdata as in spec policy.md section 1, and its policy pins image,
-//! command, arguments and environment of every container, denying every other request. The full
-//! policy language replaces [`policy_document`] and nothing else.
+//! [`Deployment`] reads files, adds what confidential pods need, pins their images, makes the policy of
+//! each pod and writes it back; [`PolicyDocument`] is what the hardware measures; [`Evaluator`] decides
+//! about an agent's requests as the agent in the guest does, and says why not; [`explain`] puts a policy
+//! into words. Nothing here touches a disk or a network: files and [`Images`] come in as arguments.
+//!
+//! Source: spec `policy.md`, `manifest-and-cli.md` section 3, `data-plane.md`. The rules are in
+//! `rules.rego`; what they can and cannot stop is in `docs/policies.md`.
 
+mod container;
+mod deployment;
 mod document;
-mod pod;
+mod environment;
+mod error;
+mod evaluate;
+mod explain;
+mod image;
+mod injection;
+mod mounts;
+mod objects;
+mod settings;
+mod spec;
+mod text;
+mod workload;
 
-pub use document::policy_document;
-pub use pod::{Container, Pod, PodError, read_pods};
+pub use self::{
+    deployment::Deployment,
+    document::{ANNOTATION as POLICY_ANNOTATION, DocumentError, PodPolicy, PolicyDocument, RULES},
+    error::{Finding, PolicyError},
+    evaluate::{Decision, EvaluationError, Evaluator, Reason},
+    explain::explain,
+    image::{ContainerImage, Images, UnknownUser},
+    injection::Injection,
+    settings::{Settings, SettingsError},
+    workload::Workload,
+};
+
+use error::Place;

@@ -1,0 +1,244 @@
+//! `contrast generate`.
+
+mod files;
+mod images;
+mod manifest;
+mod preview;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use runtime_policy::{Deployment, Finding, Injection, PodPolicy, RULES, Settings};
+use serde::Serialize;
+
+use crate::{client::read, printer::Printer};
+
+pub(crate) use self::{files::collect, manifest::entry};
+
+/// Prepare Kubernetes YAML: add what confidential pods need, pin images, make policies and the manifest.
+///
+/// Files are changed in place, comments and order kept; a second run changes nothing. Pods whose
+/// runtimeClassName begins with contrast-cc are confidential; everything else passes through untouched.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  contrast generate --reference-values Metal-QEMU-SNP ./deployment\n  \
+    contrast generate --reference-values Metal-QEMU-TDX --dry-run ./deployment\n  \
+    kustomize build . | contrast generate --reference-values Metal-QEMU-SNP - > ready.yml\n  \
+    contrast generate --reference-values Metal-QEMU-SNP --images ./images --offline ./deployment")]
+pub(crate) struct Args {
+    /// Files and folders of Kubernetes YAML; - is standard input, which is written to standard output.
+    #[arg(required = true)]
+    paths: Vec<PathBuf>,
+    /// Platform that will carry the pods, such as Metal-QEMU-SNP or Metal-QEMU-TDX; may be repeated.
+    #[arg(long, required = true, value_name = "PLATFORM")]
+    reference_values: Vec<manifest::Platform>,
+    /// Reference values that `contrast runtime measure --output json` printed.
+    #[arg(long, value_name = "FILE")]
+    measurements: Option<PathBuf>,
+    /// Rego instead of the built-in rules; policy_data is put behind it.
+    #[arg(long, short, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// JSON laid over the built-in settings; see `contrast policy settings`.
+    #[arg(long, short, value_name = "FILE")]
+    settings: Option<PathBuf>,
+    /// The manifest; made if it is not there, else its policies are replaced.
+    #[arg(long, short, default_value = "manifest.json")]
+    manifest: PathBuf,
+    /// Folder for the policy documents, which `contrast set` sends.
+    #[arg(long, default_value = "policies", value_name = "DIR")]
+    policies: PathBuf,
+    /// Key that may change the manifest, private or public; made if it is not there. May be repeated.
+    #[arg(
+        long,
+        short = 'w',
+        default_value = "workload-owner.pem",
+        value_name = "FILE",
+        conflicts_with = "disable_updates"
+    )]
+    add_workload_owner_key: Vec<PathBuf>,
+    /// Key that can recover the Coordinator, private or public; made if it is not there. May be repeated.
+    #[arg(long, default_value = "seedshare-owner.pem", value_name = "FILE")]
+    add_seedshare_owner_key: Vec<PathBuf>,
+    /// Name no workload owner: nobody will be able to change the manifest.
+    #[arg(long, short)]
+    disable_updates: bool,
+    /// Write one combined YAML file instead of changing files in place.
+    #[arg(long, short, value_name = "FILE")]
+    output_file: Option<PathBuf>,
+    /// Show what would change, and change nothing.
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    inject: InjectArgs,
+    #[command(flatten)]
+    images: images::Args,
+}
+
+/// What is added to pods.
+#[derive(Debug, clap::Args)]
+struct InjectArgs {
+    /// Image of the initializer.
+    #[arg(long, value_name = "IMAGE", default_value = concat!("ghcr.io/contrast-rs/initializer:v", env!("CARGO_PKG_VERSION")))]
+    initializer_image: String,
+    /// Image of the service mesh.
+    #[arg(long, value_name = "IMAGE", default_value = concat!("ghcr.io/contrast-rs/service-mesh:v", env!("CARGO_PKG_VERSION")))]
+    service_mesh_image: String,
+    /// Add no initializer.
+    #[arg(long)]
+    skip_initializer: bool,
+    /// Add no service mesh, whatever pods ask for.
+    #[arg(long)]
+    skip_service_mesh: bool,
+    /// The runtime class of this installation, such as contrast-cc-metal-qemu-snp-0a1b2c3d.
+    #[arg(long, value_name = "NAME")]
+    runtime_class: Option<String>,
+    /// Lines of the form from=to: images to put in the place of others.
+    #[arg(long, value_name = "FILE")]
+    image_replacements: Option<PathBuf>,
+}
+
+impl InjectArgs {
+    fn injection(&self) -> anyhow::Result<Injection> {
+        let mut replacements = Vec::new();
+        if let Some(path) = &self.image_replacements {
+            let text = String::from_utf8_lossy(&read(path)?).into_owned();
+            for (number, line) in (1..).zip(text.lines()) {
+                let line = line.trim();
+                if line.is_empty() || line.starts_with('#') {
+                    continue;
+                }
+                let pair = line.split_once('=').filter(|(from, to)| !from.is_empty() && !to.is_empty());
+                let (from, to) = pair.with_context(|| {
+                    format!("{}:{number}: expected from=to, got {line:?}", path.display())
+                })?;
+                replacements.push((from.trim().to_owned(), to.trim().to_owned()));
+            }
+        }
+        let replaced = |image: &String| {
+            let found = replacements.iter().find(|(from, _)| from == image);
+            found.map_or(image, |(_, to)| to).clone()
+        };
+        Ok(Injection {
+            initializer: (!self.skip_initializer).then(|| replaced(&self.initializer_image)),
+            service_mesh: (!self.skip_service_mesh).then(|| replaced(&self.service_mesh_image)),
+            runtime_class: self.runtime_class.clone(),
+            image_replacements: replacements,
+        })
+    }
+}
+
+/// What was made, for machines.
+#[derive(Serialize)]
+struct Report {
+    manifest: PathBuf,
+    pods: Vec<PodReport>,
+    changed_files: Vec<String>,
+    warnings: Vec<String>,
+    to_fill_in: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct PodReport {
+    kind: String,
+    namespace: String,
+    name: String,
+    policy: String,
+    mr_config_id: String,
+}
+
+pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
+    let settings = settings(args.settings.as_deref())?;
+    let rules = match &args.policy {
+        Some(path) => String::from_utf8(read(path)?).with_context(|| path.display().to_string())?,
+        None => RULES.to_owned(),
+    };
+    let originals = collect(&args.paths)?;
+    let mut deployment = Deployment::read(originals.iter().map(|(name, text)| (name.as_str(), text)))?;
+    if deployment.workloads().is_empty() {
+        return Err(runtime_policy::PolicyError::NothingConfidential.into());
+    }
+    let mut warnings = deployment.inject(&args.inject.injection()?)?;
+
+    let images = images::resolve(&args.images, &deployment, printer).await?;
+    deployment.pin(&images.by_given)?;
+    warnings.extend(images.warnings);
+    let (policies, found) = deployment.policies(&images.by_pinned, &settings, &rules)?;
+    warnings.extend(found);
+    check(&policies)?;
+    deployment.annotate(&policies)?;
+
+    let changes = files::changes(&originals, &deployment);
+    if args.dry_run {
+        return preview::show(&changes, &policies, printer);
+    }
+    for warning in &warnings {
+        printer.note(&format!("warning: {warning}"));
+    }
+    let written = manifest::update(&args, &policies, printer)?;
+    files::write(&args.paths, args.output_file.as_deref(), &deployment, &changes)?;
+    files::write_policies(&args.policies, &policies)?;
+    let report = report(&args, &policies, &changes, &warnings, written.to_fill_in);
+    if files::to_stdout(&args.paths, args.output_file.as_deref()) {
+        for line in summary(&report).lines() {
+            printer.note(line);
+        }
+        return Ok(());
+    }
+    printer.result(&summary(&report), &report)
+}
+
+pub(crate) fn settings(path: Option<&Path>) -> anyhow::Result<Settings> {
+    match path {
+        Some(path) => Settings::overlay(&read(path)?).with_context(|| path.display().to_string()),
+        None => Ok(Settings::default()),
+    }
+}
+
+/// A policy that the agent could not read would deny everything: find out now.
+fn check(policies: &[PodPolicy]) -> anyhow::Result<()> {
+    for policy in policies {
+        let name = &policy.workload.name;
+        let evaluator = runtime_policy::Evaluator::new(policy.document.rego());
+        evaluator.map(drop).with_context(|| format!("the policy of {name}"))?;
+    }
+    Ok(())
+}
+
+fn report(
+    args: &Args,
+    policies: &[PodPolicy],
+    changes: &[files::Change],
+    warnings: &[Finding],
+    to_fill_in: Vec<String>,
+) -> Report {
+    let pod = |policy: &PodPolicy| PodReport {
+        kind: policy.workload.kind.clone(),
+        namespace: policy.workload.namespace.clone(),
+        name: policy.workload.name.clone(),
+        policy: policy.document.hash().to_string(),
+        mr_config_id: hex::encode(policy.document.mr_config_id()),
+    };
+    Report {
+        manifest: args.manifest.clone(),
+        pods: policies.iter().map(pod).collect(),
+        changed_files: changes.iter().map(|change| change.name.clone()).collect(),
+        warnings: warnings.iter().map(ToString::to_string).collect(),
+        to_fill_in,
+    }
+}
+
+fn summary(report: &Report) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::new();
+    for pod in &report.pods {
+        let _ = writeln!(text, "{:.16}…  {} {}/{}", pod.policy, pod.kind, pod.namespace, pod.name);
+    }
+    let changed = match report.changed_files.len() {
+        0 => "No file changed".to_owned(),
+        _ => format!("Changed: {}", report.changed_files.join(", ")),
+    };
+    let _ = writeln!(text, "{changed}; {} pods in {}", report.pods.len(), report.manifest.display());
+    for field in &report.to_fill_in {
+        let _ = writeln!(text, "Fill in before `contrast set`: {field}");
+    }
+    text
+}

@@ -1,0 +1,339 @@
+//! `contrast generate`, `contrast policy` and `contrast runtime measure` as a user runs them.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    fs,
+    io::Write as _,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+const YAML: &str = "# Two pods; the first is the Coordinator.
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: coordinator, namespace: shop}
+spec:
+  template:
+    metadata:
+      annotations: {contrast.edgeless.systems/pod-role: coordinator}
+    spec:
+      runtimeClassName: contrast-cc
+      containers:
+      - {name: coordinator, image: \"registry.example/web:1\"} # stays in one line
+---
+apiVersion: v1
+kind: Pod
+metadata:
+  name: web   # the shop's front
+  namespace: shop
+spec:
+  runtimeClassName: contrast-cc
+  containers:
+  - name: web
+    image: registry.example/web:1
+    env:
+    - {name: MODE, value: \"on\"}
+---
+kind: Service
+metadata: {name: web, namespace: shop} # passes through
+";
+
+struct Workspace {
+    folder: tempfile::TempDir,
+}
+
+fn hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Workspace {
+    fn new(yaml: &str) -> Self {
+        let workspace = Self { folder: tempfile::tempdir().unwrap() };
+        fs::create_dir(workspace.path("yaml")).unwrap();
+        fs::write(workspace.path("yaml/shop.yml"), yaml).unwrap();
+        workspace.image(&["registry.example/web:1", "registry.example/initializer:1"]);
+        workspace
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// An OCI layout with one image under several names.
+    fn image(&self, names: &[&str]) {
+        let blobs = self.path("images/blobs/sha256");
+        fs::create_dir_all(&blobs).unwrap();
+        let put = |bytes: &[u8]| {
+            fs::write(blobs.join(hex(bytes)), bytes).unwrap();
+            json!({ "digest": format!("sha256:{}", hex(bytes)), "size": bytes.len(), "mediaType": "" })
+        };
+        let layer = vec![0; 1024]; // an empty tar
+        let config = json!({ "config": { "Entrypoint": ["/bin/web"], "User": "65532" }, "rootfs": { "diff_ids": [format!("sha256:{}", hex(&layer))] } });
+        let manifest = json!({ "config": put(config.to_string().as_bytes()), "layers": [put(&layer)] });
+        let descriptor = put(manifest.to_string().as_bytes());
+        let entry = |name: &&str| {
+            let mut entry = descriptor.clone();
+            entry["annotations"] = json!({ "org.opencontainers.image.ref.name": name });
+            entry
+        };
+        let index = json!({ "manifests": names.iter().map(entry).collect::<Vec<_>>() });
+        fs::write(self.path("images/index.json"), index.to_string()).unwrap();
+    }
+
+    fn contrast(&self, args: &[&str], input: &str) -> Output {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_contrast"))
+            .args(args)
+            .current_dir(self.folder.path())
+            .env_remove("CONTRAST_OUTPUT")
+            .env("XDG_CACHE_HOME", self.path("cache"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    }
+
+    fn generate(&self, more: &[&str]) -> Output {
+        let fixed = [
+            "generate",
+            "--offline",
+            "--images",
+            "images",
+            "--reference-values",
+            "metal-qemu-snp",
+            "--initializer-image",
+            "registry.example/initializer:1",
+        ];
+        self.contrast(&[fixed.as_slice(), more].concat(), YAML)
+    }
+
+    fn yaml(&self) -> String {
+        fs::read_to_string(self.path("yaml/shop.yml")).unwrap()
+    }
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn succeeded(output: Output) -> Output {
+    assert!(output.status.success(), "{}", stderr(&output));
+    output
+}
+
+#[test]
+fn yaml_becomes_ready_to_apply_and_a_second_run_changes_nothing() {
+    let workspace = Workspace::new(YAML);
+    let first = succeeded(workspace.generate(&["yaml", "--output", "json"]));
+    let report: Value = serde_json::from_slice(&first.stdout).unwrap();
+    assert_eq!(report["changed_files"], json!(["yaml/shop.yml"]));
+    assert!(report["to_fill_in"].to_string().contains("ReferenceValues.snp[0].MinimumTCB"), "{report}");
+    let yaml = workspace.yaml();
+    for kept in [
+        "# Two pods",
+        "# stays in one line",
+        "name: web   # the shop's front",
+        "{name: web, namespace: shop} # passes through",
+    ] {
+        assert!(yaml.contains(kept), "{kept:?} is gone:\n{yaml}");
+    }
+    for added in [
+        "contrast-initializer",
+        "mountPath: /contrast",
+        "image: \"registry.example/web:1@sha256:",
+        "cc_init_data",
+    ] {
+        assert!(yaml.contains(added), "{added:?} is missing:\n{yaml}");
+    }
+    // The documents are what the manifest names, and what the annotations hold.
+    let manifest: Value =
+        serde_json::from_slice(&fs::read(workspace.path("manifest.json")).unwrap()).unwrap();
+    let policies = manifest["Policies"].as_object().unwrap();
+    assert_eq!(policies.len(), 2);
+    for (hash, entry) in policies {
+        let document = fs::read(workspace.path("policies").join(format!("{hash}.toml"))).unwrap();
+        assert_eq!(*hash, hex(&document));
+        let coordinator = entry["Role"] == "coordinator";
+        assert_eq!(entry["WorkloadSecretID"], if coordinator { Value::Null } else { json!("shop/pod/web") });
+    }
+    for key in ["workload-owner.pem", "seedshare-owner.pem"] {
+        assert_eq!(fs::metadata(workspace.path(key)).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    let before = fs::read(workspace.path("manifest.json")).unwrap();
+    let second = succeeded(workspace.generate(&["yaml"]));
+    assert!(stdout(&second).contains("No file changed"), "{}", stdout(&second));
+    assert_eq!(workspace.yaml(), yaml);
+    assert_eq!(fs::read(workspace.path("manifest.json")).unwrap(), before);
+
+    // A change of the pod makes another policy; what the user wrote into the manifest stays.
+    let text = String::from_utf8(before).unwrap().replace("\"web\",", "\"web\",\n        \"shop.example\",");
+    fs::write(workspace.path("manifest.json"), text).unwrap();
+    fs::write(workspace.path("yaml/shop.yml"), yaml.replace("value: \"on\"", "value: \"off\"")).unwrap();
+    succeeded(workspace.generate(&["yaml"]));
+    let manifest = fs::read_to_string(workspace.path("manifest.json")).unwrap();
+    assert!(manifest.contains("shop.example"), "{manifest}");
+    assert_eq!(fs::read_dir(workspace.path("policies")).unwrap().count(), 2, "old documents are gone");
+}
+
+#[test]
+fn a_dry_run_shows_the_changes_and_makes_none() {
+    let workspace = Workspace::new(YAML);
+    let shown = stdout(&succeeded(workspace.generate(&["yaml", "--dry-run"])));
+    assert!(
+        shown.contains("+  - name: contrast-initializer")
+            && shown.contains("-    image: registry.example/web:1"),
+        "{shown}"
+    );
+    assert!(!shown.contains('\u{1b}'), "colour is for terminals");
+    assert_eq!(workspace.yaml(), YAML);
+    assert!(!workspace.path("manifest.json").exists() && !workspace.path("workload-owner.pem").exists());
+}
+
+#[test]
+fn standard_input_goes_to_standard_output_and_a_combined_file_leaves_files_alone() {
+    let workspace = Workspace::new(YAML);
+    let output = stdout(&succeeded(workspace.generate(&["-"])));
+    assert!(output.starts_with("# Two pods") && output.contains("contrast-initializer"), "{output}");
+    succeeded(workspace.generate(&["yaml", "-o", "ready.yml"]));
+    assert_eq!(fs::read_to_string(workspace.path("ready.yml")).unwrap(), output);
+    assert_eq!(workspace.yaml(), YAML);
+}
+
+#[test]
+fn errors_name_file_line_and_path_and_change_nothing() {
+    for (from, to, expected) in [
+        (
+            "image: registry.example/web:1\n    env",
+            "image: registry.example/none:1\n    env",
+            "yaml/shop.yml:23: spec.containers[0].image: image registry.example/none:1 was not found",
+        ),
+        (
+            "{name: MODE, value: \"on\"}",
+            "{name: MODE, value: on}",
+            "yaml/shop.yml:25: Pod \"web\": spec.containers[0].env[0].value: invalid type: boolean",
+        ),
+        (
+            "- {name: MODE, value: \"on\"}",
+            "- {name: M, valueFrom: {secretKeyRef: {name: s, key: k}}}",
+            "spec.containers[0].env[0].valueFrom.secretKeyRef: Secret shop/s is not among the input files",
+        ),
+        (
+            "  containers:\n  - name: web",
+            "  hostNetwork: true\n  containers:\n  - name: web",
+            "spec.hostNetwork: a confidential VM shares nothing",
+        ),
+        (
+            "  - name: web\n",
+            "  - name: web\n    name: web\n",
+            "yaml/shop.yml: line 23: the key \"name\" is there twice",
+        ),
+        ("contrast-cc", "runc", "no pod with a runtimeClassName that begins with contrast-cc"),
+    ] {
+        let yaml = YAML.replace(from, to);
+        assert_ne!(yaml, YAML, "{from}");
+        let workspace = Workspace::new(&yaml);
+        let output = workspace.generate(&["yaml"]);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(stderr(&output).contains(expected), "expected {expected:?} in {}", stderr(&output));
+        assert_eq!(workspace.yaml(), yaml);
+    }
+    let workspace = Workspace::new(YAML);
+    let platform = workspace.contrast(&["generate", "yaml", "--reference-values", "Metal"], "");
+    assert!(stderr(&platform).contains("Metal-QEMU-TDX"), "{}", stderr(&platform));
+}
+
+#[test]
+fn a_denied_request_is_explained_by_its_fields() {
+    let workspace = Workspace::new(YAML);
+    succeeded(workspace.generate(&["yaml"]));
+    let mut sandbox = json!({
+        "sandbox_id": "1".repeat(64), "guest_hook_path": "", "kernel_modules": [], "sandbox_pidns": false,
+        "storages": [{
+            "driver": "ephemeral", "driver_options": [], "source": "shm", "fstype": "tmpfs",
+            "options": ["noexec", "nosuid", "nodev", "mode=1777", "size=67108864"],
+            "mount_point": "/run/kata-containers/sandbox/shm", "fs_group": null,
+        }],
+    });
+    let test = |request: &Value, more: &[&str]| {
+        fs::write(workspace.path("request.json"), request.to_string()).unwrap();
+        let fixed = ["policy", "test", "yaml", "--pod", "web", "--request", "request.json"];
+        workspace.contrast(&[fixed.as_slice(), more].concat(), "")
+    };
+    let allowed = succeeded(test(&sandbox, &["--kind", "CreateSandbox"]));
+    assert_eq!(stdout(&allowed), "1 CreateSandboxRequest allowed\n");
+    // The state counts: a second sandbox is one too many.
+    let twice = json!([{ "kind": "CreateSandboxRequest", "request": sandbox }, { "kind": "CreateSandboxRequest", "request": sandbox }]);
+    let denied = test(&twice, &[]);
+    assert_eq!(denied.status.code(), Some(1));
+    assert!(stdout(&denied).contains("2 CreateSandboxRequest DENIED\n    sandbox_id"), "{}", stdout(&denied));
+    sandbox["guest_hook_path"] = json!("/evil");
+    let denied = stdout(&test(&sandbox, &["--kind", "CreateSandbox"]));
+    assert!(denied.contains("guest_hook_path\n      found    \"/evil\"\n      expected \"\""), "{denied}");
+
+    let several = workspace.contrast(&["policy", "test", "yaml", "--request", "request.json"], "");
+    assert!(stderr(&several).contains("--pod: shop/coordinator, shop/web"), "{}", stderr(&several));
+}
+
+#[test]
+fn policies_are_put_into_words_and_compared() {
+    let workspace = Workspace::new(YAML);
+    succeeded(workspace.generate(&["yaml"]));
+    let words = stdout(&succeeded(workspace.contrast(&["policy", "explain", "yaml"], "")));
+    for expected in [
+        "shop/web (",
+        "runs        /bin/web",
+        "as          user 65532",
+        "env         MODE=on",
+        "after       pause contrast-initializer",
+        "Everything else is denied.",
+    ] {
+        assert!(words.contains(expected), "{expected:?} in {words}");
+    }
+    fs::copy(workspace.path("yaml/shop.yml"), workspace.path("before.yml")).unwrap();
+    let changed = workspace.yaml().replace("value: \"on\"", "value: \"off\"");
+    fs::write(workspace.path("yaml/shop.yml"), changed).unwrap();
+    fs::write(workspace.path("settings.json"), r#"{"requests":{"ReadStreamRequest":true}}"#).unwrap();
+    succeeded(workspace.generate(&["yaml", "--settings", "settings.json"]));
+    let diff =
+        stdout(&succeeded(workspace.contrast(&["policy", "diff", "before.yml", "yaml", "--pod", "web"], "")));
+    assert!(diff.contains("containers.web.OCI.Process.Env") && diff.contains("MODE=off"), "{diff}");
+    assert!(diff.contains("request_defaults.ReadStreamRequest\n  - false\n  + true"), "{diff}");
+}
+
+#[test]
+fn reference_values_are_computed_from_a_bundle_and_used() {
+    let workspace = Workspace::new(YAML);
+    let bundle = workspace.path("bundle");
+    fs::create_dir(&bundle).unwrap();
+    let firmware =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/launch-digest/testdata/ovmf_AmdSev_suffix.bin");
+    fs::copy(firmware, bundle.join("OVMF.fd")).unwrap();
+    fs::write(bundle.join("empty"), "").unwrap();
+    let launch = json!({
+        "platform": "Metal-QEMU-SNP", "firmware": "OVMF.fd", "kernel": "empty", "initrd": "empty",
+        "command_line": "console=ttyS0 loglevel=7", "cpu_models": { "Genoa": "EPYC-v4" },
+    });
+    fs::write(bundle.join("launch.json"), launch.to_string()).unwrap();
+    let values = succeeded(workspace.contrast(&["runtime", "measure", "bundle", "--output", "json"], ""));
+    let published =
+        "6d287813eb5222d770f75005c664e34c204f385ce832cc2ce7d0d6f354454362f390ef83a92046c042e706363b4b08fa";
+    assert!(stdout(&values).contains(published), "{}", stdout(&values));
+    fs::write(workspace.path("values.json"), &values.stdout).unwrap();
+    succeeded(workspace.generate(&["yaml", "--measurements", "values.json"]));
+    assert!(fs::read_to_string(workspace.path("manifest.json")).unwrap().contains(published));
+    let outside = json!({ "platform": "Metal-QEMU-SNP", "firmware": "../OVMF.fd", "cpu_models": { "Genoa": "EPYC-v4" } });
+    fs::write(bundle.join("launch.json"), outside.to_string()).unwrap();
+    let refused = workspace.contrast(&["runtime", "measure", "bundle"], "");
+    assert!(stderr(&refused).contains("not a path inside the bundle"), "{}", stderr(&refused));
+}

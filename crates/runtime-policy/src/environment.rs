@@ -1,0 +1,245 @@
+//! A container's environment, arguments and commands.
+//!
+//! Order of precedence as the kubelet and the runtime have it: image, `envFrom`, `env`; a later entry of
+//! a name replaces an earlier one.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::{
+    image::ContainerImage,
+    objects::{CONFIG_MAP, Objects, SECRET},
+    settings::Settings,
+    spec::{Container, EnvSource, Exec},
+    text::{Piece, Text, expand},
+    workload::Workload,
+};
+
+/// What is wrong in a container, relative to it.
+pub(crate) type Wrong = (String, String);
+
+const UUID: &str = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}";
+const ADDRESS: &str = "[0-9a-f.:]+";
+const ADDRESSES: &str = "[0-9a-f.:]+(,[0-9a-f.:]+)*";
+const DNS_NAME: &str = "[A-Za-z0-9.-]+";
+const LABEL: &str = "[A-Za-z0-9._-]*";
+
+/// Values by name.
+#[derive(Debug, Default)]
+pub(crate) struct Environment {
+    values: BTreeMap<String, Text>,
+    /// Those that Kubernetes sets, so that arguments may use them.
+    kubernetes: BTreeMap<String, Text>,
+}
+
+impl Environment {
+    pub(crate) fn read(
+        workload: &Workload,
+        container: &Container,
+        image: &ContainerImage,
+        objects: &Objects,
+    ) -> Result<Self, Wrong> {
+        let mut environment = Self::default();
+        for (index, from) in container.env_from.iter().flatten().enumerate() {
+            let at = |field: &str| format!("envFrom[{index}].{field}");
+            let (kind, reference, field) = match (&from.config_map_ref, &from.secret_ref) {
+                (Some(reference), _) => (CONFIG_MAP, reference, "configMapRef"),
+                (None, Some(reference)) => (SECRET, reference, "secretRef"),
+                (None, None) => return Err((at(""), "a configMapRef or secretRef is needed".into())),
+            };
+            match objects.get(kind, &workload.namespace, &reference.name) {
+                Some(values) => {
+                    let prefix = from.prefix.as_deref().unwrap_or_default();
+                    for (key, value) in values {
+                        environment.kubernetes.insert(format!("{prefix}{key}"), Text::literal(value));
+                    }
+                }
+                None if reference.optional == Some(true) => {}
+                None => return Err((at(field), missing(kind, &workload.namespace, &reference.name))),
+            }
+        }
+        for (index, entry) in container.env.iter().flatten().enumerate() {
+            let value = match (&entry.value, &entry.value_from) {
+                (_, Some(source)) => match source_value(workload, source, objects) {
+                    Ok(Some(value)) => value,
+                    Ok(None) => continue,
+                    Err((field, message)) => {
+                        return Err((format!("env[{index}].valueFrom.{field}"), message));
+                    }
+                },
+                (Some(value), None) => environment.expand(value),
+                (None, None) => Text::literal(""),
+            };
+            environment.kubernetes.insert(entry.name.clone(), value);
+        }
+        for entry in &image.env {
+            let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
+            environment.values.insert(name.to_owned(), Text::literal(value));
+        }
+        environment.values.extend(environment.kubernetes.clone());
+        Ok(environment)
+    }
+
+    /// `$(NAME)` stands for what Kubernetes sets, not for what the image does.
+    fn expand(&self, text: &str) -> Text {
+        expand(text, |name| self.kubernetes.get(name).cloned())
+    }
+
+    /// `Env` and `EnvTexts` of the policy: what is known, and what has a form.
+    pub(crate) fn to_policy(
+        &self,
+        workload: &Workload,
+        container: &Container,
+        settings: &Settings,
+    ) -> (Value, Value) {
+        let mut known: Vec<String> = Vec::new();
+        let mut forms: Vec<Value> = Vec::new();
+        for (name, value) in &self.values {
+            let text = Text::literal(format!("{name}=")).then(value.clone());
+            match text.known() {
+                Some(text) => known.push(text),
+                None => forms.push(text.to_policy()),
+            }
+        }
+        if !self.values.contains_key("PATH") {
+            known.push(settings.text(&["process", "default_path"]));
+        }
+        let mut optional = |name: &str, value: Text| {
+            if !self.values.contains_key(name)
+                && let Value::Object(mut text) =
+                    match Text::literal(format!("{name}=")).then(value).to_policy() {
+                        Value::String(text) => json!({ "template": text }),
+                        other => other,
+                    }
+            {
+                text.insert("optional".into(), true.into());
+                forms.push(Value::Object(text));
+            }
+        };
+        optional("HOSTNAME", hostname(workload));
+        if container.tty == Some(true) {
+            optional("TERM", Text::literal("xterm"));
+        }
+        known.sort();
+        (json!(known), Value::Array(forms))
+    }
+
+    /// `Args` of the policy: `command` and `args` over the image's entry point and arguments.
+    pub(crate) fn args(&self, container: &Container, image: &ContainerImage) -> Value {
+        let expanded = |list: &[String]| list.iter().map(|text| self.expand(text)).collect::<Vec<_>>();
+        let plain = |list: &[String]| list.iter().map(Text::literal).collect::<Vec<_>>();
+        let given = |list: &Option<Vec<String>>| list.clone().filter(|list| !list.is_empty());
+        let (command, args) = (given(&container.command), given(&container.args));
+        let (first, second) = match (&command, &args) {
+            (Some(command), Some(args)) => (expanded(command), expanded(args)),
+            (Some(command), None) => (expanded(command), Vec::new()),
+            (None, Some(args)) => (plain(&image.entrypoint), expanded(args)),
+            (None, None) => (plain(&image.entrypoint), plain(&image.cmd)),
+        };
+        Value::Array(first.iter().chain(&second).map(Text::to_policy).collect())
+    }
+
+    /// Commands that probes and hooks run in the container.
+    pub(crate) fn exec_commands(&self, container: &Container) -> Value {
+        let probes = [&container.liveness_probe, &container.readiness_probe, &container.startup_probe];
+        let probes = probes.into_iter().flatten().filter_map(|probe| probe.exec.as_ref());
+        let hooks =
+            container.lifecycle.iter().flat_map(|lifecycle| [&lifecycle.post_start, &lifecycle.pre_stop]);
+        let hooks = hooks.flatten().filter_map(|hook| hook.exec.as_ref());
+        let command =
+            |exec: &Exec| exec.command.iter().map(|text| self.expand(text).to_policy()).collect::<Vec<_>>();
+        let plain = |exec: &Exec| exec.command.iter().map(|text| json!(text)).collect::<Vec<_>>();
+        let mut commands: Vec<Vec<Value>> = Vec::new();
+        // The kubelet expands variables in probes' commands, and not in hooks'.
+        for found in probes.map(command).chain(hooks.map(plain)) {
+            if !found.is_empty() && !commands.contains(&found) {
+                commands.push(found);
+            }
+        }
+        json!(commands)
+    }
+}
+
+/// What the pod is called inside.
+pub(crate) fn hostname(workload: &Workload) -> Text {
+    match &workload.spec.hostname {
+        Some(hostname) => Text::literal(hostname),
+        None => Text::piece(Piece::Placeholder("$(sandbox-name)")),
+    }
+}
+
+fn missing(kind: &str, namespace: &str, name: &str) -> String {
+    format!(
+        "{kind} {namespace}/{name} is not among the input files, so its values cannot be pinned; \
+         give its YAML too, or mark the reference optional if it will not exist"
+    )
+}
+
+fn source_value(workload: &Workload, source: &EnvSource, objects: &Objects) -> Result<Option<Text>, Wrong> {
+    if let Some(field) = &source.field_ref {
+        return field_value(workload, &field.field_path)
+            .map(Some)
+            .map_err(|message| ("fieldRef.fieldPath".into(), message));
+    }
+    if let Some(resource) = &source.resource_field_ref {
+        let known = ["limits.", "requests."].iter().any(|prefix| resource.resource.starts_with(prefix));
+        return match known {
+            true => Ok(Some(Text::piece(Piece::Form("[0-9]+")))),
+            false => Err(("resourceFieldRef.resource".into(), "expected limits.* or requests.*".into())),
+        };
+    }
+    let (kind, reference, field) = match (&source.config_map_key_ref, &source.secret_key_ref) {
+        (Some(reference), _) => (CONFIG_MAP, reference, "configMapKeyRef"),
+        (None, Some(reference)) => (SECRET, reference, "secretKeyRef"),
+        (None, None) => return Err((String::new(), "this source of a value is not understood".into())),
+    };
+    let optional = reference.optional == Some(true);
+    match objects.get(kind, &workload.namespace, &reference.name) {
+        Some(values) => match values.get(&reference.key) {
+            Some(value) => Ok(Some(Text::literal(value))),
+            None if optional => Ok(None),
+            None => Err((
+                format!("{field}.key"),
+                format!("{kind} {} has no text under {:?}", reference.name, reference.key),
+            )),
+        },
+        None if optional => Ok(None),
+        None => Err((field.into(), missing(kind, &workload.namespace, &reference.name))),
+    }
+}
+
+fn field_value(workload: &Workload, path: &str) -> Result<Text, String> {
+    let form = |form| Ok(Text::piece(Piece::Form(form)));
+    let template = |kind: &str, key: &str| {
+        let map = workload.pod.pointer(&format!("/metadata/{kind}"));
+        map.and_then(|map| map.get(key)).and_then(Value::as_str).map(Text::literal)
+    };
+    let keyed = |kind: &str| {
+        path.strip_prefix(&format!("metadata.{kind}['")).and_then(|rest| rest.strip_suffix("']"))
+    };
+    match path {
+        "metadata.name" => Ok(Text::piece(Piece::Placeholder("$(sandbox-name)"))),
+        "metadata.namespace" => Ok(Text::literal(&workload.namespace)),
+        "metadata.uid" => form(UUID),
+        "status.podIP" | "status.hostIP" => form(ADDRESS),
+        "status.podIPs" | "status.hostIPs" => form(ADDRESSES),
+        "spec.nodeName" => form(DNS_NAME),
+        "spec.serviceAccountName" => {
+            let name = workload.pod.pointer("/spec/serviceAccountName").and_then(Value::as_str);
+            Ok(Text::literal(name.unwrap_or("default")))
+        }
+        _ => {
+            if let Some(label) = keyed("labels") {
+                return template("labels", label).map_or_else(|| form(LABEL), Ok);
+            }
+            if let Some(annotation) = keyed("annotations") {
+                let found = template("annotations", annotation);
+                return found.ok_or_else(|| {
+                    format!("the pod has no annotation {annotation:?}, so its value cannot be pinned")
+                });
+            }
+            Err(format!("the field {path:?} is not one that a pod can ask for"))
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! A policy in words.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+/// What a policy allows, from its data ([`crate::PolicyDocument::data`]).
+pub fn explain(data: &Value) -> String {
+    let mut text = String::new();
+    let containers = data["containers"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let _ = writeln!(text, "The host may start these containers, each once at a time, in this order:");
+    for container in containers {
+        explain_container(&mut text, container);
+    }
+    let _ = writeln!(text, "\nBeside that the host may:");
+    for line in openings(data) {
+        let _ = writeln!(text, "  - {line}");
+    }
+    let _ = writeln!(text, "\nEverything else is denied.");
+    text
+}
+
+fn words(value: &Value) -> String {
+    let word = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        Value::Object(map) => match (map.get("template"), map.get("pattern")) {
+            (Some(Value::String(text)), _) => text.clone(),
+            (_, Some(Value::String(text))) => format!("/{text}/"),
+            _ => value.to_string(),
+        },
+        other => other.to_string(),
+    };
+    match value {
+        Value::Array(items) => items.iter().map(word).collect::<Vec<_>>().join(" "),
+        other => word(other),
+    }
+}
+
+fn explain_container(text: &mut String, container: &Value) {
+    let oci = &container["OCI"];
+    let process = &oci["Process"];
+    let user = &process["User"];
+    let _ = writeln!(text, "\n{}", words(&container["name"]));
+    let mut line = |label: &str, value: String| {
+        if !value.is_empty() {
+            let _ = writeln!(text, "  {label:<12}{value}");
+        }
+    };
+    line("image", words(&container["storages"]["image"]["source"]));
+    line("runs", words(&process["Args"]));
+    line("in", words(&process["Cwd"]));
+    line("as", format!("user {}, group {}, groups {}", user["UID"], user["GID"], user["AdditionalGids"]));
+    let capabilities = process["Capabilities"]["Bounding"].as_array().map_or(0, Vec::len);
+    let access = if oci["Root"]["Readonly"] == true { "read-only root" } else { "writable root" };
+    let privileges = if process["NoNewPrivileges"] == true { ", no new privileges" } else { "" };
+    line("rights", format!("{capabilities} capabilities, {access}{privileges}"));
+    for entry in process["Env"].as_array().into_iter().flatten() {
+        line("env", words(entry));
+    }
+    for entry in process["EnvTexts"].as_array().into_iter().flatten() {
+        let optional = if entry["optional"] == true { " (may be left out)" } else { "" };
+        line("env", format!("{}{optional}", words(entry)));
+    }
+    for (destination, mount) in oci["Mounts"].as_object().into_iter().flatten() {
+        let made = if mount.get("storage").is_some() { ", made by the guest" } else { "" };
+        let copied = words(&mount["source"]).contains("/shared/containers/$(bundle-id)-");
+        let from_host = if copied { ", FROM THE HOST" } else { "" };
+        line("mount", format!("{destination} ({}){made}{from_host}", words(&mount["options"])));
+    }
+    line("devices", words(&container["devices"]));
+    for command in container["exec_commands"].as_array().into_iter().flatten() {
+        line("probe", words(command));
+    }
+    line("after", words(&container["after"]));
+}
+
+fn openings(data: &Value) -> Vec<String> {
+    let requests = &data["request_defaults"];
+    let mut lines = vec![
+        "create and destroy the sandbox; signal, wait for, measure and remove containers that exist"
+            .to_owned(),
+        "configure network devices, routes and neighbours, none of them on the loopback device".to_owned(),
+        format!("copy files to {}", words(&requests["CopyFileRequest"])),
+        "read metrics, interfaces, routes, guest details".to_owned(),
+    ];
+    for (request, meaning) in [
+        ("ReadStreamRequest", "READ what containers print (logs)"),
+        ("WriteStreamRequest", "WRITE to containers' standard input"),
+        ("CloseStdinRequest", "close containers' standard input"),
+        ("UpdateEphemeralMountsRequest", "change the size of volumes in memory"),
+    ] {
+        if requests[request] == true {
+            lines.push(meaning.to_owned());
+        }
+    }
+    for command in requests["ExecProcessRequest"]["allowed_commands"].as_array().into_iter().flatten() {
+        lines.push(format!("RUN in any container: {}", words(command)));
+    }
+    for pattern in requests["ExecProcessRequest"]["regex"].as_array().into_iter().flatten() {
+        lines.push(format!("RUN in any container what matches /{}/", words(pattern)));
+    }
+    lines
+}

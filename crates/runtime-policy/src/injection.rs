@@ -1,0 +1,351 @@
+//! What `generate` adds to a confidential pod (spec manifest-and-cli.md section 3, data-plane.md).
+
+use manifest::Role;
+use serde_json::{Value, json};
+use yaml_edit::{Document, Path, Position};
+
+use crate::{
+    Finding, Place, PolicyError,
+    workload::{ANNOTATION, Workload},
+};
+
+const INITIALIZER: &str = "contrast-initializer";
+const SERVICE_MESH: &str = "contrast-service-mesh";
+const SECRETS: &str = "contrast-secrets";
+const SECRETS_PATH: &str = "/contrast";
+/// Prefix of the container that opens an encrypted volume.
+const SECURE_VOLUME: &str = "contrast-secure-pv-";
+
+/// What is added, and from which images.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Injection {
+    /// Image of the initializer; `None` leaves it out.
+    pub initializer: Option<String>,
+    /// Image of the service mesh, for pods that ask for it; `None` leaves it out.
+    pub service_mesh: Option<String>,
+    /// Runtime class of this installation; `None` leaves the YAML's.
+    pub runtime_class: Option<String>,
+    /// Images to replace, by the reference in the YAML.
+    pub image_replacements: Vec<(String, String)>,
+}
+
+struct Change<'a> {
+    file: &'a str,
+    document: &'a mut Document,
+    workload: &'a Workload,
+    spec: Path,
+}
+
+impl Change<'_> {
+    fn set(&mut self, path: &Path, value: &Value) -> Result<(), PolicyError> {
+        self.document
+            .set(path, value)
+            .map(drop)
+            .map_err(|source| PolicyError::Yaml { file: self.file.to_owned(), source })
+    }
+
+    fn insert(&mut self, path: &Path, position: Position, value: &Value) -> Result<(), PolicyError> {
+        let outcome = self.document.insert(path, position, value);
+        outcome.map_err(|source| PolicyError::Yaml { file: self.file.to_owned(), source })
+    }
+
+    fn list(&self, field: &str) -> Vec<Value> {
+        let list = self.spec.then(field).find(self.document.value());
+        list.and_then(Value::as_array).cloned().unwrap_or_default()
+    }
+
+    fn finding(&self, path: &Path, message: impl Into<String>) -> Finding {
+        let place = Place { name: self.file, file: 0, document: 0, text: self.document };
+        place.finding(&self.workload.kind, &self.workload.name, path, message)
+    }
+
+    fn error(&self, path: &Path, message: impl Into<String>) -> PolicyError {
+        PolicyError::Resource(self.finding(path, message))
+    }
+
+    fn annotation_path(&self, name: &str) -> Path {
+        self.workload.path.then("metadata").then("annotations").then(format!("{ANNOTATION}{name}").as_str())
+    }
+
+    /// Puts a container in a list under its name: what a user or an earlier version wrote there is
+    /// replaced, but for a digest that pins the same image.
+    fn put_container(&mut self, mut container: Value, position: Position) -> Result<(), PolicyError> {
+        let list = self.spec.then("initContainers");
+        let name = container["name"].clone();
+        let existing =
+            self.list("initContainers").into_iter().enumerate().find(|(_, known)| known["name"] == name);
+        let Some((index, known)) = existing else { return self.insert(&list, position, &container) };
+        if is_pinned_form(known["image"].as_str(), container["image"].as_str()) {
+            container["image"] = known["image"].clone();
+        }
+        if let (Some(known), Some(mounts)) = (known.get("volumeMounts"), container.get_mut("volumeMounts")) {
+            *mounts = known.clone(); // the mount of the secrets is added to every container below
+        }
+        self.set(&list.then(index), &container)
+    }
+}
+
+/// Whether `known` is `wanted` with a digest behind it.
+fn is_pinned_form(known: Option<&str>, wanted: Option<&str>) -> bool {
+    let (Some(known), Some(wanted)) = (known, wanted) else { return false };
+    let Some((name, _)) = known.split_once("@sha256:") else { return false };
+    let tagged = |text: &str| {
+        let text = text.split('@').next().unwrap_or_default();
+        let has_tag = text.rsplit('/').next().is_some_and(|last| last.contains(':'));
+        if has_tag { text.to_owned() } else { format!("{text}:latest") }
+    };
+    let short = |text: &str| {
+        let text = text.strip_prefix("docker.io/").unwrap_or(text);
+        text.strip_prefix("library/").unwrap_or(text).to_owned()
+    };
+    short(&tagged(name)) == short(&tagged(wanted)) && !wanted.contains('@')
+}
+
+pub(crate) fn inject(
+    injection: &Injection,
+    file: &str,
+    document: &mut Document,
+    workload: &Workload,
+    warnings: &mut Vec<Finding>,
+) -> Result<(), PolicyError> {
+    let spec = workload.spec_path();
+    let mut change = Change { file, document, workload, spec };
+    if let Some(class) = &injection.runtime_class {
+        change.set(&change.spec.then("runtimeClassName"), &json!(class))?;
+    }
+    replace_images(&mut change, &injection.image_replacements)?;
+    warn(&change, warnings);
+    if workload.role == Role::Coordinator {
+        return Ok(());
+    }
+    let wants_mesh = ["servicemesh-ingress", "servicemesh-egress", "servicemesh-admin-interface-port"]
+        .iter()
+        .any(|name| workload.annotation(name).is_some());
+    let mesh = injection.service_mesh.as_ref().filter(|_| wants_mesh);
+    let skip = workload.annotation("skip-initializer") == Some("true");
+    if skip && mesh.is_some() {
+        let path = change.annotation_path("skip-initializer");
+        return Err(
+            change.error(&path, "the service mesh needs the certificates that the initializer fetches")
+        );
+    }
+    let Some(initializer) = injection.initializer.as_ref().filter(|_| !skip) else { return Ok(()) };
+
+    add_secrets_volume(&mut change)?;
+    if let Some(mesh) = mesh {
+        mesh_warnings(&change, warnings)?;
+        change.put_container(service_mesh(workload, mesh), Position::Last)?;
+    }
+    if let Some(text) = workload.annotation("secure-pv") {
+        secure_volume(&mut change, text, initializer)?;
+    }
+    change.put_container(initializer_container(initializer, mesh.is_some()), Position::First)?;
+    mount_secrets(&mut change)
+}
+
+fn initializer_container(image: &str, mesh: bool) -> Value {
+    let mut env = vec![json!({ "name": "COORDINATOR_HOST", "value": "coordinator" })];
+    if !mesh {
+        // Until then the guest lets nobody in; with a mesh, the mesh does it.
+        env.push(json!({ "name": "CONTRAST_ALLOW_INCOMING", "value": "true" }));
+    }
+    json!({
+        "name": INITIALIZER,
+        "image": image,
+        "env": env,
+        "resources": { "requests": { "memory": "50Mi" }, "limits": { "memory": "50Mi" } },
+        "volumeMounts": [{ "name": SECRETS, "mountPath": SECRETS_PATH }],
+    })
+}
+
+fn service_mesh(workload: &Workload, image: &str) -> Value {
+    let variables = [
+        ("CONTRAST_INGRESS_PROXY_CONFIG", "servicemesh-ingress"),
+        ("CONTRAST_EGRESS_PROXY_CONFIG", "servicemesh-egress"),
+        ("CONTRAST_ADMIN_PORT", "servicemesh-admin-interface-port"),
+    ];
+    let set = variables.iter().filter_map(|(name, key)| {
+        workload.annotation(key).map(|value| json!({ "name": name, "value": value }))
+    });
+    json!({
+        "name": SERVICE_MESH,
+        "image": image,
+        "restartPolicy": "Always",
+        "env": set.collect::<Vec<_>>(),
+        "securityContext": { "privileged": true, "capabilities": { "add": ["NET_ADMIN"] } },
+        "startupProbe": {
+            "tcpSocket": { "port": 15006 }, "initialDelaySeconds": 1, "periodSeconds": 5, "failureThreshold": 5,
+        },
+        "volumeMounts": [{ "name": SECRETS, "mountPath": SECRETS_PATH }],
+    })
+}
+
+fn add_secrets_volume(change: &mut Change<'_>) -> Result<(), PolicyError> {
+    let list = change.spec.then("volumes");
+    let known = change.list("volumes").into_iter().enumerate().find(|(_, volume)| volume["name"] == SECRETS);
+    match known {
+        Some((_, volume)) if volume.get("emptyDir").is_some() => Ok(()),
+        Some((index, _)) => Err(change.error(
+            &list.then(index),
+            "this name is for the initializer's files: rename the volume, or make it an emptyDir",
+        )),
+        None => change.insert(&list, Position::Last, &json!({ "name": SECRETS, "emptyDir": {} })),
+    }
+}
+
+/// Every container gets the mount, unless it has one of that name.
+fn mount_secrets(change: &mut Change<'_>) -> Result<(), PolicyError> {
+    for list in ["initContainers", "containers"] {
+        for (index, container) in change.list(list).into_iter().enumerate() {
+            let mounts = container.get("volumeMounts").and_then(Value::as_array).cloned().unwrap_or_default();
+            let path = change.spec.then(list).then(index).then("volumeMounts");
+            if let Some(at) =
+                mounts.iter().position(|mount| mount["mountPath"] == SECRETS_PATH && mount["name"] != SECRETS)
+            {
+                return Err(change.error(
+                    &path.then(at),
+                    "/contrast is for the initializer's files: mount this volume elsewhere",
+                ));
+            }
+            if mounts.iter().all(|mount| mount["name"] != SECRETS) {
+                change.insert(
+                    &path,
+                    Position::Last,
+                    &json!({ "name": SECRETS, "mountPath": SECRETS_PATH }),
+                )?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `DEVICE:MOUNT`: a helper opens the device with the workload secret and mounts it into the volume,
+/// from where it reaches the application.
+fn secure_volume(change: &mut Change<'_>, text: &str, image: &str) -> Result<(), PolicyError> {
+    let path = change.annotation_path("secure-pv");
+    let Some((device, mount)) = text
+        .split_once(':')
+        .filter(|(device, mount)| !device.is_empty() && !mount.is_empty() && !mount.contains(':'))
+    else {
+        return Err(
+            change.error(&path, "expected DEVICE:MOUNT, the names of a block volume and of an emptyDir")
+        );
+    };
+    let claims = change.workload_claims();
+    let volumes = change.list("volumes");
+    let find = |name: &str| volumes.iter().find(|volume| volume["name"] == name);
+    if find(device).is_none() && !claims.iter().any(|claim| claim == device) {
+        return Err(change
+            .error(&path, format!("the pod has no volume {device:?} and no claim template of that name")));
+    }
+    match find(mount) {
+        Some(volume) if volume.get("emptyDir").is_some() => {}
+        Some(_) => return Err(change.error(&path, format!("volume {mount:?} must be an emptyDir"))),
+        None => {
+            let list = change.spec.then("volumes");
+            change.insert(&list, Position::Last, &json!({ "name": mount, "emptyDir": {} }))?;
+        }
+    }
+    let device_path = format!("/dev/{device}");
+    let mount_path = format!("/{mount}");
+    let helper = json!({
+        "name": format!("{SECURE_VOLUME}{device}"),
+        "image": image,
+        "restartPolicy": "Always",
+        "args": ["cryptsetup", "-d", device_path, "-m", mount_path],
+        "securityContext": { "privileged": true },
+        "startupProbe": { "exec": { "command": ["/bin/test", "-f", "/done"] }, "periodSeconds": 5, "failureThreshold": 60 },
+        "resources": { "requests": { "memory": "100Mi" }, "limits": { "memory": "100Mi" } },
+        "volumeDevices": [{ "name": device, "devicePath": device_path }],
+        "volumeMounts": [
+            { "name": mount, "mountPath": mount_path, "mountPropagation": "Bidirectional" },
+            { "name": SECRETS, "mountPath": SECRETS_PATH },
+        ],
+    });
+    change.put_container(helper, Position::First)?;
+    // Mounts that were there before the helper's must see what it mounts.
+    for (index, container) in change.list("containers").into_iter().enumerate() {
+        let mounts = container.get("volumeMounts").and_then(Value::as_array).cloned().unwrap_or_default();
+        for (at, found) in mounts.iter().enumerate() {
+            if found["name"] == mount {
+                let path = change.spec.then("containers").then(index).then("volumeMounts").then(at);
+                change.set(&path.then("mountPropagation"), &json!("HostToContainer"))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Change<'_> {
+    /// Names of a StatefulSet's claim templates, which are volumes of its pods.
+    fn workload_claims(&self) -> Vec<String> {
+        let resource: Path = self.workload.path.steps()[..self.workload.path.steps().len().saturating_sub(2)]
+            .iter()
+            .cloned()
+            .collect();
+        let templates = resource.then("spec").then("volumeClaimTemplates");
+        let templates =
+            templates.find(self.document.value()).and_then(Value::as_array).cloned().unwrap_or_default();
+        templates
+            .iter()
+            .filter_map(|claim| claim.pointer("/metadata/name")?.as_str().map(str::to_owned))
+            .collect()
+    }
+}
+
+fn replace_images(change: &mut Change<'_>, replacements: &[(String, String)]) -> Result<(), PolicyError> {
+    for list in ["initContainers", "containers"] {
+        for (index, container) in change.list(list).into_iter().enumerate() {
+            let replacement = replacements.iter().find(|(from, _)| container["image"] == from.as_str());
+            if let Some((_, to)) = replacement {
+                change.set(&change.spec.then(list).then(index).then("image"), &json!(to))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What will not work, or not be protected, as it stands.
+fn warn(change: &Change<'_>, warnings: &mut Vec<Finding>) {
+    for list in ["initContainers", "containers"] {
+        for (index, container) in change.list(list).into_iter().enumerate() {
+            let resources = change.spec.then(list).then(index).then("resources");
+            for resource in ["memory", "cpu"] {
+                let of = |kind: &str| container.pointer(&format!("/resources/{kind}/{resource}")).cloned();
+                if let (Some(request), Some(limit)) = (of("requests"), of("limits"))
+                    && request != limit
+                {
+                    let message = format!(
+                        "the VM is sized by limits: make the {resource} request ({request}) equal to the limit ({limit})"
+                    );
+                    warnings.push(change.finding(&resources, message));
+                }
+            }
+        }
+    }
+}
+
+/// Egress listeners are addresses of the pod itself, each used once.
+fn mesh_warnings(change: &Change<'_>, warnings: &mut Vec<Finding>) -> Result<(), PolicyError> {
+    let Some(text) = change.workload.annotation("servicemesh-egress") else { return Ok(()) };
+    let path = change.annotation_path("servicemesh-egress");
+    let mut listeners = std::collections::BTreeSet::new();
+    for entry in text.split("##").filter(|entry| !entry.is_empty()) {
+        let fields: Vec<&str> = entry.split('#').collect();
+        let [_, listener, _] = fields.as_slice() else {
+            return Err(
+                change.error(&path, format!("{entry:?}: expected NAME#LISTEN_IP:PORT#REMOTE_HOST:PORT"))
+            );
+        };
+        let address: Option<std::net::SocketAddrV4> = listener.parse().ok();
+        if !address.is_some_and(|address| address.ip().is_loopback()) {
+            warnings.push(
+                change.finding(&path, format!("{listener} is not an address in 127.0.0.0/8 with a port")),
+            );
+        }
+        if !listeners.insert(*listener) {
+            warnings.push(change.finding(&path, format!("{listener} is used twice")));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,258 @@
+//! Volumes and mounts of a container.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use crate::{
+    environment::Wrong,
+    image::ContainerImage,
+    settings::Settings,
+    spec::{Container, PodSpec, Volume, VolumeMount},
+    text::quote,
+};
+
+/// What a container may have mounted, by destination, and what backs it.
+#[derive(Debug, Default)]
+pub(crate) struct Mounts {
+    pub(crate) mounts: BTreeMap<String, Value>,
+    pub(crate) storages: BTreeMap<String, Value>,
+    pub(crate) devices: Vec<String>,
+    pub(crate) propagation: &'static str,
+    /// Field and text.
+    pub(crate) warnings: Vec<Wrong>,
+}
+
+/// Replaces the placeholders that are known when the policy is made.
+fn fill(value: &mut Value, known: &[(&str, &str)], shared: &str) {
+    match value {
+        Value::String(text) => {
+            for (name, replacement) in known {
+                *text = text.replace(name, replacement);
+            }
+            *text = text.replace("$(shared)", shared);
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| fill(item, known, shared)),
+        Value::Object(map) => map.iter_mut().for_each(|(_, value)| fill(value, known, shared)),
+        _ => {}
+    }
+}
+
+fn base_name(path: &str) -> &str {
+    path.trim_end_matches('/').rsplit('/').next().unwrap_or_default()
+}
+
+/// As the runtime writes it: absolute, no slash at the end.
+fn destination(path: &str) -> String {
+    let trimmed = path.trim_end_matches('/');
+    if trimmed.is_empty() { "/".to_owned() } else { trimmed.to_owned() }
+}
+
+impl Mounts {
+    /// What every pause container has.
+    pub(crate) fn pause(settings: &Settings) -> Self {
+        let mut mounts = Self::default();
+        for group in ["always", "pause"] {
+            mounts.add_group(settings, group, &[]);
+        }
+        mounts.nest();
+        mounts
+    }
+
+    /// What a container has by default and asks for.
+    pub(crate) fn read(
+        spec: &PodSpec,
+        container: &Container,
+        image: &ContainerImage,
+        settings: &Settings,
+    ) -> Result<Self, Wrong> {
+        let context = container.security_context.as_ref();
+        let flag =
+            |read: fn(&crate::spec::SecurityContext) -> Option<bool>| context.and_then(read) == Some(true);
+        let access = if flag(|context| context.read_only_root_filesystem) { "ro" } else { "rw" };
+        let known = [("$(root-access)", access)];
+        let mut mounts = Self::default();
+        for group in [
+            "always",
+            "container",
+            if flag(|context| context.privileged) { "privileged" } else { "unprivileged" },
+        ] {
+            mounts.add_group(settings, group, &known);
+        }
+        if spec.automount_service_account_token != Some(false) {
+            mounts.add_group(settings, "service_account", &known);
+        }
+        if let Some(path) = &container.termination_message_path
+            && let Some(mount) = mounts.mounts.remove("/dev/termination-log")
+        {
+            let mut mount = mount;
+            mount["source"] = json!({ "pattern": format!("{}{}$", settings.text(&["kata", "shared_prefix"]), quote(base_name(path))) });
+            mounts.mounts.insert(destination(path), mount);
+        }
+        for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
+            let volume = spec.volumes.iter().flatten().find(|volume| volume.name == mount.name);
+            let at = |field: &str| format!("volumeMounts[{index}]{field}");
+            let (kind, source) = match volume {
+                Some(volume) => kind(volume)
+                    .ok_or_else(|| (at(".name"), format!("volume {:?} has no source", mount.name)))?,
+                // A StatefulSet's claim templates are volumes too.
+                None => ("persistentVolumeClaim", &Value::Null),
+            };
+            mounts
+                .add_volume(kind, source, mount, settings)
+                .map_err(|(field, message)| (at(&field), message))?;
+        }
+        for path in &image.volumes {
+            let path = destination(path);
+            if !mounts.mounts.contains_key(&path) {
+                mounts.add_copied(&path, settings, ["rbind", "rprivate", "rw"]);
+            }
+        }
+        for device in container.volume_devices.iter().flatten() {
+            mounts.devices.push(device.device_path.clone());
+        }
+        mounts.devices.sort();
+        mounts.nest();
+        Ok(mounts)
+    }
+
+    fn add_group(&mut self, settings: &Settings, group: &str, known: &[(&str, &str)]) {
+        let shared = settings.text(&["kata", "shared_prefix"]);
+        for (path, mut mount) in settings.object(&["mounts", group]) {
+            fill(&mut mount, known, &shared);
+            self.mounts.insert(path, mount);
+        }
+    }
+
+    fn add_volume(
+        &mut self,
+        kind: &str,
+        source: &Value,
+        mount: &VolumeMount,
+        settings: &Settings,
+    ) -> Result<(), Wrong> {
+        let path = destination(&mount.mount_path);
+        if !path.starts_with('/') || path == "/" || path.contains("/../") || path.ends_with("/..") {
+            return Err((".mountPath".into(), format!("{path:?} is not a path below the root")));
+        }
+        let propagation = match mount.mount_propagation.as_deref() {
+            None | Some("None") => "rprivate",
+            Some("HostToContainer") => "rslave",
+            Some("Bidirectional") => "rshared",
+            Some(_) => {
+                return Err((
+                    ".mountPropagation".into(),
+                    "expected None, HostToContainer or Bidirectional".into(),
+                ));
+            }
+        };
+        self.propagation = match (self.propagation, propagation) {
+            ("rshared", _) | (_, "rshared") => "rshared",
+            ("rslave", _) | (_, "rslave") => "rslave",
+            (other, _) => other,
+        };
+        let configuration = matches!(kind, "configMap" | "secret" | "projected" | "downwardAPI");
+        let access = if configuration || mount.read_only == Some(true) { "ro" } else { "rw" };
+        let options = ["rbind", propagation, access];
+        let sub_path = mount.sub_path.is_some() || mount.sub_path_expr.is_some();
+        match kind {
+            "emptyDir" if !sub_path => {
+                let memory = source.get("medium").and_then(Value::as_str) == Some("Memory");
+                self.add_made(
+                    if memory { "memory" } else { "empty_dir" },
+                    &path,
+                    &mount.name,
+                    settings,
+                    options,
+                );
+            }
+            "emptyDir" => {
+                return Err((
+                    ".subPath".into(),
+                    "a subPath of an emptyDir would be a folder of the host's; mount the whole volume".into(),
+                ));
+            }
+            "configMap" | "secret" | "projected" | "downwardAPI" => self.add_copied(&path, settings, options),
+            "hostPath" => {
+                let allowed = settings.strings(&["volumes", "host_path_destinations"]);
+                if !allowed.contains(&path) {
+                    let message = "a hostPath is whatever the host puts there; to allow it, add the destination to \
+                                   volumes.host_path_destinations in the settings";
+                    return Err((".mountPath".into(), message.into()));
+                }
+                self.warnings.push((
+                    String::new(),
+                    format!("{path} is a hostPath: its files come from the host, unprotected"),
+                ));
+                self.add_copied(&path, settings, options);
+            }
+            "image" => {
+                return Err((
+                    ".name".into(),
+                    "image volumes are not covered by a policy yet; copy the files into the image".into(),
+                ));
+            }
+            _ => {
+                let message = format!(
+                    "{path} ({kind}) is a file system of the host: what is in it is neither secret nor protected; \
+                     use a claim with volumeMode: Block and the annotation secure-pv"
+                );
+                self.warnings.push((String::new(), message));
+                self.add_copied(&path, settings, options);
+            }
+        }
+        Ok(())
+    }
+
+    /// A volume that the guest makes: in its memory, or encrypted.
+    fn add_made(&mut self, kind: &str, path: &str, volume: &str, settings: &Settings, options: [&str; 3]) {
+        let shared = settings.text(&["kata", "shared_prefix"]);
+        let quoted = quote(volume);
+        let fill_name = |value: &mut Value| {
+            let pattern = value.get("pattern").is_some();
+            fill(value, &[("$(volume)", if pattern { &quoted } else { volume })], &shared);
+        };
+        let mut mount = settings.at(&["volumes", kind, "mount"]);
+        let mut storage = settings.at(&["volumes", kind, "storage"]);
+        for value in [&mut mount, &mut storage] {
+            value.as_object_mut().into_iter().flatten().for_each(|(_, value)| fill_name(value));
+        }
+        mount["options"] = json!(options);
+        if storage.is_object() {
+            mount["storage"] = json!(format!("volume-{volume}"));
+            self.storages.insert(format!("volume-{volume}"), storage);
+        }
+        self.mounts.insert(path.to_owned(), mount);
+    }
+
+    /// Files that the host copies in: configuration, tokens.
+    fn add_copied(&mut self, path: &str, settings: &Settings, options: [&str; 3]) {
+        let mut mount = settings.at(&["volumes", "copied", "mount"]);
+        let shared = settings.text(&["kata", "shared_prefix"]);
+        fill(&mut mount, &[("$(file-name)", &quote(base_name(path)))], &shared);
+        mount["options"] = json!(options);
+        self.mounts.insert(path.to_owned(), mount);
+    }
+
+    /// Notes for each mount in which others it lies.
+    fn nest(&mut self) {
+        let paths: Vec<String> = self.mounts.keys().cloned().collect();
+        for (path, mount) in &mut self.mounts {
+            let inside: Vec<_> = paths
+                .iter()
+                .filter(|parent| path.strip_prefix(parent.as_str()).is_some_and(|rest| rest.starts_with('/')))
+                .collect();
+            if !inside.is_empty() {
+                mount["inside"] = json!(inside);
+            }
+        }
+    }
+
+    pub(crate) fn mounts_value(&self) -> Value {
+        Value::Object(self.mounts.clone().into_iter().collect::<Map<_, _>>())
+    }
+}
+
+fn kind(volume: &Volume) -> Option<(&str, &Value)> {
+    volume.source.iter().next().map(|(kind, source)| (kind.as_str(), source))
+}

@@ -1,0 +1,727 @@
+# What the host may ask of the VM of one pod.
+#
+# The Kata agent evaluates `data.agent_policy.NAME` with the request as `input`. Everything is denied
+# unless a rule here allows it. `policy_data`, at the end of the document, says what the pod is.
+#
+# For each request that needs more than a yes there is a set of reasons against it: the request is
+# allowed when that set is empty. So what decides is also what explains (`contrast policy test`). If a
+# request has not even the shape that a rule reads, its set is undefined, and it is denied.
+#
+# State: an allowed request may add to `data.pstate`, which the agent keeps. Keys are
+#   sandbox              id, name and namespace, fixed by the first requests
+#   container:ID         name of a container that exists, and whether it was started
+#   started:NAME         that container was started at least once
+package agent_policy
+
+import future.keywords.every
+import future.keywords.if
+import future.keywords.in
+
+default AddARPNeighborsRequest := false
+default AddSwapRequest := false
+default CloseStdinRequest := false
+default CopyFileRequest := false
+default CreateContainerRequest := false
+default CreateSandboxRequest := false
+default DestroySandboxRequest := true
+default ExecProcessRequest := false
+default GetDiagnosticDataRequest := false
+default GetIPTablesRequest := false
+default GetMetricsRequest := true
+default GetOOMEventRequest := true
+default GuestDetailsRequest := true
+default ListInterfacesRequest := true
+default ListRoutesRequest := true
+default MemAgentCompactConfig := false
+default MemAgentMemcgConfig := false
+default MemHotplugByProbeRequest := false
+default OnlineCPUMemRequest := true
+default PauseContainerRequest := false
+default PullImageRequest := false
+default ReadStreamRequest := false
+default RemoveContainerRequest := false
+default RemoveStaleVirtiofsShareMountsRequest := false
+default ReseedRandomDevRequest := false # the host must not choose what feeds the guest's randomness
+default ResizeVolumeRequest := false
+default ResumeContainerRequest := false
+default SetGuestDateTimeRequest := false # the host must not turn back the clock by which certificates expire
+default SetIPTablesRequest := false # the service mesh's rules are the guest's own
+default SetPolicyRequest := false # the policy that was measured is the only one
+default SignalProcessRequest := false
+default StartContainerRequest := false
+default StartTracingRequest := false
+default StatsContainerRequest := false
+default StopTracingRequest := false
+default TtyWinResizeRequest := false
+default UpdateContainerRequest := false
+default UpdateEphemeralMountsRequest := false
+default UpdateInterfaceRequest := false
+default UpdateRoutesRequest := false
+default VolumeStatsRequest := false
+default WaitProcessRequest := false
+default WriteStreamRequest := false
+
+# ---- Reasons ----
+
+found_at(path) := object.get(input, path, null)
+
+reason(path, expected) := {"field": concat(".", path), "found": found_at(path), "expected": expected}
+
+equal(path, expected) := set() if found_at(path) == expected
+equal(path, expected) := {reason(path, expected)} if found_at(path) != expected
+
+one_of(path, allowed) := set() if found_at(path) in allowed
+one_of(path, allowed) := {reason(path, allowed)} if not found_at(path) in allowed
+
+# Lists in which neither order nor repetition means anything, such as capabilities.
+members(value) := set() if value == null
+members(value) := found if {
+	is_array(value)
+	found := {member | some member in value}
+}
+
+same_members(path, expected) := set() if members(found_at(path)) == members(expected)
+same_members(path, expected) := {reason(path, expected)} if members(found_at(path)) != members(expected)
+
+text(path, expected) := set() if is_text(expected, found_at(path))
+text(path, expected) := {reason(path, expected)} if not is_text(expected, found_at(path))
+
+like(path, pattern) := set() if {
+	is_string(found_at(path))
+	regex.match(pattern, found_at(path))
+} else := {reason(path, {"pattern": pattern})}
+
+# A text is expected exactly, or with what is known of the pod filled in, or by a regular expression.
+is_text(expected, found) if expected == found
+
+is_text(expected, found) if filled(expected.template) == found
+
+is_text(expected, found) if {
+	is_string(found)
+	regex.match(filled_pattern(expected.pattern), found)
+}
+
+filled(template) := with_ids(replace(
+	replace(template, "$(sandbox-name)", sandbox.name),
+	"$(sandbox-namespace)", sandbox.namespace,
+))
+
+# Names may hold dots, which must not stand for any character.
+filled_pattern(pattern) := with_ids(replace(
+	replace(pattern, "$(sandbox-name)", replace(sandbox.name, ".", "\\.")),
+	"$(sandbox-namespace)", sandbox.namespace,
+))
+
+with_ids(text) := replace(replace(text, "$(bundle-id)", input.container_id), "$(sandbox-id)", sandbox.id)
+
+put(key, value) := {"op": "add", "path": concat("", ["/pstate/", key]), "value": value}
+
+container_key(id) := concat("", ["container:", id])
+
+started_key(name) := concat("", ["started:", name])
+
+allowed_with(ops) := {"allowed": true, "ops": ops}
+
+# The same for a value that was found already, such as an item of a list. An item whose check is undefined
+# would silently vanish from a set, so whoever checks items also counts the checks.
+differs(field, found, expected) := set() if found == expected
+differs(field, found, expected) := {{"field": field, "found": found, "expected": expected}} if found != expected
+
+all_checked(_, items, checks) := set() if count(items) == count(checks)
+all_checked(field, items, checks) := {{"field": field, "found": items, "expected": "items that have every field"}} if {
+	count(items) != count(checks)
+}
+
+every_reason(checks) := union({check | some check in checks})
+
+# ---- The sandbox ----
+
+id_pattern := `^[0-9a-f]{64}$`
+
+# One sandbox, with the id that every container will name; no code from the host: a hook is a program
+# that the agent runs, a module is kernel code.
+CreateSandboxReasons := union({
+	equal(["guest_hook_path"], ""),
+	one_of(["kernel_modules"], [null, []]),
+	equal(["sandbox_pidns"], policy_data.sandbox.pidns),
+	one_of(["guest_userns"], [null, false]),
+	like(["sandbox_id"], id_pattern),
+	equal(["storages"], policy_data.sandbox.storages),
+	first_sandbox,
+})
+
+first_sandbox := set() if not data.pstate.sandbox_id
+first_sandbox := {{"field": "sandbox_id", "found": input.sandbox_id, "expected": "no second sandbox"}} if data.pstate.sandbox_id
+
+CreateSandboxRequest := allowed_with([put("sandbox_id", input.sandbox_id)]) if count(CreateSandboxReasons) == 0
+
+# ---- Containers ----
+
+annotations := input.OCI.Annotations
+
+# What the pod is called. Containers say it when they are created; afterwards the state knows.
+sandbox := {
+	"id": annotations["io.kubernetes.cri.sandbox-id"],
+	"name": annotations["io.kubernetes.cri.sandbox-name"],
+	"namespace": annotations["io.kubernetes.cri.sandbox-namespace"],
+} if input.OCI
+sandbox := data.pstate.sandbox if not input.OCI
+
+# The container of the policy that the request claims to create. Names are unique in a pod.
+claimed := policy_data.containers[0] if annotations["io.kubernetes.cri.container-type"] == "sandbox"
+claimed := container if {
+	annotations["io.kubernetes.cri.container-type"] == "container"
+	some container in policy_data.containers
+	container.name == annotations["io.kubernetes.cri.container-name"]
+}
+
+container_names := [container.name | some container in policy_data.containers]
+
+CreateContainerReasons := {{
+	"field": "OCI.Annotations.io.kubernetes.cri.container-name",
+	"found": object.get(annotations, "io.kubernetes.cri.container-name", null),
+	"expected": container_names,
+}} if not claimed
+CreateContainerReasons := union({
+	request_reasons(claimed),
+	annotation_reasons(claimed),
+	same_sandbox,
+	process_reasons(["OCI", "Process"], claimed.OCI.Process),
+	args_reasons(claimed.OCI.Process.Args),
+	mount_reasons(claimed),
+	storage_reasons(claimed),
+	device_reasons(claimed),
+	linux_reasons(claimed.OCI.Linux),
+	state_reasons(claimed),
+}) if claimed
+
+CreateContainerRequest := allowed_with([
+	put("sandbox", sandbox),
+	put(container_key(input.container_id), {"name": claimed.name, "started": false}),
+]) if count(CreateContainerReasons) == 0
+
+request_reasons(container) := union({
+	like(["container_id"], id_pattern),
+	equal(["exec_id"], input.container_id),
+	equal(["sandbox_pidns"], container.sandbox_pidns),
+	one_of(["string_user"], [null, {}]), # would override the user below
+	one_of(["shared_mounts"], [null, []]), # would open one container's files to another
+	one_of(["stdin_port"], [null, 0]),
+	one_of(["stdout_port"], [null, 0]),
+	one_of(["stderr_port"], [null, 0]),
+	equal(["OCI", "Version"], container.OCI.Version),
+	text(["OCI", "Root", "Path"], policy_data.common.root_path),
+	equal(["OCI", "Root", "Readonly"], container.OCI.Root.Readonly),
+	text(["OCI", "Hostname"], container.OCI.Hostname),
+	one_of(["OCI", "Domainname"], [null, ""]),
+	no_hooks,
+	one_of(["OCI", "Solaris"], [null]),
+	one_of(["OCI", "Windows"], [null]),
+	one_of(["OCI", "Vm"], [null]),
+	one_of(["OCI", "VM"], [null]),
+})
+
+# Hooks are programs that run with the agent's rights.
+no_hooks := set() if {
+	found_at(["OCI", "Hooks"]) == null
+} else := set() if {
+	every hooks in input.OCI.Hooks {
+		hooks in [null, []]
+	}
+} else := {reason(["OCI", "Hooks"], "no hooks")}
+
+# Annotations steer the agent (devices, container type), so unknown ones are refused.
+annotation_reasons(container) := union({declared, unknown}) if {
+	checks := [text(["OCI", "Annotations", key], expected) | some key, expected in container.OCI.Annotations]
+	declared := every_reason(checks) | all_checked("OCI.Annotations", container.OCI.Annotations, checks)
+	unknown := {reason(["OCI", "Annotations", key], null) |
+		some key, value in annotations
+		not container.OCI.Annotations[key]
+		not ignored_annotation(key)
+	}
+}
+
+ignored_annotation(key) if policy_data.common.ignored_annotations[key]
+
+ignored_annotation(key) if {
+	some prefix in policy_data.common.ignored_annotation_prefixes
+	startswith(key, prefix)
+}
+
+# All containers belong to one pod, and it keeps its name: a name in an environment or a certificate
+# must not change from one container to the next.
+same_sandbox := {reason(["OCI", "Annotations", "io.kubernetes.cri.sandbox-id"], data.pstate.sandbox_id)} if {
+	sandbox.id != data.pstate.sandbox_id
+} else := {reason(["OCI", "Annotations"], data.pstate.sandbox)} if {
+	sandbox != data.pstate.sandbox
+} else := set() if data.pstate.sandbox_id
+
+# ---- Processes: of containers, and those started in them ----
+
+process_reasons(path, process) := union({
+	equal(array.concat(path, ["Cwd"]), process.Cwd),
+	equal(array.concat(path, ["Terminal"]), process.Terminal),
+	equal(array.concat(path, ["NoNewPrivileges"]), process.NoNewPrivileges),
+	equal(array.concat(path, ["User", "UID"]), process.User.UID),
+	equal(array.concat(path, ["User", "GID"]), process.User.GID),
+	# An additional group opens what only its members may read.
+	same_members(array.concat(path, ["User", "AdditionalGids"]), process.User.AdditionalGids),
+	one_of(array.concat(path, ["User", "Username"]), [null, ""]), # would be looked up anew, with another result
+	one_of(array.concat(path, ["ApparmorProfile"]), policy_data.common.apparmor_profiles),
+	one_of(array.concat(path, ["SelinuxLabel"]), [null, ""]),
+	one_of(array.concat(path, ["Rlimits"]), [null, []]),
+	capability_reasons(array.concat(path, ["Capabilities"]), process.Capabilities),
+	env_reasons(array.concat(path, ["Env"]), process),
+})
+
+capability_reasons(path, capabilities) := union({
+	same_members(array.concat(path, ["Ambient"]), capabilities.Ambient),
+	same_members(array.concat(path, ["Bounding"]), capabilities.Bounding),
+	same_members(array.concat(path, ["Effective"]), capabilities.Effective),
+	same_members(array.concat(path, ["Inheritable"]), capabilities.Inheritable),
+	same_members(array.concat(path, ["Permitted"]), capabilities.Permitted),
+})
+
+args_reasons(expected) := set() if texts(expected, input.OCI.Process.Args)
+args_reasons(expected) := {reason(["OCI", "Process", "Args"], expected)} if not texts(expected, input.OCI.Process.Args)
+
+texts(expected, found) if expected == found
+
+texts(expected, found) if {
+	count(expected) == count(found)
+	every index, value in expected {
+		is_text(value, found[index])
+	}
+}
+
+# The environment decides what a program loads and trusts (LD_PRELOAD, proxies, certificate paths):
+# nothing is added, nothing that was declared is left out, nothing is there twice.
+env_reasons(path, process) := union({unexpected, missing, absent, repeated}) if {
+	entries := found_at(path)
+	found := members(entries)
+	exact := members(process.Env)
+	others := found - exact
+	unexpected := {{"field": concat(".", path), "found": entry, "expected": "no such entry"} |
+		some entry in others
+		not env_allowed(process, entry)
+	}
+	missing := {{"field": concat(".", path), "found": null, "expected": entry} | some entry in exact - found}
+	absent := {{"field": concat(".", path), "found": null, "expected": expected} |
+		some expected in process.EnvTexts
+		not expected.optional
+		count([entry | some entry in entries; is_text(expected, entry)]) == 0
+	}
+	names := [split(entry, "=")[0] | some entry in entries]
+	repeated := {reason(path, "each name once") | count(names) != count(members(names))}
+}
+
+env_allowed(process, entry) if {
+	some expected in process.EnvTexts
+	is_text(expected, entry)
+}
+
+env_allowed(process, entry) if {
+	some group in process.EnvGroups
+	some pattern in policy_data.common.env[group]
+	regex.match(pattern, entry)
+}
+
+# ---- Mounts, storages, devices ----
+
+# A mount replaces files: over a program, a configuration, a secret. So each must be declared, with
+# its source, once, and after what it lies in, or it would be hidden again.
+mount_reasons(container) := union({each, missing, repeated, hidden}) if {
+	mounts := input.OCI.Mounts
+	position := {mount.destination: index | some index, mount in mounts}
+	checks := [one_mount(container, index, mount) | some index, mount in mounts]
+	each := every_reason(checks) | all_checked("OCI.Mounts", mounts, checks)
+	missing := {{"field": "OCI.Mounts", "found": null, "expected": destination} |
+		some destination, expected in container.OCI.Mounts
+		not expected.optional
+		not is_number(position[destination])
+	}
+	destinations := [mount.destination | some mount in mounts]
+	repeated := {{"field": "OCI.Mounts", "found": destinations, "expected": "each destination once"} |
+		count(position) != count(mounts)
+	}
+	hidden := {{"field": sprintf("OCI.Mounts[%d]", [index]), "found": destination, "expected": sprintf("after %s", [parent])} |
+		some destination, index in position
+		some parent in container.OCI.Mounts[destination].inside
+		position[parent] > index
+	}
+}
+
+one_mount(container, index, mount) := {{"field": sprintf("OCI.Mounts[%d]", [index]), "found": mount, "expected": "not declared"}} if {
+	not container.OCI.Mounts[mount.destination]
+}
+one_mount(container, index, mount) := union({
+	source_reasons(index, mount, container.OCI.Mounts[mount.destination]),
+	differs(sprintf("OCI.Mounts[%d].type_", [index]), mount.type_, container.OCI.Mounts[mount.destination].type_),
+	differs(sprintf("OCI.Mounts[%d].options", [index]), mount.options, container.OCI.Mounts[mount.destination].options),
+	backed(container, mount, container.OCI.Mounts[mount.destination]),
+}) if container.OCI.Mounts[mount.destination]
+
+source_reasons(_, mount, expected) := set() if is_text(expected.source, mount.source)
+source_reasons(index, mount, expected) := {{
+	"field": sprintf("OCI.Mounts[%d].source", [index]),
+	"found": mount.source,
+	"expected": expected.source,
+}} if not is_text(expected.source, mount.source)
+
+# A volume that the guest makes itself (encrypted, in memory) must really be made, or the host could
+# put its own files where it belongs.
+backed(_, _, expected) := set() if not expected.storage
+backed(container, mount, expected) := reasons if {
+	wanted := container.storages[expected.storage]
+	made := [storage |
+		some storage in input.storages
+		storage.mount_point == mount.source
+		is_storage(wanted, storage)
+	]
+	reasons := {{"field": "storages", "found": input.storages, "expected": wanted} | count(made) != 1}
+}
+
+storage_reasons(container) := union({unexpected, missing}) if {
+	unexpected := {{"field": sprintf("storages[%d]", [index]), "found": storage, "expected": container.storages} |
+		some index, storage in input.storages
+		not known_storage(container, storage)
+	}
+	missing := {{"field": "storages", "found": input.storages, "expected": expected} |
+		some expected in container.storages
+		expected.required
+		count([storage | some storage in input.storages; is_storage(expected, storage)]) != 1
+	}
+}
+
+known_storage(container, storage) if {
+	some expected in container.storages
+	is_storage(expected, storage)
+}
+
+is_storage(expected, storage) if {
+	storage.driver == expected.driver
+	texts(expected.driver_options, storage.driver_options)
+	is_text(expected.source, storage.source)
+	storage.fstype == expected.fstype
+	storage.options == expected.options
+	is_text(expected.mount_point, storage.mount_point)
+	object.get(storage, "fs_group", null) == expected.fs_group
+	object.get(storage, "shared", false) in [false, expected.shared]
+}
+
+# A device node reaches the hardware behind it, which is the host's: only declared volumes.
+device_reasons(container) := union({unexpected, in_spec, missing}) if {
+	devices := members(object.get(input, "devices", null))
+	nodes := members(object.get(input.OCI.Linux, "Devices", null))
+	unexpected := {{"field": "devices", "found": device, "expected": container.devices} |
+		some device in devices
+		not known_device(container, device)
+	}
+	in_spec := {{"field": "OCI.Linux.Devices", "found": node, "expected": container.devices} |
+		some node in nodes
+		not known_node(container, node)
+	}
+	missing := {{"field": "devices", "found": devices, "expected": path} |
+		some path in container.devices
+		count([device | some device in devices; device.container_path == path]) != 1
+	}
+}
+
+known_device(container, device) if {
+	device.container_path in container.devices
+	device.type_ in policy_data.common.device_types
+	regex.match(policy_data.common.device_vm_path, device.vm_path)
+	object.get(device, "options", []) in [null, []]
+}
+
+known_node(container, node) if {
+	node.Path in container.devices
+	node.Type == "b"
+}
+
+# ---- Namespaces and kernel settings ----
+
+linux_reasons(linux) := union({
+	namespace_reasons(linux),
+	# Masked paths keep a container from the kernel's own files.
+	same_members(["OCI", "Linux", "MaskedPaths"], linux.MaskedPaths),
+	same_members(["OCI", "Linux", "ReadonlyPaths"], linux.ReadonlyPaths),
+	equal(["OCI", "Linux", "RootfsPropagation"], linux.RootfsPropagation),
+	one_of(["OCI", "Linux", "MountLabel"], [null, ""]),
+	one_of(["OCI", "Linux", "IntelRdt"], [null]),
+	one_of(["OCI", "Linux", "UIDMappings"], [null, []]), # would make root of a user
+	one_of(["OCI", "Linux", "GIDMappings"], [null, []]),
+	# A filter may let a call "succeed" that never happened, setuid among them.
+	one_of(["OCI", "Linux", "Seccomp"], [null]),
+	one_of(["OCI", "Linux", "Resources", "Devices"], [null, []]),
+	text(["OCI", "Linux", "CgroupsPath"], policy_data.common.cgroups_path),
+	sysctl_reasons(linux.Sysctl),
+})
+
+# Namespaces are what separates containers; a path would join another's.
+namespace_reasons(linux) := set() if {
+	types := [namespace.Type | some namespace in input.OCI.Linux.Namespaces]
+	namespaces_hold(linux, types)
+} else := {reason(["OCI", "Linux", "Namespaces"], linux.Namespaces)}
+
+namespaces_hold(linux, types) if {
+	count(types) == count(members(types))
+	required := {type | some type, must in linux.Namespaces; must}
+	count(required - members(types)) == 0
+	every namespace in input.OCI.Linux.Namespaces {
+		is_boolean(linux.Namespaces[namespace.Type])
+		namespace_path(namespace)
+	}
+}
+
+namespace_path(namespace) if namespace.Path == ""
+
+namespace_path(namespace) if {
+	namespace.Type == "network"
+	regex.match(policy_data.common.network_namespace, namespace.Path)
+}
+
+sysctl_reasons(expected) := union({unexpected, missing}) if {
+	found := object.get(input.OCI.Linux, "Sysctl", {})
+	unexpected := {reason(["OCI", "Linux", "Sysctl", key], object.get(expected.allowed, key, null)) |
+		some key, value in found
+		not object.get(expected.allowed, key, null) == value
+	}
+	missing := {reason(["OCI", "Linux", "Sysctl", key], expected.allowed[key]) |
+		some key in expected.required
+		not is_string(found[key])
+	}
+}
+
+# ---- What was started, and in which order ----
+
+# Init containers and the service mesh come first: nothing is created before what it relies on was
+# started. An id, and a container that exists, cannot be created a second time.
+state_reasons(container) := union({same_id, twice, early}) if {
+	same_id := {reason(["container_id"], "a new id") | data.pstate[container_key(input.container_id)]}
+	twice := {{"field": "container_id", "found": input.container_id, "expected": sprintf("no second %s", [container.name])} |
+		policy_data.common.single_instance
+		some key, other in data.pstate
+		startswith(key, "container:")
+		other.name == container.name
+	}
+	early := {{"field": "container_id", "found": container.name, "expected": sprintf("only after %s was started", [before])} |
+		some before in container.after
+		not data.pstate[started_key(before)]
+	}
+}
+
+exists if data.pstate[container_key(input.container_id)]
+
+ContainerReasons := {reason(["container_id"], "a container that exists")} if not exists
+ContainerReasons := set() if exists
+
+StartContainerReasons := ContainerReasons
+
+RemoveContainerReasons := ContainerReasons
+
+SignalProcessReasons := ContainerReasons
+
+StatsContainerReasons := ContainerReasons
+
+TtyWinResizeReasons := ContainerReasons
+
+WaitProcessReasons := ContainerReasons
+
+StartContainerRequest := allowed_with([
+	put(container_key(input.container_id), {"name": name, "started": true}),
+	put(started_key(name), true),
+]) if name := data.pstate[container_key(input.container_id)].name
+
+RemoveContainerRequest := allowed_with([{
+	"op": "remove",
+	"path": concat("", ["/pstate/", container_key(input.container_id)]),
+}]) if exists
+
+SignalProcessRequest := true if exists
+
+StatsContainerRequest := true if exists
+
+TtyWinResizeRequest := true if exists
+
+WaitProcessRequest := true if exists
+
+# ---- Processes in a running container ----
+
+running := container if {
+	known := data.pstate[container_key(input.container_id)]
+	known.started
+	some container in policy_data.containers
+	container.name == known.name
+}
+
+# Only what a probe or hook of this container declares, or the settings add, with the container's own
+# user, environment and rights.
+ExecProcessReasons := {reason(["container_id"], "a container that was started")} if not running
+ExecProcessReasons := union({
+	process_reasons(["process"], running.OCI.Process),
+	one_of(["string_user"], [null, {}]),
+	command_reasons(running),
+}) if running
+
+command_reasons(container) := set() if command_allowed(container)
+command_reasons(container) := {reason(["process", "Args"], container.exec_commands)} if not command_allowed(container)
+
+command_allowed(container) if {
+	some command in container.exec_commands
+	texts(command, input.process.Args)
+}
+
+command_allowed(_) if {
+	some command in policy_data.request_defaults.ExecProcessRequest.allowed_commands
+	command == input.process.Args
+}
+
+command_allowed(_) if {
+	some pattern in policy_data.request_defaults.ExecProcessRequest.regex
+	regex.match(pattern, concat(" ", input.process.Args))
+}
+
+ExecProcessRequest := true if count(ExecProcessReasons) == 0
+
+# ---- Files from the host: configuration, tokens, resolv.conf ----
+
+# They land beside the containers' root directories, never in them; a link must not lead away; a file
+# must not bring rights of its own. Their contents are not pinned.
+CopyFileReasons := union({path_reasons, type_reasons, mode_reasons})
+
+path_reasons := set() if {
+	not ".." in split(input.path, "/")
+	some pattern in policy_data.request_defaults.CopyFileRequest
+	regex.match(pattern, input.path)
+} else := {reason(["path"], policy_data.request_defaults.CopyFileRequest)}
+
+# Newer agents name the type; older ones leave it in the mode's upper bits.
+file_type := input.file_type if input.file_type
+
+file_type := {8: "Regular", 4: "Directory", 10: "Symlink"}[floor(input.file_mode / 4096)] if not input.file_type
+
+link_target := input.symlink_target if input.symlink_target
+
+link_target := input.symlink_src if not input.symlink_target
+
+type_reasons := set() if file_type in {"Regular", "Directory"}
+
+else := set() if {
+	file_type == "Symlink"
+	not startswith(link_target, "/")
+	not ".." in split(link_target, "/")
+	link_target != ""
+}
+
+else := {{
+	"field": "file_type",
+	"found": {"type": object.get(input, "file_type", input.file_mode), "target": object.get(input, "symlink_target", null)},
+	"expected": "a file, a directory, or a link that stays below its own directory",
+}}
+
+# 2048 and 1024 are set-user-id and set-group-id, which volumes with a group set on directories.
+special_bits := floor((input.file_mode % 4096) / 1024)
+
+mode_reasons := set() if special_bits == 0
+
+else := set() if {
+	file_type == "Directory"
+	special_bits == 1
+}
+
+else := {reason(["file_mode"], "no set-user-id, no set-group-id")}
+
+CopyFileRequest := true if count(CopyFileReasons) == 0
+
+# ---- Network ----
+
+loopback(address) if {
+	some pattern in policy_data.request_defaults.loopback_regex
+	regex.match(pattern, lower(address))
+}
+
+no_loopback(field, address) := set() if {
+	is_string(address)
+	not loopback(address)
+} else := {{"field": field, "found": address, "expected": "no loopback address"}}
+
+# Processes of a pod trust each other on the loopback device; the host must not get in there.
+UpdateInterfaceReasons := union({
+	outside(["interface", "name"], policy_data.request_defaults.UpdateInterfaceRequest.forbidden_names),
+	outside(["interface", "device"], policy_data.request_defaults.UpdateInterfaceRequest.forbidden_names),
+	outside(["interface", "hwAddr"], policy_data.request_defaults.UpdateInterfaceRequest.forbidden_hw_addrs),
+	one_of(["interface", "raw_flags"], policy_data.request_defaults.UpdateInterfaceRequest.allowed_raw_flags),
+	every_reason(address_checks),
+	all_checked("interface.IPAddresses", input.interface.IPAddresses, address_checks),
+})
+
+address_checks := [no_loopback("interface.IPAddresses", entry.address) | some entry in input.interface.IPAddresses]
+
+outside(path, forbidden) := outside_value(concat(".", path), found_at(path), forbidden)
+
+outside_value(field, found, forbidden) := set() if {
+	is_string(found)
+	not found in forbidden
+} else := {{"field": field, "found": found, "expected": sprintf("none of %v", [forbidden])}}
+
+allowed_value(field, found, allowed) := set() if found in allowed
+allowed_value(field, found, allowed) := {{"field": field, "found": found, "expected": allowed}} if not found in allowed
+
+UpdateInterfaceRequest := true if count(UpdateInterfaceReasons) == 0
+
+route_checks := [route_reasons(index, route) | some index, route in input.routes.Routes]
+
+UpdateRoutesReasons := every_reason(route_checks) | all_checked("routes.Routes", input.routes.Routes, route_checks)
+
+route_reasons(index, route) := union({
+	outside_value(
+		sprintf("routes.Routes[%d].device", [index]), route.device,
+		policy_data.request_defaults.UpdateRoutesRequest.forbidden_device_names,
+	),
+	no_loopback(sprintf("routes.Routes[%d].dest", [index]), route.dest),
+	no_loopback(sprintf("routes.Routes[%d].source", [index]), route.source),
+	no_loopback(sprintf("routes.Routes[%d].gateway", [index]), route.gateway),
+})
+
+UpdateRoutesRequest := true if {
+	is_array(input.routes.Routes)
+	count(UpdateRoutesReasons) == 0
+}
+
+neighbor_limits := policy_data.request_defaults.AddARPNeighborsRequest
+
+neighbor_checks := [neighbor_reasons(index, neighbor) | some index, neighbor in input.neighbors.ARPNeighbors]
+
+AddARPNeighborsReasons := every_reason(neighbor_checks) | all_checked("neighbors.ARPNeighbors", input.neighbors.ARPNeighbors, neighbor_checks)
+
+neighbor_reasons(index, neighbor) := union({
+	outside_value(sprintf("neighbors.ARPNeighbors[%d].device", [index]), neighbor.device, neighbor_limits.forbidden_device_names),
+	allowed_value(sprintf("neighbors.ARPNeighbors[%d].state", [index]), neighbor.state, neighbor_limits.allowed_states),
+	allowed_value(sprintf("neighbors.ARPNeighbors[%d].flags", [index]), neighbor.flags, neighbor_limits.allowed_flags),
+	no_loopback(sprintf("neighbors.ARPNeighbors[%d].toIPAddress", [index]), neighbor.toIPAddress.address),
+})
+
+AddARPNeighborsRequest := true if {
+	is_array(input.neighbors.ARPNeighbors)
+	count(AddARPNeighborsReasons) == 0
+}
+
+# ---- Opened by the settings: what leaves the VM through them is the host's to read ----
+
+CloseStdinRequest := true if {
+	policy_data.request_defaults.CloseStdinRequest
+	exists
+}
+
+ReadStreamRequest := true if {
+	policy_data.request_defaults.ReadStreamRequest
+	exists
+}
+
+WriteStreamRequest := true if {
+	policy_data.request_defaults.WriteStreamRequest
+	exists
+}
+
+UpdateEphemeralMountsRequest := true if policy_data.request_defaults.UpdateEphemeralMountsRequest

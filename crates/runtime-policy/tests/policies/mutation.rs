@@ -1,0 +1,398 @@
+//! Every field of every request that a correct host sends, changed: refused, or explained here.
+
+use std::collections::BTreeSet;
+
+use runtime_policy::Evaluator;
+use serde_json::{Value, json};
+
+use crate::{corpus, host::SANDBOX};
+
+/// Changes that are still allowed, with the reason why that is right: requests (`CreateContainerRequest` of
+/// the pause container is `CreatePause`), beginnings of paths, kinds of changes (none: all), reason.
+const EXPLAINED: &[(&[&str], &[&str], &[&str], &str)] = &[
+    (
+        &["CreateContainerRequest", "CreatePause", "ExecProcessRequest"],
+        &[
+            "OCI",
+            "OCI.Linux",
+            "OCI.Process",
+            "OCI.Process.Capabilities",
+            "OCI.Process.User",
+            "OCI.Root",
+            "OCI.Mounts.*",
+            "OCI.Linux.Resources",
+            "OCI.Linux.Resources.CPU",
+            "OCI.Linux.Namespaces.*",
+            "OCI.Linux.Devices.*",
+            "devices.*",
+            "storages.*",
+            "process",
+            "process.Capabilities",
+            "process.User",
+        ],
+        &["added"],
+        "the agent's protocol has no such field; it is dropped before the policy is asked",
+    ),
+    (
+        &["UpdateInterfaceRequest", "UpdateRoutesRequest", "AddARPNeighborsRequest"],
+        &[
+            "interface",
+            "interface.IPAddresses.*",
+            "routes",
+            "routes.Routes.*",
+            "neighbors",
+            "neighbors.ARPNeighbors.*",
+            "neighbors.ARPNeighbors.*.toIPAddress",
+        ],
+        &["added"],
+        "as above",
+    ),
+    (
+        &["CreateContainerRequest", "CreatePause", "ExecProcessRequest", "CreateSandboxRequest"],
+        &[
+            "OCI.Domainname",
+            "OCI.Hooks",
+            "OCI.Linux.GIDMappings",
+            "OCI.Linux.IntelRdt",
+            "OCI.Linux.MountLabel",
+            "OCI.Linux.Resources",
+            "OCI.Linux.Seccomp",
+            "OCI.Linux.UIDMappings",
+            "OCI.Process.ApparmorProfile",
+            "OCI.Process.Capabilities.Ambient",
+            "OCI.Process.Capabilities.Inheritable",
+            "OCI.Process.Rlimits",
+            "OCI.Process.SelinuxLabel",
+            "OCI.Process.User.Username",
+            "OCI.Solaris",
+            "OCI.Windows",
+            "shared_mounts",
+            "string_user",
+            "kernel_modules",
+            "process.ApparmorProfile",
+            "process.Capabilities.Ambient",
+            "process.Capabilities.Inheritable",
+            "process.Rlimits",
+            "process.SelinuxLabel",
+            "process.User.Username",
+            "OCI.Linux.Devices",
+            "devices",
+            "storages.*.fs_group",
+            "storages.*.shared",
+            "devices.*.options",
+            "OCI.Linux.Sysctl",
+            "OCI.Linux.MaskedPaths",
+            "OCI.Linux.ReadonlyPaths",
+            "OCI.Process.User.AdditionalGids",
+        ],
+        &["removed"],
+        "it was empty, and what is not there means empty",
+    ),
+    (
+        &["CreateContainerRequest", "CreatePause", "ExecProcessRequest"],
+        &[
+            "OCI.Linux.MaskedPaths",
+            "OCI.Linux.ReadonlyPaths",
+            "OCI.Linux.Namespaces",
+            "OCI.Process.Capabilities",
+            "OCI.Process.User.AdditionalGids",
+            "process.Capabilities",
+            "process.User.AdditionalGids",
+            "OCI.Process.Env",
+            "process.Env",
+            "storages",
+            "devices",
+            "OCI.Linux.Devices",
+        ],
+        &["reordered", "repeated"],
+        "a set: neither order nor repetition means anything (an environment with a name twice is refused)",
+    ),
+    (
+        &["CreateContainerRequest", "CreatePause"],
+        &[
+            "OCI.Annotations.io.kubernetes.cri.sandbox-memory",
+            "OCI.Annotations.io.kubernetes.cri.sandbox-uid",
+        ],
+        &[],
+        "the guest does not read it",
+    ),
+    (
+        &["CreateContainerRequest", "CreatePause", "ExecProcessRequest"],
+        &[
+            "OCI.Process.OOMScoreAdj",
+            "OCI.Process.ConsoleSize",
+            "process.OOMScoreAdj",
+            "process.ConsoleSize",
+            "OCI.Linux.CgroupsPath",
+            "OCI.Linux.Resources.CPU",
+            "OCI.Linux.Resources.Memory",
+            "OCI.Linux.Resources.Devices",
+        ],
+        &["changed", "removed"],
+        "how much of the VM a container gets: the host can starve the VM as a whole anyway",
+    ),
+    (
+        &["CreatePause", "CreateContainerRequest"],
+        &[
+            "OCI.Linux.Sysctl.net.ipv4.ip_unprivileged_port_start",
+            "OCI.Linux.Sysctl.net.ipv4.ping_group_range",
+        ],
+        &["removed"],
+        "containerd's defaults, which some installations turn off; the kernel's own are stricter",
+    ),
+    (
+        &["CreateContainerRequest", "CreatePause"],
+        &["OCI.Linux.Namespaces.network", "OCI.Linux.Namespaces.network.Path"],
+        &["changed", "removed"],
+        "a VM has one network; the name of its namespace says nothing",
+    ),
+    (
+        &["CreateContainerRequest"],
+        &["OCI.Mounts./var/run/secrets/kubernetes.io/serviceaccount"],
+        &["removed"],
+        "the service account may forbid the token, which the pod's YAML does not show",
+    ),
+    (
+        &["CreateContainerRequest", "ExecProcessRequest"],
+        &["OCI.Process.Env.HOSTNAME", "process.Env.HOSTNAME"],
+        &["removed"],
+        "not every runtime sets it",
+    ),
+    (&["CreateContainerRequest"], &["OCI.Process.Env.TERM"], &["removed"], "not every runtime sets it"),
+    (
+        &["CreateContainerRequest", "ExecProcessRequest"],
+        &[
+            "OCI.Process.Env.KUBERNETES_*",
+            "OCI.Process.Env.ORDERS_V2_*",
+            "process.Env.KUBERNETES_*",
+            "process.Env.ORDERS_V2_*",
+        ],
+        &["changed", "removed"],
+        "addresses of services are the cluster's to give; whom one talks to is decided by certificates",
+    ),
+    (
+        &["CreateContainerRequest", "ExecProcessRequest"],
+        &["OCI.Process.Env.NODE", "OCI.Process.Env.MEMORY", "process.Env.NODE", "process.Env.MEMORY"],
+        &["changed"],
+        "of the form that the field reference has; the host knows no other truth",
+    ),
+    (
+        &["CreatePause"],
+        &["storages"],
+        &[],
+        "the guest starts its own pause program, whatever image the host names",
+    ),
+    (
+        &["CreateContainerRequest"],
+        &["OCI.Linux.Devices", "devices"],
+        &["removed", "changed"],
+        "which disk of the VM is behind a declared device is the host's to say; what is on it is checked by its encryption",
+    ),
+    (
+        &["CreateSandboxRequest"],
+        &["dns", "hostname"],
+        &[],
+        "name resolution is not trusted; the name of the pod is fixed by the first container",
+    ),
+    (
+        &["ExecProcessRequest", "WaitProcessRequest", "SignalProcessRequest", "RemoveContainerRequest"],
+        &["exec_id", "signal", "timeout"],
+        &[],
+        "the host may stop what it started",
+    ),
+    (
+        &["CopyFileRequest"],
+        &[
+            "dir_mode",
+            "file_mode",
+            "file_size",
+            "file_type",
+            "gid",
+            "uid",
+            "offset",
+            "path",
+            "symlink_target",
+        ],
+        &["changed", "removed"],
+        "files that the host copies are the host's: their contents are not pinned (docs/policies.md)",
+    ),
+    (
+        &["UpdateInterfaceRequest"],
+        &["interface"],
+        &[],
+        "the network belongs to the host; the loopback device does not",
+    ),
+    (
+        &["UpdateRoutesRequest", "AddARPNeighborsRequest"],
+        &["routes.Routes", "neighbors.ARPNeighbors"],
+        &[],
+        "as above",
+    ),
+];
+
+/// A changed request, and where.
+struct Mutant {
+    path: String,
+    kind: &'static str,
+    /// With what was there before: the same change of the same thing finds nothing new.
+    key: String,
+    request: Value,
+}
+
+/// Every field changed, removed, repeated; every list and map with one thing more.
+fn mutants(request: &Value) -> Vec<Mutant> {
+    let mut found = Vec::new();
+    walk(request, &mut Vec::new(), &mut |steps, kind, before, changed| {
+        let mut mutant = request.clone();
+        put(&mut mutant, steps, changed);
+        if mutant != *request {
+            let path = generalized(request, steps);
+            found.push(Mutant { key: format!("{path} {kind} {before}"), path, kind, request: mutant });
+        }
+    });
+    found
+}
+
+/// Items of lists by what they are called.
+fn generalized(request: &Value, steps: &[String]) -> String {
+    let (mut value, mut parts) = (request, Vec::new());
+    for step in steps {
+        match value {
+            Value::Array(items) => {
+                value = &items[step.parse::<usize>().unwrap()];
+                let name = ["destination", "Type"].iter().find_map(|field| value.get(*field)?.as_str());
+                let variable = value.as_str().and_then(|text| text.split_once('=')).map(|(name, _)| name);
+                parts.push(name.or(variable).unwrap_or("#").to_owned());
+            }
+            other => {
+                value = &other[step.as_str()];
+                parts.push(step.clone());
+            }
+        }
+    }
+    parts.join(".")
+}
+
+type Visit<'a> = dyn FnMut(&[String], &'static str, &Value, Option<Value>) + 'a;
+
+fn walk(value: &Value, steps: &mut Vec<String>, visit: &mut Visit<'_>) {
+    if !steps.is_empty() {
+        visit(steps, "removed", value, None);
+        for (kind, other) in others(value) {
+            visit(steps, kind, value, Some(other));
+        }
+    }
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                steps.push(key.clone());
+                walk(value, steps, visit);
+                steps.pop();
+            }
+        }
+        Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                steps.push(index.to_string());
+                walk(item, steps, visit);
+                steps.pop();
+            }
+        }
+        _ => {}
+    }
+}
+
+fn others(value: &Value) -> Vec<(&'static str, Value)> {
+    match value {
+        Value::Null => vec![("changed", json!({ "x": ["/bin/evil"] })), ("changed", json!("evil"))],
+        Value::Bool(flag) => vec![("changed", json!(!flag))],
+        Value::Number(number) => {
+            let number = number.as_i64().unwrap();
+            vec![("changed", json!(number + 1)), ("changed", json!(number + 2048))]
+        }
+        Value::String(text) => {
+            let changes = [format!("{text}x"), format!("/evil{text}"), "../evil".to_owned()];
+            changes.into_iter().map(|text| ("changed", json!(text))).collect()
+        }
+        Value::Array(items) => {
+            let with = |item: &Value| Value::Array([items.as_slice(), std::slice::from_ref(item)].concat());
+            let mut all = vec![("added", with(&json!("evil")))];
+            if let Some(first) = items.first() {
+                all.push(("repeated", with(first)));
+                all.push(("reordered", items.iter().rev().cloned().collect()));
+            }
+            all
+        }
+        Value::Object(map) => {
+            let mut more = map.clone();
+            more.insert("evil".into(), json!("evil"));
+            vec![("added", Value::Object(more))]
+        }
+    }
+}
+
+fn put(target: &mut Value, steps: &[String], value: Option<Value>) {
+    let (last, above) = steps.split_last().unwrap();
+    let parent = above.iter().fold(target, |value, step| match value {
+        Value::Array(items) => &mut items[step.parse::<usize>().unwrap()],
+        other => &mut other[step.as_str()],
+    });
+    match (parent, value) {
+        (Value::Object(map), Some(value)) => drop(map.insert(last.clone(), value)),
+        (Value::Object(map), None) => drop(map.remove(last)),
+        (Value::Array(items), Some(value)) => items[last.parse::<usize>().unwrap()] = value,
+        (Value::Array(items), None) => drop(items.remove(last.parse().unwrap())),
+        _ => panic!("no parent of {steps:?}"),
+    }
+}
+
+/// `*` stands for one step of a path, or for the rest of one.
+fn covers(pattern: &str, path: &str) -> bool {
+    if let Some((before, after)) = pattern.split_once('*') {
+        let Some(rest) = path.strip_prefix(before) else { return false };
+        return after.is_empty() || (1..=rest.len()).any(|end| rest.get(end..) == Some(after));
+    }
+    path.strip_prefix(pattern).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+fn explanation(request: &str, mutant: &Mutant) -> Option<usize> {
+    EXPLAINED.iter().position(|(requests, paths, kinds, _)| {
+        requests.contains(&request)
+            && (kinds.is_empty() || kinds.contains(&mutant.kind))
+            && paths.iter().any(|path| covers(path, &mutant.path))
+    })
+}
+
+#[test]
+fn every_changed_field_is_refused_or_explained() {
+    let mut survivors = BTreeSet::new();
+    let (mut tried, mut used) = (0, BTreeSet::new());
+    let mut seen = BTreeSet::new();
+    corpus::each(|policy, host| {
+        let mut evaluator = Evaluator::new(policy.document.rego()).unwrap();
+        for (name, request) in host.life() {
+            let pause = name == "CreateContainerRequest" && request["container_id"] == SANDBOX;
+            let label = if pause { "CreatePause" } else { name.as_str() };
+            for mutant in mutants(&request) {
+                if !seen.insert((name.clone(), mutant.key)) {
+                    continue;
+                }
+                tried += 1;
+                // An evaluation that fails is a denial, in the agent too.
+                let decision = evaluator.clone().decide(&name, &mutant.request);
+                if decision.is_ok_and(|decision| decision.allowed) {
+                    match explanation(label, &mutant) {
+                        Some(entry) => drop(used.insert(entry)),
+                        None => drop(survivors.insert(format!("{label} {} {}", mutant.path, mutant.kind))),
+                    }
+                }
+            }
+            assert!(evaluator.decide(&name, &request).unwrap().allowed, "{name} of {}", policy.workload.name);
+        }
+    });
+    let list: Vec<String> = survivors.into_iter().collect();
+    assert!(list.is_empty(), "{tried} changes tried; allowed, and nobody says why:\n{}", list.join("\n"));
+    let unused: Vec<_> =
+        (0..EXPLAINED.len()).filter(|entry| !used.contains(entry)).map(|entry| EXPLAINED[entry].1).collect();
+    assert!(unused.is_empty(), "explained, but refused: {unused:?}");
+    assert!(tried > 2000, "only {tried} changes were tried");
+}
