@@ -373,7 +373,7 @@ fn every_changed_field_is_refused_or_explained() {
             let pause = name == "CreateContainerRequest" && request["container_id"] == SANDBOX;
             let label = if pause { "CreatePause" } else { name.as_str() };
             for mutant in mutants(&request) {
-                if !seen.insert((name.clone(), mutant.key)) {
+                if !seen.insert((name.clone(), mutant.key.clone())) {
                     continue;
                 }
                 tried += 1;
