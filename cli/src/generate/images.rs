@@ -14,7 +14,7 @@ const AT_ONCE: usize = 4;
 
 /// Where images are.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct ImageArgs {
     /// OCI layout folder, tar of one, or archive of `docker save`, looked at before any registry. May be repeated.
     #[arg(long, value_name = "PATH")]
     images: Vec<PathBuf>,
@@ -50,7 +50,7 @@ pub(super) struct Found {
     pub(super) warnings: Vec<Finding>,
 }
 
-fn cache_folder(args: &Args) -> Option<PathBuf> {
+fn cache_folder(args: &ImageArgs) -> Option<PathBuf> {
     let base = || {
         let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
         cache.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))
@@ -59,7 +59,7 @@ fn cache_folder(args: &Args) -> Option<PathBuf> {
 }
 
 pub(super) async fn resolve(
-    args: &Args,
+    args: &ImageArgs,
     deployment: &Deployment,
     printer: &Printer,
 ) -> anyhow::Result<Found> {

@@ -70,7 +70,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     inject: InjectArgs,
     #[command(flatten)]
-    images: images::Args,
+    images: images::ImageArgs,
 }
 
 /// What is added to pods.

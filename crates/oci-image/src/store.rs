@@ -77,18 +77,18 @@ impl ImageStore {
             match &**local {
                 Local::Layout(layout) => {
                     if let Some(descriptor) = layout.find(&parsed)? {
-                        return self.from_layout(&parsed, local, layout, &descriptor, layer_read).await;
+                        return self.read_layout(&parsed, local, layout, &descriptor, layer_read).await;
                     }
                 }
                 Local::Docker(archive) => {
                     if let Some(image) = archive.find(&parsed)? {
-                        return self.from_docker(&parsed, local, archive, &image, layer_read).await;
+                        return self.read_docker(&parsed, local, archive, &image, layer_read).await;
                     }
                 }
             }
         }
         match &self.registry {
-            Some(registry) => self.from_registry(&parsed, registry, layer_read).await,
+            Some(registry) => self.read_registry(&parsed, registry, layer_read).await,
             None => Err(ImageError::NotFound {
                 reference: reference.to_owned(),
                 message: format!(
@@ -99,7 +99,7 @@ impl ImageStore {
         }
     }
 
-    async fn from_layout(
+    async fn read_layout(
         &self,
         reference: &Reference,
         local: &Arc<Local>,
@@ -131,7 +131,7 @@ impl ImageStore {
         self.finish(reference, Some(digest), config, layers, layer_read).await
     }
 
-    async fn from_docker(
+    async fn read_docker(
         &self,
         reference: &Reference,
         local: &Arc<Local>,
@@ -160,7 +160,7 @@ impl ImageStore {
         self.finish(reference, None, config, layers, layer_read).await
     }
 
-    async fn from_registry(
+    async fn read_registry(
         &self,
         reference: &Reference,
         registry: &Registry,

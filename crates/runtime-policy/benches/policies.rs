@@ -1,5 +1,5 @@
 //! Speed of `contrast generate` without its images, and of one decision in the guest.
-#![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
+#![expect(clippy::unwrap_used, missing_docs, reason = "a benchmark")]
 
 use std::hint::black_box;
 
@@ -7,10 +7,10 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use runtime_policy::{ContainerImage, Deployment, Evaluator, Images, Injection, RULES, Settings};
 
 #[path = "../tests/policies/corpus.rs"]
-#[expect(dead_code, reason = "the tests use more of it")]
+#[allow(dead_code, reason = "the tests use more of it")]
 mod corpus;
 #[path = "../tests/policies/host.rs"]
-#[expect(dead_code, reason = "the tests use more of it")]
+#[allow(dead_code, reason = "the tests use more of it")]
 mod host;
 
 /// A hundred deployments of two containers each, in one file.

@@ -82,7 +82,9 @@ impl Evaluator {
 
     fn load_state(&mut self) -> anyhow::Result<()> {
         self.engine.clear_data();
-        self.engine.add_data(RegoValue::from_json_str(&self.state.to_string())?)
+        self.engine.add_data(RegoValue::from_json_str(&self.state.to_string())?)?;
+        // The rules are analysed anew with the first query after a change: now, so that clones need not.
+        self.engine.eval_query("data.pstate".into(), false).map(drop)
     }
 
     /// Decides about a request, and remembers it if it is allowed. `name` is the rule's, such as

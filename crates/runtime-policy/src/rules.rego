@@ -368,28 +368,32 @@ source_reasons(index, mount, expected) := {{
 	"expected": expected.source,
 }} if not is_text(expected.source, mount.source)
 
+# What is not there must not make a reason undefined, and so vanish.
+storages := input.storages if is_array(input.storages)
+storages := [] if not is_array(input.storages)
+
 # A volume that the guest makes itself (encrypted, in memory) must really be made, or the host could
 # put its own files where it belongs.
 backed(_, _, expected) := set() if not expected.storage
 backed(container, mount, expected) := reasons if {
 	wanted := container.storages[expected.storage]
 	made := [storage |
-		some storage in input.storages
+		some storage in storages
 		storage.mount_point == mount.source
 		is_storage(wanted, storage)
 	]
-	reasons := {{"field": "storages", "found": input.storages, "expected": wanted} | count(made) != 1}
+	reasons := {{"field": "storages", "found": storages, "expected": wanted} | count(made) != 1}
 }
 
 storage_reasons(container) := union({unexpected, missing}) if {
 	unexpected := {{"field": sprintf("storages[%d]", [index]), "found": storage, "expected": container.storages} |
-		some index, storage in input.storages
+		some index, storage in storages
 		not known_storage(container, storage)
 	}
-	missing := {{"field": "storages", "found": input.storages, "expected": expected} |
+	missing := {{"field": "storages", "found": storages, "expected": expected} |
 		some expected in container.storages
 		expected.required
-		count([storage | some storage in input.storages; is_storage(expected, storage)]) != 1
+		count([storage | some storage in storages; is_storage(expected, storage)]) != 1
 	}
 }
 

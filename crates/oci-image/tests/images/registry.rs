@@ -61,7 +61,9 @@ impl Registry {
             .stderr(Stdio::piped())
             .stdout(Stdio::null())
             .spawn()
-            .expect("docker-registry runs; ./test installs it (apt-get install docker-registry)");
+            .unwrap_or_else(|error| {
+                panic!("docker-registry: {error}; ./test installs it (apt-get install docker-registry)")
+            });
         let mut log = BufReader::new(process.stderr.take().unwrap()).lines();
         let listening = log.by_ref().map_while(Result::ok).any(|line| line.contains("listening on"));
         assert!(listening, "the registry did not start");

@@ -80,7 +80,6 @@ const EXPLAINED: &[(&[&str], &[&str], &[&str], &str)] = &[
             "storages.*.fs_group",
             "storages.*.shared",
             "devices.*.options",
-            "OCI.Linux.Sysctl",
             "OCI.Linux.MaskedPaths",
             "OCI.Linux.ReadonlyPaths",
             "OCI.Process.User.AdditionalGids",
@@ -94,9 +93,9 @@ const EXPLAINED: &[(&[&str], &[&str], &[&str], &str)] = &[
             "OCI.Linux.MaskedPaths",
             "OCI.Linux.ReadonlyPaths",
             "OCI.Linux.Namespaces",
-            "OCI.Process.Capabilities",
+            "OCI.Process.Capabilities.*",
             "OCI.Process.User.AdditionalGids",
-            "process.Capabilities",
+            "process.Capabilities.*",
             "process.User.AdditionalGids",
             "OCI.Process.Env",
             "process.Env",
@@ -110,8 +109,8 @@ const EXPLAINED: &[(&[&str], &[&str], &[&str], &str)] = &[
     (
         &["CreateContainerRequest", "CreatePause"],
         &[
-            "OCI.Annotations.io.kubernetes.cri.sandbox-memory",
-            "OCI.Annotations.io.kubernetes.cri.sandbox-uid",
+            "OCI.Annotations.io·kubernetes·cri·sandbox-memory",
+            "OCI.Annotations.io·kubernetes·cri·sandbox-uid",
         ],
         &[],
         "the guest does not read it",
@@ -124,7 +123,7 @@ const EXPLAINED: &[(&[&str], &[&str], &[&str], &str)] = &[
             "process.OOMScoreAdj",
             "process.ConsoleSize",
             "OCI.Linux.CgroupsPath",
-            "OCI.Linux.Resources.CPU",
+            "OCI.Linux.Resources.CPU**",
             "OCI.Linux.Resources.Memory",
             "OCI.Linux.Resources.Devices",
         ],
@@ -134,8 +133,9 @@ const EXPLAINED: &[(&[&str], &[&str], &[&str], &str)] = &[
     (
         &["CreatePause", "CreateContainerRequest"],
         &[
-            "OCI.Linux.Sysctl.net.ipv4.ip_unprivileged_port_start",
-            "OCI.Linux.Sysctl.net.ipv4.ping_group_range",
+            "OCI.Linux.Sysctl",
+            "OCI.Linux.Sysctl.net·ipv4·ip_unprivileged_port_start",
+            "OCI.Linux.Sysctl.net·ipv4·ping_group_range",
         ],
         &["removed"],
         "containerd's defaults, which some installations turn off; the kernel's own are stricter",
@@ -148,7 +148,7 @@ const EXPLAINED: &[(&[&str], &[&str], &[&str], &str)] = &[
     ),
     (
         &["CreateContainerRequest"],
-        &["OCI.Mounts./var/run/secrets/kubernetes.io/serviceaccount"],
+        &["OCI.Mounts./var/run/secrets/kubernetes·io/serviceaccount"],
         &["removed"],
         "the service account may forbid the token, which the pod's YAML does not show",
     ),
@@ -178,19 +178,19 @@ const EXPLAINED: &[(&[&str], &[&str], &[&str], &str)] = &[
     ),
     (
         &["CreatePause"],
-        &["storages"],
+        &["storages**"],
         &[],
         "the guest starts its own pause program, whatever image the host names",
     ),
     (
         &["CreateContainerRequest"],
-        &["OCI.Linux.Devices", "devices"],
+        &["OCI.Linux.Devices", "OCI.Linux.Devices.**", "devices.*.id", "devices.*.vm_path"],
         &["removed", "changed"],
         "which disk of the VM is behind a declared device is the host's to say; what is on it is checked by its encryption",
     ),
     (
         &["CreateSandboxRequest"],
-        &["dns", "hostname"],
+        &["dns**", "hostname"],
         &[],
         "name resolution is not trusted; the name of the pod is fixed by the first container",
     ),
@@ -218,13 +218,13 @@ const EXPLAINED: &[(&[&str], &[&str], &[&str], &str)] = &[
     ),
     (
         &["UpdateInterfaceRequest"],
-        &["interface"],
+        &["interface.**"],
         &[],
         "the network belongs to the host; the loopback device does not",
     ),
     (
         &["UpdateRoutesRequest", "AddARPNeighborsRequest"],
-        &["routes.Routes", "neighbors.ARPNeighbors"],
+        &["routes.Routes**", "neighbors.ARPNeighbors**"],
         &[],
         "as above",
     ),
@@ -253,7 +253,7 @@ fn mutants(request: &Value) -> Vec<Mutant> {
     found
 }
 
-/// Items of lists by what they are called.
+/// Items of lists by what they are called; a dot inside of a name becomes `·`.
 fn generalized(request: &Value, steps: &[String]) -> String {
     let (mut value, mut parts) = (request, Vec::new());
     for step in steps {
@@ -270,7 +270,7 @@ fn generalized(request: &Value, steps: &[String]) -> String {
             }
         }
     }
-    parts.join(".")
+    parts.iter().map(|part| part.replace('.', "·")).collect::<Vec<_>>().join(".")
 }
 
 type Visit<'a> = dyn FnMut(&[String], &'static str, &Value, Option<Value>) + 'a;
@@ -345,13 +345,14 @@ fn put(target: &mut Value, steps: &[String], value: Option<Value>) {
     }
 }
 
-/// `*` stands for one step of a path, or for the rest of one.
+/// `*` stands for one step of a path or the end of one, `**` for all that follows.
 fn covers(pattern: &str, path: &str) -> bool {
-    if let Some((before, after)) = pattern.split_once('*') {
-        let Some(rest) = path.strip_prefix(before) else { return false };
-        return after.is_empty() || (1..=rest.len()).any(|end| rest.get(end..) == Some(after));
+    if let Some(before) = pattern.strip_suffix("**") {
+        return path.starts_with(before);
     }
-    path.strip_prefix(pattern).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    let Some((before, after)) = pattern.split_once('*') else { return pattern == path };
+    let step = path.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
+    step.is_some_and(|step| !step.is_empty() && !step.contains('.'))
 }
 
 fn explanation(request: &str, mutant: &Mutant) -> Option<usize> {
@@ -373,7 +374,7 @@ fn every_changed_field_is_refused_or_explained() {
             let pause = name == "CreateContainerRequest" && request["container_id"] == SANDBOX;
             let label = if pause { "CreatePause" } else { name.as_str() };
             for mutant in mutants(&request) {
-                if !seen.insert((name.clone(), mutant.key)) {
+                if !seen.insert((name.clone(), mutant.key.clone())) {
                     continue;
                 }
                 tried += 1;

@@ -1,0 +1,287 @@
+//! What a hostile host tries, by name; each beside what a correct host does.
+
+use runtime_policy::{Evaluator, PodPolicy};
+use serde_json::{Value, json};
+
+use crate::{
+    corpus,
+    host::{Host, Request, SANDBOX, SHARED, id},
+};
+
+/// Runs `test` with the policy of the shop's front and its host.
+fn frontend(test: impl Fn(&PodPolicy, &Host<'_>)) {
+    corpus::each(|policy, host| {
+        if policy.workload.name == "frontend" {
+            test(policy, host);
+        }
+    });
+}
+
+fn allowed(evaluator: &mut Evaluator, request: &Request) -> bool {
+    evaluator.decide(&request.0, &request.1).is_ok_and(|decision| decision.allowed)
+}
+
+fn is_create(request: &Request, container: &str) -> bool {
+    request.0 == "CreateContainerRequest" && request.1["container_id"] == id(container).as_str()
+}
+
+/// Everything before the creation of a container, and that request.
+fn before(policy: &PodPolicy, host: &Host<'_>, container: &str) -> (Evaluator, Request) {
+    let mut evaluator = Evaluator::new(policy.document.rego()).unwrap();
+    for request in host.start() {
+        if is_create(&request, container) {
+            return (evaluator, request);
+        }
+        assert!(allowed(&mut evaluator, &request));
+    }
+    panic!("{container} is never created");
+}
+
+fn reasons(evaluator: &Evaluator, request: &Request) -> String {
+    let decision = evaluator.clone().decide(&request.0, &request.1).unwrap();
+    assert!(!decision.allowed);
+    let fields: Vec<String> =
+        decision.reasons.iter().map(|reason| format!("{}: {}", reason.field, reason.expected)).collect();
+    fields.join("\n")
+}
+
+#[test]
+fn the_application_cannot_be_started_without_initializer_and_mesh() {
+    frontend(|policy, host| {
+        for left_out in ["contrast-initializer", "contrast-service-mesh"] {
+            let mut evaluator = Evaluator::new(policy.document.rego()).unwrap();
+            let left_out = id(left_out);
+            for request in host.start() {
+                if request.1["container_id"] == left_out.as_str() {
+                    continue;
+                }
+                if is_create(&request, "web") {
+                    assert!(reasons(&evaluator, &request).contains("only after contrast-"));
+                    break;
+                }
+                if !allowed(&mut evaluator, &request) {
+                    break; // the mesh itself needs the initializer
+                }
+            }
+        }
+        // Created is not started.
+        let mut evaluator = Evaluator::new(policy.document.rego()).unwrap();
+        for request in host.start() {
+            let mesh = request.1["container_id"] == id("contrast-service-mesh").as_str();
+            if request.0 == "StartContainerRequest" && mesh {
+                continue;
+            }
+            if is_create(&request, "web") {
+                assert!(
+                    reasons(&evaluator, &request).contains("only after contrast-service-mesh was started")
+                );
+                return;
+            }
+            assert!(allowed(&mut evaluator, &request));
+        }
+    });
+}
+
+#[test]
+fn no_second_instance_until_the_first_is_gone() {
+    frontend(|policy, host| {
+        let (mut evaluator, request) = before(policy, host, "web");
+        assert!(allowed(&mut evaluator, &request));
+        let other = "f".repeat(64);
+        let text = request.1.to_string().replace(&id("web"), &other);
+        let second = (request.0.clone(), serde_json::from_str(&text).unwrap());
+        assert!(reasons(&evaluator, &second).contains("no second web"));
+        let remove = ("RemoveContainerRequest".to_owned(), json!({ "container_id": id("web") }));
+        assert!(allowed(&mut evaluator, &remove));
+        assert!(allowed(&mut evaluator, &second), "a crashed container may be started again");
+    });
+}
+
+#[test]
+fn containers_keep_to_one_pod() {
+    frontend(|policy, host| {
+        let (evaluator, request) = before(policy, host, "web");
+        for (from, to) in [(SANDBOX, "2".repeat(64)), (host.name, "frontend-7d9f8b6c5d-aaaaa".to_owned())] {
+            let text = request.1.to_string().replace(from, &to);
+            let other = (request.0.clone(), serde_json::from_str(&text).unwrap());
+            assert!(reasons(&evaluator, &other).contains("OCI.Annotations"), "{to}");
+        }
+    });
+}
+
+#[test]
+fn only_declared_commands_run_and_only_where_they_are_declared() {
+    frontend(|policy, host| {
+        let mut evaluator = Evaluator::new(policy.document.rego()).unwrap();
+        assert!(host.start().iter().all(|request| allowed(&mut evaluator, request)));
+        let containers = host.pod["spec"]["containers"].as_array().unwrap();
+        let exec = |container: &Value, command: &[&str]| {
+            let command: Vec<String> = command.iter().map(|text| (*text).to_owned()).collect();
+            ("ExecProcessRequest".to_owned(), host.exec(container, &command))
+        };
+        let (web, logger) = (&containers[0], &containers[1]);
+        assert!(allowed(&mut evaluator, &exec(web, &["/bin/check", "--live"])));
+        assert!(allowed(&mut evaluator, &exec(web, &["/bin/drain"])));
+        for (container, command) in [
+            (web, vec!["/bin/sh"]),
+            (web, vec!["/bin/check"]),
+            (web, vec!["/bin/check", "--live", "--more"]),
+            (web, vec!["/bin/check --live"]),
+            (logger, vec!["/bin/check", "--live"]),
+        ] {
+            assert!(!allowed(&mut evaluator, &exec(container, &command)), "{command:?}");
+        }
+    });
+}
+
+#[test]
+fn copied_files_stay_in_their_place() {
+    frontend(|policy, _| {
+        let evaluator = Evaluator::new(policy.document.rego()).unwrap();
+        let copy = |path: &str, more: Value| {
+            let mut request = json!({
+                "path": path, "file_type": "Regular", "symlink_target": null, "file_mode": 0o100_644, "dir_mode": 0o755,
+                "file_size": 1, "uid": 0, "gid": 0, "offset": 0,
+            });
+            for (key, value) in more.as_object().unwrap() {
+                request[key] = value.clone();
+            }
+            evaluator.clone().decide("CopyFileRequest", &request).is_ok_and(|decision| decision.allowed)
+        };
+        let place = format!("{SHARED}/{}-0123456789abcdef-config", id("web"));
+        let link = |target: &str| json!({ "file_type": "Symlink", "symlink_target": target, "file_mode": 0o120_777 });
+        assert!(copy(&place, json!({})));
+        assert!(copy(&format!("{place}/..data"), link("..2026_11_24")));
+        assert!(copy(&format!("{place}/key"), link("..data/key")));
+        assert!(
+            copy(&place, json!({ "file_type": "Directory", "file_mode": 0o042_755 })),
+            "a volume with a group"
+        );
+        for (path, more) in [
+            ("/etc/passwd".to_owned(), json!({})),
+            (format!("{SHARED}/{}/rootfs/bin/sh", id("web")), json!({})),
+            (format!("/run/kata-containers/{}/rootfs/bin/sh", id("web")), json!({})),
+            (format!("{place}/../../../../etc/passwd"), json!({})),
+            (format!("{place}/.."), json!({})),
+            (format!("{place}/key"), link("/etc/shadow")),
+            (format!("{place}/key"), link("../other/rootfs")),
+            (format!("{place}/key"), link("a/../../b")),
+            (place.clone(), json!({ "file_type": "Unknown" })),
+            (place.clone(), json!({ "file_mode": 0o104_755 })),
+            (place.clone(), json!({ "file_mode": 0o102_755 })),
+            (place.clone(), json!({ "file_type": null, "file_mode": 0o060_644 })),
+        ] {
+            assert!(!copy(&path, more.clone()), "{path} {more}");
+        }
+    });
+}
+
+#[test]
+fn a_volume_that_the_guest_makes_cannot_be_replaced_or_hidden() {
+    frontend(|policy, host| {
+        let (evaluator, request) = before(policy, host, "web");
+        let mut stripped = request.clone();
+        let storages = stripped.1["storages"].as_array_mut().unwrap();
+        storages.retain(|storage| storage["driver"] == "image_guest_pull");
+        assert!(reasons(&evaluator, &stripped).contains("storages"));
+
+        let mut bare = request.clone();
+        bare.1["storages"] = json!([]);
+        assert!(reasons(&evaluator, &bare).contains("image_guest_pull"));
+
+        // What is mounted in a folder comes after the folder, or it is hidden by it.
+        let mut turned = request;
+        turned.1["OCI"]["Mounts"].as_array_mut().unwrap().reverse();
+        assert!(reasons(&evaluator, &turned).contains("after /etc/web"));
+    });
+}
+
+#[test]
+fn the_loopback_device_is_the_pods_own() {
+    frontend(|policy, host| {
+        let evaluator = Evaluator::new(policy.document.rego()).unwrap();
+        let network = |name: &str| host.start().into_iter().find(|(found, _)| found == name).unwrap().1;
+        let decide = |name: &str, pointer: &str, value: Value| {
+            let mut request = network(name);
+            *request.pointer_mut(pointer).unwrap() = value;
+            evaluator.clone().decide(name, &request).is_ok_and(|decision| decision.allowed)
+        };
+        for (name, pointer, value) in [
+            ("UpdateInterfaceRequest", "/interface/name", json!("lo")),
+            ("UpdateInterfaceRequest", "/interface/hwAddr", json!("00:00:00:00:00:00")),
+            ("UpdateInterfaceRequest", "/interface/raw_flags", json!(64)),
+            ("UpdateInterfaceRequest", "/interface/IPAddresses/0/address", json!("127.0.0.2")),
+            ("UpdateRoutesRequest", "/routes/Routes/0/device", json!("lo")),
+            ("UpdateRoutesRequest", "/routes/Routes/0/dest", json!("127.0.0.0/8")),
+            ("UpdateRoutesRequest", "/routes/Routes/0/source", json!("::1")),
+            ("UpdateRoutesRequest", "/routes/Routes/0/source", json!("00::001")),
+            ("UpdateRoutesRequest", "/routes/Routes/0/gateway", json!("::ffff:127.0.0.1")),
+            ("AddARPNeighborsRequest", "/neighbors/ARPNeighbors/0/state", json!(0)),
+            ("AddARPNeighborsRequest", "/neighbors/ARPNeighbors/0/flags", json!(5)),
+            ("AddARPNeighborsRequest", "/neighbors/ARPNeighbors/0/toIPAddress/address", json!("127.1.2.3")),
+        ] {
+            assert!(!decide(name, pointer, value.clone()), "{name} {pointer} {value}");
+        }
+        assert!(decide("UpdateInterfaceRequest", "/interface/raw_flags", json!(128)));
+        assert!(decide("AddARPNeighborsRequest", "/neighbors/ARPNeighbors/0/state", json!(2)));
+    });
+}
+
+#[test]
+fn what_is_not_needed_is_denied_and_logs_are_opened_by_the_settings_only() {
+    let settings =
+        runtime_policy::Settings::overlay(br#"{"requests": {"ReadStreamRequest": true}}"#).unwrap();
+    let deployment = corpus::prepared();
+    let opened = deployment.policies(&corpus::pinned_images(), &settings, runtime_policy::RULES).unwrap().0;
+    corpus::each(|policy, host| {
+        let open = opened.iter().find(|open| open.workload.name == policy.workload.name).unwrap();
+        let mut closed = Evaluator::new(policy.document.rego()).unwrap();
+        let mut open = Evaluator::new(open.document.rego()).unwrap();
+        for request in host.start() {
+            assert!(allowed(&mut closed, &request) && allowed(&mut open, &request));
+        }
+        let stream = json!({ "container_id": SANDBOX, "exec_id": SANDBOX, "len": 1 });
+        for name in [
+            "SetPolicyRequest",
+            "UpdateContainerRequest",
+            "PauseContainerRequest",
+            "ReseedRandomDevRequest",
+            "SetGuestDateTimeRequest",
+            "AddSwapRequest",
+            "MemHotplugByProbeRequest",
+            "SetIPTablesRequest",
+            "GetIPTablesRequest",
+            "PullImageRequest",
+            "ResizeVolumeRequest",
+            "VolumeStatsRequest",
+            "GetDiagnosticDataRequest",
+            "StartTracingRequest",
+            "UpdateEphemeralMountsRequest",
+            "WriteStreamRequest",
+            "CloseStdinRequest",
+            "ReadStreamRequest",
+        ] {
+            assert!(!allowed(&mut closed, &(name.to_owned(), stream.clone())), "{name}");
+            let decision = allowed(&mut open, &(name.to_owned(), stream.clone()));
+            assert_eq!(decision, name == "ReadStreamRequest", "{name}");
+        }
+        assert!(closed.decide("AllowRequestsFailingPolicy", &json!({})).is_err(), "no such rule");
+    });
+}
+
+#[test]
+fn older_agents_read_the_rules_too() {
+    frontend(|policy, host| {
+        let mut engine = regorus::Engine::new();
+        engine.set_rego_v0(true);
+        engine.add_policy("policy.rego".into(), policy.document.rego().into()).unwrap();
+        engine.add_data(regorus::Value::from_json_str(r#"{"pstate": {}}"#).unwrap()).unwrap();
+        let (name, request) = &host.start()[0];
+        engine.set_input(regorus::Value::from_json_str(&request.to_string()).unwrap());
+        let answer = engine.eval_query(format!("data.agent_policy.{name}"), false).unwrap();
+        let answer = serde_json::to_value(&answer.result[0].expressions[0].value).unwrap();
+        assert_eq!(answer["allowed"], true);
+        let longest = policy.document.rego().lines().map(str::len).max().unwrap();
+        assert!(longest <= 1024, "a line of {longest} bytes: some agents read 1024");
+    });
+}

@@ -1,0 +1,114 @@
+//! What `generate` writes.
+
+use runtime_policy::{Deployment, Injection, POLICY_ANNOTATION, PolicyDocument, RULES, Settings};
+use serde_json::Value;
+
+use crate::corpus;
+
+fn generated() -> Deployment {
+    let mut deployment = corpus::prepared();
+    let (policies, _) = deployment.policies(&corpus::pinned_images(), &Settings::default(), RULES).unwrap();
+    deployment.annotate(&policies).unwrap();
+    deployment
+}
+
+#[test]
+fn a_second_run_changes_nothing_and_every_annotation_holds_its_document() {
+    let first = generated();
+    let texts: Vec<(String, String)> = first.texts().map(|(name, text)| (name.to_owned(), text)).collect();
+    let mut second = Deployment::read(texts.clone()).unwrap();
+    second.inject(&corpus::injection()).unwrap();
+    second.pin(&corpus::pinned_images()).unwrap();
+    let (policies, _) = second.policies(&corpus::pinned_images(), &Settings::default(), RULES).unwrap();
+    second.annotate(&policies).unwrap();
+    for ((name, before), (_, after)) in texts.iter().zip(second.texts()) {
+        assert_eq!(*before, after, "{name}");
+    }
+    for (policy, found) in policies.iter().zip(second.annotated().unwrap()) {
+        assert_eq!(policy.document, found.document);
+        let rest = &policy.document.mr_config_id()[32..];
+        assert!(rest.iter().all(|byte| *byte == 0), "a SHA-256 in MRCONFIGID is padded with zeros");
+    }
+}
+
+#[test]
+fn pods_get_what_they_ask_for_and_the_coordinator_nothing() {
+    let texts: String = generated().texts().map(|(_, text)| text).collect();
+    let pod = |name: &str| corpus::pod(name).0;
+    let names = |pod: &Value, list: &str| -> Vec<String> {
+        let items = pod["spec"][list].as_array().cloned().unwrap_or_default();
+        items.iter().map(|item| item["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names(&pod("frontend"), "initContainers"), ["contrast-initializer", "contrast-service-mesh"]);
+    assert_eq!(
+        names(&pod("database"), "initContainers"),
+        ["contrast-initializer", "contrast-secure-pv-state", "prepare"]
+    );
+    let database = pod("database");
+    assert_eq!(database["spec"]["containers"][0]["volumeMounts"][0]["mountPropagation"], "HostToContainer");
+    assert_eq!(database["spec"]["runtimeClassName"], "contrast-cc-metal-qemu-snp-0a1b2c3d");
+    for container in database["spec"]["containers"].as_array().unwrap() {
+        let mounts = container["volumeMounts"].as_array().unwrap();
+        assert!(mounts.iter().any(|mount| mount["mountPath"] == "/contrast"));
+    }
+    assert!(
+        texts.contains("# A database: block volume")
+            && texts.contains("image: \"registry.example/shop/logger:2@sha256:abab")
+    );
+
+    let coordinator = "kind: Pod\nmetadata:\n  name: c\n  annotations: {contrast.edgeless.systems/pod-role: coordinator}\nspec:\n  \
+                       runtimeClassName: contrast-cc\n  containers: [{name: c, image: i}]\n";
+    let mut deployment = Deployment::read([("c.yml", coordinator)]).unwrap();
+    deployment.inject(&Injection { runtime_class: None, ..corpus::injection() }).unwrap();
+    assert_eq!(deployment.texts().next().unwrap().1, coordinator);
+}
+
+#[test]
+fn what_no_policy_can_hold_is_refused_or_warned_of() {
+    let pod = |rest: &str| {
+        format!(
+            "kind: Pod\nmetadata: {{name: a}}\nspec:\n  runtimeClassName: contrast-cc\n  containers:\n  - name: a\n    image: i\n{rest}"
+        )
+    };
+    let refusal = |rest: &str| {
+        let deployment = Deployment::read([("a.yml", pod(rest))]);
+        let made = deployment
+            .and_then(|deployment| deployment.policies(&corpus::images(), &Settings::default(), RULES));
+        made.err().map(|error| error.to_string()).unwrap_or_default()
+    };
+    for (rest, expected) in [
+        (
+            "    volumeMounts: [{name: v, mountPath: /v}]\n  volumes: [{name: v, hostPath: {path: /}}]\n",
+            "a.yml:8: Pod \"a\": spec.containers[0].volumeMounts[0].mountPath: a hostPath",
+        ),
+        (
+            "    volumeMounts: [{name: v, mountPath: /v, subPath: x}]\n  volumes: [{name: v, emptyDir: {}}]\n",
+            "subPath",
+        ),
+        ("    envFrom: [{configMapRef: {name: c}}]\n", "ConfigMap default/c is not among the input files"),
+        ("    env: [{name: A, valueFrom: {fieldRef: {fieldPath: status.phase}}}]\n", "status.phase"),
+        ("    securityContext: {procMount: Unmasked}\n", "procMount"),
+        ("  hostPID: true\n", "spec.hostPID"),
+        ("  ephemeralContainers: [{name: d}]\n", "ephemeralContainers"),
+    ] {
+        let found = refusal(rest);
+        assert!(found.contains(expected), "expected {expected:?}, got {found:?}");
+    }
+    let claim = pod(
+        "    volumeMounts: [{name: v, mountPath: /v}]\n  volumes: [{name: v, persistentVolumeClaim: {claimName: c}}]\n",
+    );
+    let deployment = Deployment::read([("a.yml", claim)]).unwrap();
+    let (_, warnings) = deployment.policies(&corpus::images(), &Settings::default(), RULES).unwrap();
+    assert!(warnings[0].to_string().contains("neither secret nor protected"), "{warnings:?}");
+}
+
+#[test]
+fn same_input_same_bytes_and_a_changed_annotation_is_refused() {
+    let hashes = || corpus::policies().iter().map(|policy| policy.document.hash()).collect::<Vec<_>>();
+    assert_eq!(hashes(), hashes());
+    assert!(PolicyDocument::from_annotation("AAAA").is_err());
+    let text = "version = \"0.1.0\"\nalgorithm = \"sha384\"\n[data]\n\"policy.rego\" = \"\"\n";
+    let refused = PolicyDocument::parse(text.as_bytes()).unwrap_err().to_string();
+    assert_eq!(refused, "algorithm: expected \"sha256\", got \"sha384\"");
+    assert_eq!(POLICY_ANNOTATION, "io.katacontainers.config.hypervisor.cc_init_data");
+}
