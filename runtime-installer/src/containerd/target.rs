@@ -126,7 +126,9 @@ impl Target {
         let table = patch::parse(text.as_deref().unwrap_or_default()).map_err(bad)?;
         let place = match text.as_deref().and_then(patch::drop_in_folder) {
             Some(folder) => Place::DropIn(folder.into()),
-            None if !distribution.templates => Place::Block(config.clone(), Format::Toml),
+            None if !distribution.templates && !is_template(hints.config.as_deref()) => {
+                Place::Block(config.clone(), Format::Toml)
+            }
             None if text.is_none() => {
                 return Err(TargetError::NotStarted(config.display().to_string(), distribution.name));
             }
@@ -165,10 +167,14 @@ fn distribution(host: &Host, config: Option<&Path>) -> &'static Distribution {
     found.unwrap_or(last)
 }
 
+fn is_template(hint: Option<&Path>) -> bool {
+    hint.is_some_and(|path| path.extension().is_some_and(|end| end == "tmpl"))
+}
+
 /// What containerd reads: for a template the file made from it.
 fn rendered(distribution: &Distribution, hint: Option<&Path>) -> PathBuf {
     match hint {
-        Some(path) if path.extension().is_some_and(|end| end == "tmpl") => path.with_file_name("config.toml"),
+        Some(path) if is_template(hint) => path.with_file_name("config.toml"),
         Some(path) => path.to_owned(),
         None => distribution.config.into(),
     }
@@ -176,7 +182,7 @@ fn rendered(distribution: &Distribution, hint: Option<&Path>) -> PathBuf {
 
 /// The template that the next start reads.
 fn template(config: &Path, version: Version, hint: Option<&Path>) -> Place {
-    let named = hint.filter(|path| path.extension().is_some_and(|end| end == "tmpl")).map(Path::to_owned);
+    let named = hint.filter(|_| is_template(hint)).map(Path::to_owned);
     let usual = if version == Version::V3 { "config-v3.toml.tmpl" } else { "config.toml.tmpl" };
     // A template of the older name is for containerd 1.x, whatever the rendered file says now.
     let path = match named {
