@@ -65,6 +65,8 @@ def main():
             wanted = sorted(resources, key=lambda resource: (resource["kind"], resource["metadata"]["name"]))
             assert render(values, namespace) == wanted, f"Helm makes something else of {name}"
             print(f"{name}: Helm makes the same of deploy/chart")
+    report = helm_python.lint(CHART)
+    assert not report["errors"], report
     assert render({}, "default") == [], "by default the chart installs nothing"
 
 

@@ -4,7 +4,12 @@
 //! are taken out of `Create`, since the runc shim knows only its own. What it was given is left in `options` in the
 //! bundle, so that a test can see that Kata's configuration arrives.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test's program: it fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::zombie_processes,
+    reason = "a test's program: it fails by panicking"
+)]
 
 use std::{
     io::{Read, Write},

@@ -103,14 +103,14 @@ pub fn install(
     let work = Work::begin(site)?;
     let mut file = StateFile::open(&site.host)?;
     work.finish_pending(&mut file)?;
-    if let Some(failed) = file.state.failed.clone().filter(|failed| failed.handler == handler.as_str()) {
-        if !retry {
-            return Err(Refused(format!(
-                "{handler} was rolled back at the last try: {}. Run with --retry to try again",
-                failed.reason
-            ))
-            .into());
-        }
+    if let Some(failed) = &file.state.failed
+        && failed.handler == handler.as_str()
+        && !retry
+    {
+        let reason = &failed.reason;
+        let text =
+            format!("{handler} was rolled back at the last try: {reason}. Run with --retry to try again");
+        return Err(Refused(text).into());
     }
     let health = work.activation().health()?;
     let entry = Entry {

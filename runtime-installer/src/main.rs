@@ -35,7 +35,10 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
     match &options.command {
         Command::Install { platform, source, retry } => {
             let bundle = install::read_bundle(&source.config_dir)?;
-            let fetcher = Fetcher { folder: source.config_dir.clone(), http: Http::new(&source.http())? };
+            let fetcher = Fetcher {
+                folder: source.config_dir.clone(),
+                http: Http::new(&source.http(&options.host()))?,
+            };
             let outcome = install::install(&options.site()?, &bundle, *platform, &fetcher, *retry)?;
             report(
                 options,
@@ -63,7 +66,10 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
         }
         Command::Name { platform, source } => {
             let bundle = install::read_bundle(&source.config_dir)?;
-            let fetcher = Fetcher { folder: source.config_dir.clone(), http: Http::new(&source.http())? };
+            let fetcher = Fetcher {
+                folder: source.config_dir.clone(),
+                http: Http::new(&source.http(&options.host()))?,
+            };
             let name = install::handler(&bundle, *platform, &fetcher)?.to_string();
             print(options, &format!("{name}\n"), &serde_json::json!({ "handler": name }))?;
             Ok(ExitCode::SUCCESS)

@@ -16,6 +16,10 @@ use runtime_installer::{
     node_label::{Node, NodeOptions},
 };
 
+/// Where distributions keep all certificates in one file.
+const NODE_CERTIFICATES: [&str; 3] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem"];
+
 /// Puts the confidential runtime on a Kubernetes node, and takes it away without a trace.
 #[derive(Debug, Parser)]
 #[command(
@@ -167,9 +171,17 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    pub(crate) fn http(&self) -> HttpOptions {
+    /// In an image without certificates those of the node are used.
+    pub(crate) fn http(&self, host: &Host) -> HttpOptions {
+        let own = || Path::new("/etc/ssl/certs").is_dir();
+        let nodes = || {
+            NODE_CERTIFICATES
+                .iter()
+                .filter_map(|path| host.resolve(Path::new(path)).ok())
+                .find(|path| path.is_file())
+        };
         HttpOptions {
-            ca_file: self.ca_file.clone(),
+            ca_file: self.ca_file.clone().or_else(|| if own() { None } else { nodes() }),
             time_limit: Duration::from_secs(self.fetch_seconds),
             registry_auth: self.registry_auth.clone(),
         }

@@ -11,9 +11,15 @@ use tokio::{net::UnixStream, runtime::Runtime};
 use tonic::transport::{Channel, Endpoint};
 
 /// The generated types.
-#[expect(missing_docs, reason = "generated; the .proto file is the documentation")]
-#[allow(clippy::all, reason = "generated")]
 pub mod proto {
+    #![allow(
+        clippy::allow_attributes_without_reason,
+        clippy::all,
+        missing_docs,
+        unreachable_pub,
+        reason = "generated; the .proto file is the documentation"
+    )]
+
     tonic::include_proto!("runtime.v1");
 }
 

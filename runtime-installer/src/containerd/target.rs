@@ -126,7 +126,9 @@ impl Target {
         let table = patch::parse(text.as_deref().unwrap_or_default()).map_err(bad)?;
         let place = match text.as_deref().and_then(patch::drop_in_folder) {
             Some(folder) => Place::DropIn(folder.into()),
-            None if !distribution.templates => Place::Block(config.clone(), Format::Toml),
+            None if !distribution.templates && !is_template(hints.config.as_deref()) => {
+                Place::Block(config.clone(), Format::Toml)
+            }
             None if text.is_none() => {
                 return Err(TargetError::NotStarted(config.display().to_string(), distribution.name));
             }
@@ -165,10 +167,14 @@ fn distribution(host: &Host, config: Option<&Path>) -> &'static Distribution {
     found.unwrap_or(last)
 }
 
+fn is_template(hint: Option<&Path>) -> bool {
+    hint.is_some_and(|path| path.extension().is_some_and(|end| end == "tmpl"))
+}
+
 /// What containerd reads: for a template the file made from it.
 fn rendered(distribution: &Distribution, hint: Option<&Path>) -> PathBuf {
     match hint {
-        Some(path) if path.extension().is_some_and(|end| end == "tmpl") => path.with_file_name("config.toml"),
+        Some(path) if is_template(hint) => path.with_file_name("config.toml"),
         Some(path) => path.to_owned(),
         None => distribution.config.into(),
     }
@@ -176,7 +182,7 @@ fn rendered(distribution: &Distribution, hint: Option<&Path>) -> PathBuf {
 
 /// The template that the next start reads.
 fn template(config: &Path, version: Version, hint: Option<&Path>) -> Place {
-    let named = hint.filter(|path| path.extension().is_some_and(|end| end == "tmpl")).map(Path::to_owned);
+    let named = hint.filter(|_| is_template(hint)).map(Path::to_owned);
     let usual = if version == Version::V3 { "config-v3.toml.tmpl" } else { "config.toml.tmpl" };
     // A template of the older name is for containerd 1.x, whatever the rendered file says now.
     let path = match named {
@@ -184,4 +190,73 @@ fn template(config: &Path, version: Version, hint: Option<&Path>) -> Place {
         _ => config.with_file_name(usual),
     };
     Place::Block(path, Format::Template(version))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A node with a file, whose contents are a fixture's.
+    fn find(path: &str, fixture: &str, hints: &Hints) -> Target {
+        let root = tempfile::tempdir().unwrap();
+        let host = Host::new(root.path(), 1);
+        let text =
+            std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/containerd").join(fixture));
+        host.make_folder(Path::new(path).parent().unwrap()).unwrap();
+        host.replace(Path::new(path), &text.unwrap()).unwrap();
+        Target::find(&host, hints).unwrap()
+    }
+
+    const K3S: &str = "/var/lib/rancher/k3s/agent/etc/containerd/config.toml";
+
+    #[test]
+    fn k3s_and_rke2_get_the_template_that_their_containerd_reads() {
+        let place = |fixture: &str, path: &str| find(path, fixture, &Hints::default()).place;
+        let folder = "/var/lib/rancher/k3s/agent/etc/containerd";
+        let template =
+            |name: &str, version| Place::Block(format!("{folder}/{name}").into(), Format::Template(version));
+        assert_eq!(place("k3s-1.7.toml", K3S), template("config.toml.tmpl", Version::V2));
+        assert_eq!(place("k3s-2.0.toml", K3S), template("config-v3.toml.tmpl", Version::V3));
+        let drop_in = Place::DropIn(format!("{folder}/config-v3.toml.d").into());
+        assert_eq!(place("k3s-2.1-drop-in.toml", K3S), drop_in);
+        let rke2 = find(&K3S.replace("k3s", "rke2"), "rke2-2.0.toml", &Hints::default());
+        assert_eq!(rke2.units, ["rke2-server.service", "rke2-agent.service"]);
+        assert_eq!(rke2.socket, Path::new("/run/k3s/containerd/containerd.sock"));
+    }
+
+    #[test]
+    fn a_template_that_the_operator_names_is_taken_unless_containerd_reads_the_newer_one() {
+        let hints =
+            Hints { config: Some(K3S.replace("config.toml", "config.toml.tmpl").into()), ..Hints::default() };
+        let path = |fixture| match find(K3S, fixture, &hints).place {
+            Place::Block(path, _) => path.file_name().unwrap().to_owned(),
+            Place::DropIn(folder) => folder.into(),
+        };
+        assert_eq!(path("k3s-1.7.toml"), "config.toml.tmpl");
+        assert_eq!(path("k3s-2.0.toml"), "config-v3.toml.tmpl");
+    }
+
+    #[test]
+    fn others_are_found_by_their_files_and_their_socket_by_its_address() {
+        let plain = find("/etc/containerd/config.toml", "default-1.6.toml", &Hints::default());
+        assert_eq!(
+            (plain.distribution, plain.units.as_slice()),
+            ("containerd", &["containerd.service".to_owned()][..])
+        );
+        assert_eq!(plain.socket, Path::new("/run/containerd/containerd.sock"));
+        let microk8s = find(
+            "/var/snap/microk8s/current/args/containerd-template.toml",
+            "microk8s.toml",
+            &Hints::default(),
+        );
+        assert_eq!(microk8s.units, ["snap.microk8s.daemon-containerd.service"]);
+    }
+
+    #[test]
+    fn a_k3s_that_never_started_is_said_so() {
+        let root = tempfile::tempdir().unwrap();
+        let hints = Hints { config: Some(K3S.into()), ..Hints::default() };
+        let refused = Target::find(&Host::new(root.path(), 1), &hints).unwrap_err().to_string();
+        assert_eq!(refused, format!("{K3S} is not there yet: start the node's k3s once, then run again"));
+    }
 }

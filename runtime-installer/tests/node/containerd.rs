@@ -266,3 +266,38 @@ fn a_missing_unit_is_named_and_nothing_changes() {
     ran.said(2, "none of the systemd units [\"containerd.service\"] is on the node");
     assert_eq!(node.snapshot(), before);
 }
+
+#[test]
+fn where_the_configuration_is_made_from_a_template_the_template_gets_the_entry() {
+    let base =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/containerd/kubeadm.toml"))
+            .unwrap();
+    let own = "# the operator's\n{{ template \"base\" . }}\n# more\n";
+    for template in [None, Some(own)] {
+        let node = Node::with(Path::new("/usr/bin"), &base);
+        fs::write(node.path("base"), &base).unwrap();
+        if let Some(text) = template {
+            fs::write(node.root().join("etc/containerd/config.toml.tmpl"), text).unwrap();
+        }
+        let (bundle, before) = (Bundle::new("1"), node.snapshot());
+        let run = |arguments: &[&str]| {
+            let mut command = node.command(Path::new(env!("CARGO_BIN_EXE_runtime-installer")), arguments);
+            command.env("CONTAINERD_CONFIG_PATH", "etc/containerd/config.toml.tmpl");
+            crate::node::Ran::of(command.env("CONFIG_DIR", bundle.folder.path()).output().unwrap()).done()
+        };
+        run(&["install", PLATFORM]);
+        let handler = name(&node, &bundle);
+        assert_eq!(node.handlers(), [handler.as_str(), "runc"]);
+        let again = run(&["install", PLATFORM]);
+        assert!(again.stdout.contains("is installed already"), "{}", again.stdout);
+        run(&["uninstall", &handler]);
+        assert_eq!(node.handlers(), ["runc"]);
+        let mut after = node.snapshot();
+        // Made anew at each start.
+        let rendered = node.root().join("etc/containerd/config.toml");
+        let mut before = before;
+        before.remove(&rendered);
+        after.remove(&rendered);
+        assert_eq!(after, before);
+    }
+}

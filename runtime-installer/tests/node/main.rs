@@ -4,9 +4,15 @@
 //! Needs root, and `containerd`, `runc` and `strace` from Debian, which `./test` installs, with newer containerds in
 //! `target/containerds`.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "a test fails by panicking"
+)]
 
 mod bundle;
+mod check;
 mod containerd;
 mod hostile;
 mod interrupted;

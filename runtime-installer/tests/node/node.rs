@@ -26,6 +26,15 @@ for folder in etc/containerd opt run/containerd var/lib/containerd; do
     mount --bind $node/root/$folder /$folder
 done
 while :; do
+    # As k3s does: from the template if there is one, else from its own base.
+    if [ -e $node/base ]; then
+        template=/etc/containerd/config.toml.tmpl
+        if [ -e $template ]; then
+            sed -e "/{{ template \"base\" . }}/{r $node/base" -e "d}" $template > /etc/containerd/config.toml
+        else
+            cat $node/base > /etc/containerd/config.toml
+        fi
+    fi
     flag=--config
     if [ -e $node/sabotage ] && grep -rqs contrast-cc /etc/containerd; then flag=--no-such-flag; fi
     echo start >> $node/starts
