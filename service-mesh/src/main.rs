@@ -121,7 +121,7 @@ fn main() -> anyhow::Result<()> {
     // First of all, and nothing that follows undoes it.
     packet_filter::redirect(&redirection(&args)).context("nothing may pass unprotected, so nothing runs")?;
     tracing::info!("incoming TCP is redirected; the rest is dropped");
-    raise_descriptor_limit(args.max_connections)?;
+    raise_descriptor_limit(args.max_connections);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.context("cannot start the asynchronous runtime")?.block_on(run(args))
 }
@@ -202,15 +202,19 @@ async fn run(args: Args) -> anyhow::Result<()> {
 }
 
 /// A proxied connection has two descriptors.
-fn raise_descriptor_limit(connections: usize) -> anyhow::Result<()> {
+fn raise_descriptor_limit(connections: usize) {
     let wanted = (connections as u64).saturating_mul(2).saturating_add(256);
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current.is_some_and(|current| current < wanted) {
-        let possible = maximum.map_or(wanted, |maximum| maximum.min(wanted));
-        setrlimit(Resource::Nofile, Rlimit { current: Some(possible), maximum })?;
-        if possible < wanted {
-            tracing::warn!(possible, wanted, "fewer descriptors than --max-connections needs");
-        }
+    if current.is_none_or(|current| current >= wanted) {
+        return;
     }
-    Ok(())
+    // More than the maximum takes a capability; without it, the maximum has to do.
+    let attempts = [wanted, maximum.map_or(wanted, |maximum| maximum.min(wanted))];
+    let set = |&limit: &u64| {
+        let maximum = maximum.map(|maximum| maximum.max(limit));
+        setrlimit(Resource::Nofile, Rlimit { current: Some(limit), maximum }).is_ok()
+    };
+    if attempts.iter().position(set) != Some(0) {
+        tracing::warn!(wanted, possible = maximum, "fewer descriptors than --max-connections needs");
+    }
 }

@@ -5,7 +5,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use crate::tunnel::{Carried, HandshakeError};
+use crate::tunnel::Carried;
 
 /// Which way connections go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub(crate) enum Way {
     Egress,
 }
 
-/// Reasons of [`HandshakeError::kind`], and the two that come before and after a handshake.
+/// Reasons of `HandshakeError::kind`, and the two that come before and after a handshake.
 const FAILURES: [&str; 10] = [
     "no_certificate",
     "peer_not_allowed",
@@ -84,10 +84,6 @@ impl Counters {
         self.closed.fetch_add(1, Relaxed);
         self.out.fetch_add(carried.out, Relaxed);
         self.into.fetch_add(carried.into, Relaxed);
-    }
-
-    pub(crate) fn handshake_failed(&self, error: &HandshakeError) {
-        self.failed(error.kind());
     }
 
     /// `reason` is one of [`FAILURES`].

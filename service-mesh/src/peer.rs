@@ -62,6 +62,17 @@ impl PeerVerifier {
     }
 }
 
+/// The mesh CAs of all manifests and deployments have one name, so the chain of another one ends in a
+/// signature that does not fit. Both sides shall read what it is.
+fn of_another_ca(error: Error) -> Error {
+    match error {
+        Error::InvalidCertificate(CertificateError::BadSignature) => {
+            Error::InvalidCertificate(CertificateError::UnknownIssuer)
+        }
+        error => error,
+    }
+}
+
 /// DNS names, URIs and addresses of a certificate.
 fn names(certificate: &CertificateDer<'_>) -> Option<Vec<String>> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
@@ -90,7 +101,8 @@ impl ServerCertVerifier for PeerVerifier {
     ) -> Result<ServerCertVerified, Error> {
         let parsed = ParsedCertificate::try_from(leaf)?;
         let algorithms = self.provider.signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)?;
+        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)
+            .map_err(of_another_ca)?;
         self.check_name(leaf)?;
         Ok(ServerCertVerified::assertion())
     }
@@ -130,7 +142,7 @@ impl ClientCertVerifier for PeerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.clients.verify_client_cert(leaf, intermediates, now)?;
+        let verified = self.clients.verify_client_cert(leaf, intermediates, now).map_err(of_another_ca)?;
         self.check_name(leaf)?;
         Ok(verified)
     }

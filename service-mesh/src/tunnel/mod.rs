@@ -6,7 +6,7 @@ mod session;
 use std::{io, time::Duration};
 
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, Error, ServerConfig,
+    AlertDescription, CertificateError, ClientConfig, Error, OtherError, ServerConfig,
     client::UnbufferedClientConnection, pki_types::ServerName, server::UnbufferedServerConnection,
 };
 use tokio::{
@@ -25,7 +25,7 @@ const FIRST_READ: usize = 4 << 10;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HandshakeError {
     /// TLS: the certificate of either side, or the protocol.
-    #[error("{0}")]
+    #[error("{}", reason(.0))]
     Tls(#[from] Error),
     /// The network.
     #[error("connection lost in the handshake: {0}")]
@@ -45,9 +45,8 @@ impl HandshakeError {
         matches!(
             self,
             Self::Tls(
-                Error::InvalidCertificate(
-                    CertificateError::UnknownIssuer | CertificateError::BadSignature
-                ) | Error::AlertReceived(AlertDescription::UnknownCA | AlertDescription::DecryptError)
+                Error::InvalidCertificate(CertificateError::UnknownIssuer)
+                    | Error::AlertReceived(AlertDescription::UnknownCA)
             )
         )
     }
@@ -66,6 +65,14 @@ impl HandshakeError {
             Self::Io(_) => "lost",
             Self::Timeout(_) => "timeout",
         }
+    }
+}
+
+/// rustls shows a verifier's own error with its type names only.
+fn reason(error: &Error) -> String {
+    match error {
+        Error::InvalidCertificate(CertificateError::Other(OtherError(reason))) => reason.to_string(),
+        error => error.to_string(),
     }
 }
 

@@ -90,7 +90,8 @@ impl<C: Connection> Session<C> {
             let UnbufferedStatus { mut discard, state } = self.connection.process(rest);
             let more = match state {
                 Err(error) => {
-                    self.alert(outgoing);
+                    let from = progress.used + discard;
+                    self.alert(incoming.get_mut(from..).unwrap_or_default(), outgoing);
                     return Err(error);
                 }
                 Ok(ConnectionState::ReadTraffic(mut records)) => {
@@ -163,9 +164,10 @@ impl<C: Connection> Session<C> {
         }
     }
 
-    fn alert(&mut self, outgoing: &mut Vec<u8>) {
+    /// rustls keeps a place in what came in, so it is shown the same bytes again.
+    fn alert(&mut self, incoming: &mut [u8], outgoing: &mut Vec<u8>) {
         loop {
-            match self.connection.process(&mut []).state {
+            match self.connection.process(incoming).state {
                 Ok(ConnectionState::EncodeTlsData(message)) => {
                     if encode(message, outgoing).is_err() {
                         return;
