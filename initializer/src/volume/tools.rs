@@ -2,7 +2,8 @@
 
 use std::{
     fs,
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    io::{Seek as _, SeekFrom},
+    os::unix::fs::{DirBuilderExt as _, FileExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -32,7 +33,7 @@ impl Cryptsetup<'_> {
         command
             .args(["luksFormat", "--batch-mode", "--type", "luks2"])
             .args(["--cipher", CIPHER, "--key-size", &bits, "--hash", "sha256", "--integrity", INTEGRITY])
-            // Nothing is read that was not written: mkfs is told to write all it will read.
+            // See make_file_system.
             .arg("--integrity-no-wipe")
             .args(["--sector-size", &sector, "--offset", &offset])
             .args(["--luks2-metadata-size", "16k", "--luks2-keyslots-size", &keyslots])
@@ -71,13 +72,36 @@ pub(super) async fn close(mapping: &str) -> anyhow::Result<()> {
     run(command).await
 }
 
-/// Makes an ext4 file system that has written each block that it will ever read before data is there.
+/// Makes an ext4 file system.
+///
+/// A sector that was never written cannot be read, since its authentication fails; writing all of a large
+/// disk once would take hours. So each block is written before anything reads it: mkfs is told to write its
+/// inode tables and its journal now, and what it changes in part (its superblocks, one at the begin of
+/// each block group at most, and old signatures at both ends) is blanked before.
 pub(super) async fn make_file_system(mapped: &Path) -> anyhow::Result<()> {
+    let path = mapped.to_owned();
+    let blanked = tokio::task::spawn_blocking(move || blank_what_mkfs_reads(&path)).await?;
+    blanked.with_context(|| format!("cannot write to {}", mapped.display()))?;
     let mut command = Command::new("mkfs.ext4");
     command
         .args(["-q", "-F", "-b", "4096", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"])
         .arg(mapped);
     run(command).await
+}
+
+fn blank_what_mkfs_reads(mapped: &Path) -> std::io::Result<()> {
+    const EDGE: u64 = 1 << 20;
+    const BLOCK: u64 = 4096;
+    /// One bit for each block, in one block.
+    const BLOCK_GROUP: u64 = 8 * BLOCK * BLOCK;
+    let mut device = fs::File::options().write(true).open(mapped)?;
+    let size = device.seek(SeekFrom::End(0))? / BLOCK * BLOCK;
+    let zeros = vec![0; BLOCK as usize];
+    let both_edges = (0..EDGE.min(size)).chain(size.saturating_sub(EDGE)..size).step_by(BLOCK as usize);
+    for place in both_edges.chain((0..size).step_by(BLOCK_GROUP as usize)) {
+        device.write_all_at(&zeros, place)?;
+    }
+    device.sync_all()
 }
 
 async fn run(mut command: Command) -> anyhow::Result<()> {
