@@ -290,14 +290,16 @@ fn a_volume_outlives_its_guest_and_tampering_is_noticed() {
     }
     guest.boot("damaged").expect("GUEST detected");
 
-    // A host puts another LUKS header in its place: one that its own cryptsetup made, without a cipher.
+    // A host puts a well-formed LUKS header in its place, whose passphrase it knows. (Headers with a null cipher,
+    // even authentic ones, are in crates/encrypted-volume/tests: they need no guest.)
     let foreign = deployment.directory.path().join("foreign");
     fs::write(&foreign, vec![0; 17 << 20]).unwrap();
-    fs::write(deployment.directory.path().join("passphrase"), "").unwrap();
+    let passphrase = deployment.directory.path().join("passphrase");
+    fs::write(&passphrase, "known to the host").unwrap();
     run(Command::new("cryptsetup")
-        .args(["luksFormat", "--batch-mode", "--type", "luks2", "--cipher", "cipher_null-ecb", "--key-size", "256"])
-        .args(["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--offset", "32768", "--key-file"])
-        .arg(deployment.directory.path().join("passphrase"))
+        .args(["luksFormat", "--batch-mode", "--type", "luks2", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"])
+        .args(["--offset", "32768", "--key-file"])
+        .arg(&passphrase)
         .arg(&foreign));
     let header = fs::read(&foreign).unwrap();
     disk.write_all_at(&header[..1 << 20], 0).unwrap();
