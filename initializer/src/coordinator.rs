@@ -29,7 +29,9 @@ impl Judge {
         let policy = claims.policy_hash();
         match self.0.policies.get(&policy).map(|entry| entry.role) {
             Some(Role::Coordinator) => Ok(()),
-            _ => Err(format!("it is genuine, but its policy {policy} is not a Coordinator's in the manifest")),
+            _ => {
+                Err(format!("it is genuine, but its policy {policy} is not a Coordinator's in the manifest"))
+            }
         }
     }
 }

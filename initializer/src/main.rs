@@ -9,12 +9,7 @@ mod files;
 mod sidecar;
 mod volume;
 
-use std::{
-    path::PathBuf,
-    process::ExitCode,
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use atls::{ClientConfig, ConnectionKey};
@@ -215,7 +210,8 @@ impl Pod {
                 issuer: Some(Arc::clone(&self.issuer)),
                 handshake_timeout: HANDSHAKE,
             };
-            let answer = tokio::time::timeout(ATTEMPT, request(&self.address, config, self.judge.as_ref())).await;
+            let answer =
+                tokio::time::timeout(ATTEMPT, request(&self.address, config, self.judge.as_ref())).await;
             let error = match answer {
                 Ok(Ok(identity)) => {
                     let validity = sidecar::Validity::of(&identity.cert_chain)?;
@@ -224,7 +220,9 @@ impl Pod {
                     return Ok((validity, now()));
                 }
                 Ok(Err(error)) => error,
-                Err(_) => anyhow::anyhow!("the Coordinator at {} gave no answer within {ATTEMPT:?}", self.address),
+                Err(_) => {
+                    anyhow::anyhow!("the Coordinator at {} gave no answer within {ATTEMPT:?}", self.address)
+                }
             };
             if once {
                 return Err(error);
@@ -248,7 +246,9 @@ async fn request(
         .await
         .with_context(|| format!("the Coordinator at {address} did not accept the connection"))?;
     if let Some(judge) = judge {
-        judge.verify(&peer, now()).map_err(|reason| Refused(format!("the Coordinator at {address}: {reason}")))?;
+        judge
+            .verify(&peer, now())
+            .map_err(|reason| Refused(format!("the Coordinator at {address}: {reason}")))?;
     }
     let once = Mutex::new(Some(TokioIo::new(stream)));
     let once = Arc::new(once);

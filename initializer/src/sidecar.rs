@@ -30,7 +30,8 @@ pub(crate) struct Validity {
 impl Validity {
     /// Of the first certificate in a PEM text.
     pub(crate) fn of(chain_pem: &[u8]) -> anyhow::Result<Self> {
-        let (_, pem) = parse_x509_pem(chain_pem).context("the Coordinator's answer is not a PEM certificate")?;
+        let (_, pem) =
+            parse_x509_pem(chain_pem).context("the Coordinator's answer is not a PEM certificate")?;
         let (_, certificate) = X509Certificate::from_der(&pem.contents)
             .context("the Coordinator's answer is not a certificate")?;
         let at = |time: x509_parser::time::ASN1Time| {

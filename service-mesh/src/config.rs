@@ -91,7 +91,10 @@ impl FromStr for Egress {
                 return wrong(entry, format_args!("{listen:?} is not an address with a port"));
             };
             if !listen.ip().is_loopback() {
-                return wrong(entry, format_args!("{listen} is not a loopback address, others could reach it"));
+                return wrong(
+                    entry,
+                    format_args!("{listen} is not a loopback address, others could reach it"),
+                );
             }
             let Some((host, port)) = remote.rsplit_once(':') else {
                 return wrong(entry, format_args!("{remote:?} has no port"));
@@ -124,7 +127,10 @@ impl FromStr for Peers {
             let [key, names] = fields(entry, "PORT_OR_EGRESS_NAME#PEER,PEER")?;
             let names: Vec<String> = names.split(',').map(|name| name.trim().to_owned()).collect();
             if names.iter().any(|name| name.is_empty() || name.contains('*')) {
-                return wrong(entry, "a peer's name is empty or has a wildcard; every certificate may carry one");
+                return wrong(
+                    entry,
+                    "a peer's name is empty or has a wildcard; every certificate may carry one",
+                );
             }
             if found.insert(key.to_owned(), names).is_some() {
                 return wrong(entry, format_args!("{key:?} is listed twice"));
@@ -167,7 +173,8 @@ mod tests {
 
     #[test]
     fn egress_is_read_as_upstream_writes_it() {
-        let egress: Egress = "billing#127.137.0.1:8081#billing-svc:8080##v6#[::1]:80#[fd00::7]:81".parse().unwrap();
+        let egress: Egress =
+            "billing#127.137.0.1:8081#billing-svc:8080##v6#[::1]:80#[fd00::7]:81".parse().unwrap();
         let hosts: Vec<_> = egress.0.iter().map(|entry| (entry.host.as_str(), entry.port)).collect();
         assert_eq!(hosts, [("billing-svc", 8080), ("fd00::7", 81)]);
     }

@@ -132,7 +132,8 @@ fn server(
     certified: &Arc<CertifiedKey>,
     clients: Option<Arc<dyn ClientCertVerifier>>,
 ) -> anyhow::Result<Arc<ServerConfig>> {
-    let config = ServerConfig::builder_with_provider(Arc::clone(provider)).with_protocol_versions(&[&TLS13])?;
+    let config =
+        ServerConfig::builder_with_provider(Arc::clone(provider)).with_protocol_versions(&[&TLS13])?;
     let config = match clients {
         Some(verifier) => config.with_client_cert_verifier(verifier),
         None => config.with_no_client_auth(),
@@ -149,7 +150,8 @@ fn client(
     certified: &Arc<CertifiedKey>,
     servers: Arc<PeerVerifier>,
 ) -> anyhow::Result<Arc<ClientConfig>> {
-    let config = ClientConfig::builder_with_provider(Arc::clone(provider)).with_protocol_versions(&[&TLS13])?;
+    let config =
+        ClientConfig::builder_with_provider(Arc::clone(provider)).with_protocol_versions(&[&TLS13])?;
     let config = config.dangerous().with_custom_certificate_verifier(servers);
     let mut config = config.with_client_cert_resolver(Arc::new(OneKey(Arc::clone(certified))));
     config.resumption = Resumption::disabled();
@@ -192,12 +194,16 @@ pub(crate) async fn watch(sources: Sources, current: watch::Sender<Option<Arc<Id
     loop {
         looks.tick().await;
         let (found, to_load) = (Arc::clone(&sources), Arc::clone(&sources));
-        let Ok(found) = tokio::task::spawn_blocking(move || fingerprint(&found.directory)).await else { continue };
+        let Ok(found) = tokio::task::spawn_blocking(move || fingerprint(&found.directory)).await else {
+            continue;
+        };
         if found == loaded {
             continue;
         }
         // Blocking: files, and signatures to check.
-        let Ok(outcome) = tokio::task::spawn_blocking(move || Identity::load(&to_load)).await else { continue };
+        let Ok(outcome) = tokio::task::spawn_blocking(move || Identity::load(&to_load)).await else {
+            continue;
+        };
         match outcome {
             Ok(identity) => {
                 let first = current.send_replace(Some(Arc::new(identity))).is_none();
@@ -208,7 +214,8 @@ pub(crate) async fn watch(sources: Sources, current: watch::Sender<Option<Arc<Id
             Err(error) => {
                 failures = failures.saturating_add(1);
                 if failures % LOOKS_BEFORE_WARNING == 0 {
-                    let until = if loaded.is_some() { "the earlier ones stay in use" } else { "nothing passes" };
+                    let until =
+                        if loaded.is_some() { "the earlier ones stay in use" } else { "nothing passes" };
                     tracing::warn!("the certificate files cannot be used, {until}: {error:#}");
                 }
             }

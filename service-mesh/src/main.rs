@@ -159,7 +159,9 @@ async fn run(args: Args) -> anyhow::Result<()> {
         let socket = TcpListener::bind(("::", port)).await;
         let socket = match socket {
             Ok(socket) => socket,
-            Err(_) => TcpListener::bind(("0.0.0.0", port)).await.with_context(|| format!("admin port {port}"))?,
+            Err(_) => {
+                TcpListener::bind(("0.0.0.0", port)).await.with_context(|| format!("admin port {port}"))?
+            }
         };
         tasks.spawn(admin::serve(socket, identity.clone(), Arc::clone(&metrics)));
     }
@@ -182,8 +184,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     for entry in args.egress.0 {
         tasks.spawn(egress::Egress::listen(entry).await?.serve(Arc::clone(&gate)));
     }
-    let sockets =
-        [(args.server_tls_port, ClientAuth::None), (args.mutual_tls_port, ClientAuth::Required)];
+    let sockets = [(args.server_tls_port, ClientAuth::None), (args.mutual_tls_port, ClientAuth::Required)];
     for (port, clients) in sockets {
         for listener in ingress::listen(port)? {
             tasks.spawn(ingress::serve(listener, clients, own, Arc::clone(&gate)));

@@ -208,7 +208,9 @@ fn within(
 ) -> Result<(), HeaderError> {
     match expected.contains(&found) {
         true => Ok(()),
-        false => Err(HeaderError::Field { field, expected: format!("{expected:?}"), found: found.to_string() }),
+        false => {
+            Err(HeaderError::Field { field, expected: format!("{expected:?}"), found: found.to_string() })
+        }
     }
 }
 

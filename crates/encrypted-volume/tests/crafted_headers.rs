@@ -95,10 +95,13 @@ fn whatever_we_never_write_is_refused() {
     let second = r#""segments":{"1":{"type":"linear"},"0""#;
     assert!(with(r#""segments":{"0""#, second).contains("unknown field `1`"));
     assert!(with(r#""tokens":{}"#, r#""tokens":{"0":{"type":"x"}}"#).contains("unknown field `0`"));
-    assert!(with(r#""json_size""#, r#""requirements":{},"json_size""#).contains("unknown field `requirements`"));
+    assert!(
+        with(r#""json_size""#, r#""requirements":{},"json_size""#).contains("unknown field `requirements`")
+    );
     let twice = r#""iv_tweak":"8","iv_tweak":"0""#;
     assert!(with(r#""iv_tweak":"0""#, twice).contains("duplicate field `iv_tweak`"));
-    let no_integrity = r#","integrity":{"type":"hmac(sha256)","journal_encryption":"none","journal_integrity":"none"}"#;
+    let no_integrity =
+        r#","integrity":{"type":"hmac(sha256)","journal_encryption":"none","journal_integrity":"none"}"#;
     assert!(with(no_integrity, "").contains("missing field `integrity`"));
 }
 

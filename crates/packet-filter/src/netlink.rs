@@ -3,8 +3,7 @@
 use std::io;
 
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, sendto, socket_with,
-    sockopt,
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, sendto, socket_with, sockopt,
 };
 
 use crate::{expression::Expression, rules::Chain};
@@ -163,7 +162,8 @@ impl Transaction {
         self.message(BATCH_END, 0, FAMILY_ANY, &Attributes::new(), "commit");
         let failed = |error: rustix::io::Errno| FilterError::Socket(error.into());
         let (kind, flags) = (SocketType::RAW, SocketFlags::CLOEXEC);
-        let socket = socket_with(AddressFamily::NETLINK, kind, flags, Some(netlink::NETFILTER)).map_err(failed)?;
+        let socket =
+            socket_with(AddressFamily::NETLINK, kind, flags, Some(netlink::NETFILTER)).map_err(failed)?;
         sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(ANSWER_WITHIN)).map_err(failed)?;
         let kernel = netlink::SocketAddrNetlink::new(0, 0);
         sendto(&socket, &self.bytes, SendFlags::empty(), &kernel).map_err(failed)?;
@@ -217,10 +217,7 @@ mod tests {
     fn attributes_are_padded_and_nest() {
         let inner = Attributes::new().u32(1, 7);
         let outer = Attributes::new().text(3, "ab").nested(4, &inner);
-        let expected = [
-            [7, 0, 3, 0, b'a', b'b', 0, 0].as_slice(),
-            &[12, 0, 4, 0x80, 8, 0, 1, 0, 0, 0, 0, 7],
-        ];
+        let expected = [[7, 0, 3, 0, b'a', b'b', 0, 0].as_slice(), &[12, 0, 4, 0x80, 8, 0, 1, 0, 0, 0, 0, 7]];
         assert_eq!(outer.0, expected.concat());
     }
 

@@ -75,7 +75,8 @@ fn prerouting(to: &Redirection) -> Chain {
     let leave = |condition: Vec<Expression>| [condition, vec![Expression::accept()]].concat();
     let take = |condition: Vec<Expression>, socket: u16| {
         let tcp = Expression::protocol_is(TCP);
-        let end = [Expression::hand_to(socket), Expression::set_mark(TAKEN), vec![Expression::accept()]].concat();
+        let end =
+            [Expression::hand_to(socket), Expression::set_mark(TAKEN), vec![Expression::accept()]].concat();
         [tcp, condition, end].concat()
     };
     let mut rules = vec![
@@ -83,8 +84,14 @@ fn prerouting(to: &Redirection) -> Chain {
         leave(Expression::is_answer()),
         leave(Expression::not_to_this_host()),
     ];
-    rules.extend(to.plain.iter().map(|&port| leave([Expression::protocol_is(TCP), Expression::to_port(port)].concat())));
-    rules.extend(to.without_client_certificate.iter().map(|&port| take(Expression::to_port(port), to.server_tls)));
+    rules.extend(
+        to.plain
+            .iter()
+            .map(|&port| leave([Expression::protocol_is(TCP), Expression::to_port(port)].concat())),
+    );
+    rules.extend(
+        to.without_client_certificate.iter().map(|&port| take(Expression::to_port(port), to.server_tls)),
+    );
     match to.unlisted {
         UnlistedPorts::MutualTls => rules.push(take(Vec::new(), to.mutual_tls)),
         UnlistedPorts::Deny => {

@@ -37,7 +37,9 @@ impl FromStr for Volume {
     fn from_str(text: &str) -> Result<Self, String> {
         let absolute = |path: &str| path.starts_with('/').then(|| PathBuf::from(path));
         text.rsplit_once(':')
-            .and_then(|(device, mount)| Some(Self { device: absolute(device)?, mount_point: absolute(mount)? }))
+            .and_then(|(device, mount)| {
+                Some(Self { device: absolute(device)?, mount_point: absolute(mount)? })
+            })
             .ok_or_else(|| format!("{text:?} is not DEVICE:MOUNT with two absolute paths"))
     }
 }
@@ -45,7 +47,8 @@ impl FromStr for Volume {
 impl Volume {
     /// Name of the mapping: hex of the first 8 bytes of SHA-256 of both paths.
     fn mapping(&self) -> String {
-        let paths = [self.device.as_os_str(), self.mount_point.as_os_str()].map(std::os::unix::ffi::OsStrExt::as_bytes);
+        let paths = [self.device.as_os_str(), self.mount_point.as_os_str()]
+            .map(std::os::unix::ffi::OsStrExt::as_bytes);
         let digest = Sha256::digest(paths.concat());
         hex::encode(digest.get(..8).unwrap_or_default())
     }
@@ -66,8 +69,9 @@ impl Volume {
         fs::create_dir_all(&self.mount_point)
             .with_context(|| format!("cannot create {}", self.mount_point.display()))?;
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
-        mount(&mapped, &self.mount_point, c"ext4", flags, None)
-            .with_context(|| format!("cannot mount {} at {}", mapped.display(), self.mount_point.display()))?;
+        mount(&mapped, &self.mount_point, c"ext4", flags, None).with_context(|| {
+            format!("cannot mount {} at {}", mapped.display(), self.mount_point.display())
+        })?;
         // The application's mount follows this one.
         mount_change(&self.mount_point, MountPropagationFlags::SHARED)
             .with_context(|| format!("cannot share the mount {}", self.mount_point.display()))?;
@@ -87,7 +91,8 @@ impl Volume {
             device.write_seal(&seal(&key, State::Formatting, None))?;
             header = cryptsetup.format().await?;
             // What is in memory counts; the device gets a copy for the next start.
-            encrypted_volume::check_header(&header).context("cryptsetup wrote another header than it was told to")?;
+            encrypted_volume::check_header(&header)
+                .context("cryptsetup wrote another header than it was told to")?;
             device.write_header(&header)?;
             device.write_seal(&seal(&key, State::Encrypted, Some(&header)))?;
             verdict = Verdict::MakeFileSystem;
@@ -141,7 +146,9 @@ pub(crate) fn check_tools() -> anyhow::Result<()> {
         ensure!(found, "{program} is not in PATH; encrypted volumes need it");
     }
     if !Path::new("/dev/mapper/control").exists() {
-        bail!("/dev/mapper/control is missing: the kernel needs device mapper with dm-crypt and dm-integrity");
+        bail!(
+            "/dev/mapper/control is missing: the kernel needs device mapper with dm-crypt and dm-integrity"
+        );
     }
     Ok(())
 }

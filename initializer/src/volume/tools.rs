@@ -10,7 +10,9 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use encrypted_volume::{CIPHER, DATA_OFFSET, INTEGRITY, KDF_MEMORY_KIB, KEY_BITS, KEYSLOTS_BYTES, SECTOR_BYTES};
+use encrypted_volume::{
+    CIPHER, DATA_OFFSET, INTEGRITY, KDF_MEMORY_KIB, KEY_BITS, KEYSLOTS_BYTES, SECTOR_BYTES,
+};
 use tokio::process::Command;
 
 /// A large file system takes its time; longer means that the disk does not answer.

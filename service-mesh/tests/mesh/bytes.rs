@@ -52,7 +52,10 @@ pub(crate) fn postgres(pod: &Pod) -> Process {
     run("chmod", &["755", pod.directory().to_str().unwrap()]);
     run("chown", &["postgres", directory.to_str().unwrap()]);
     let as_postgres = |script: String| {
-        let mut command = pod.command("setpriv", &["--reuid=postgres", "--regid=postgres", "--init-groups", "sh", "-c", &script]);
+        let mut command = pod.command(
+            "setpriv",
+            &["--reuid=postgres", "--regid=postgres", "--init-groups", "sh", "-c", &script],
+        );
         command.current_dir("/").stdout(Stdio::null()).stderr(Stdio::null());
         command
     };
@@ -233,7 +236,9 @@ fn ten_thousand_connections_at_once() {
         (0..connections).map(|_| TcpStream::connect("127.137.0.1:8080").unwrap()).collect::<Vec<_>>()
     });
     let mut servers: Vec<TcpStream> = (0..connections)
-        .map(|n| accepted.recv_timeout(Duration::from_secs(60)).unwrap_or_else(|error| panic!("{n}: {error}")))
+        .map(|n| {
+            accepted.recv_timeout(Duration::from_secs(60)).unwrap_or_else(|error| panic!("{n}: {error}"))
+        })
         .collect();
     let mut clients = connect.join().unwrap();
     for server in &mut servers {

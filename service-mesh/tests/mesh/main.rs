@@ -91,7 +91,8 @@ fn udp_is_dropped_unless_it_is_let_in() {
     let _mesh = server.mesh(&["--plain-udp-ports", "5354"]);
     let outsider = network.pod();
     let address = server.v4();
-    let sockets = server.inside(|| [5353_u16, 5354].map(|port| std::net::UdpSocket::bind(("0.0.0.0", port)).unwrap()));
+    let sockets =
+        server.inside(|| [5353_u16, 5354].map(|port| std::net::UdpSocket::bind(("0.0.0.0", port)).unwrap()));
     let [dropped, let_in] = sockets.join().unwrap();
     let send = outsider.inside(move || {
         let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
@@ -113,7 +114,8 @@ fn udp_is_dropped_unless_it_is_let_in() {
         socket
     });
     let (asker, resolver) = (asker.join().unwrap(), outsider.v4());
-    let resolver = outsider.inside(move || std::net::UdpSocket::bind((resolver, 53)).unwrap()).join().unwrap();
+    let resolver =
+        outsider.inside(move || std::net::UdpSocket::bind((resolver, 53)).unwrap()).join().unwrap();
     asker.send_to(b"name?", resolver.local_addr().unwrap()).unwrap();
     let (_, from) = resolver.recv_from(&mut buffer).unwrap();
     resolver.send_to(b"address", from).unwrap();

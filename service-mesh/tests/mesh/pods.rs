@@ -137,10 +137,18 @@ impl Pod {
     /// The mesh with these options; it may still wait for its certificate.
     pub(crate) fn start_mesh(&self, options: &[&str]) -> Mesh {
         let directory = self.directory().display().to_string();
-        let args = [&["--directory", &directory, "--admin-port", "9901", "--log-level", "service_mesh=debug"], options].concat();
-        let log = std::env::var_os("KEEPLOG").map_or(self.directory().join("mesh.log"), |d| PathBuf::from(d).join(format!("{}.log", self.number)));
+        let args = [
+            &["--directory", &directory, "--admin-port", "9901", "--log-level", "service_mesh=debug"],
+            options,
+        ]
+        .concat();
+        let log = std::env::var_os("KEEPLOG").map_or(self.directory().join("mesh.log"), |d| {
+            PathBuf::from(d).join(format!("{}.log", self.number))
+        });
         let mut command = self.command(env!("CARGO_BIN_EXE_service-mesh"), &args);
-        command.env("NO_COLOR", "1").stderr(fs::File::options().create(true).append(true).open(&log).unwrap());
+        command
+            .env("NO_COLOR", "1")
+            .stderr(fs::File::options().create(true).append(true).open(&log).unwrap());
         Mesh { process: Process(command.spawn().unwrap()), log }
     }
 

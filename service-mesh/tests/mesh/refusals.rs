@@ -160,9 +160,10 @@ fn mistakes_end_the_program_with_their_name_and_leave_it_closed() {
     // Without the capability: an error, and nothing runs.
     let (user, directory) = ("65534", pod.directory().display().to_string());
     fs::set_permissions(pod.directory(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let output = pod.output("setpriv", &[
-        "--reuid", user, "--clear-groups", env!("CARGO_BIN_EXE_service-mesh"), "--directory", &directory,
-    ]);
+    let output = pod.output(
+        "setpriv",
+        &["--reuid", user, "--clear-groups", env!("CARGO_BIN_EXE_service-mesh"), "--directory", &directory],
+    );
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(text.contains("CAP_NET_ADMIN"), "{text}");
 }

@@ -3,12 +3,10 @@
 //!
 //! Needs Debian's qemu-system-x86, cryptsetup-bin, e2fsprogs, busybox-static, binutils, and the kernel
 //! that `./test` unpacks. Uses KVM where that works, and software emulation otherwise.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
     fs::{self, File},
     io::{BufRead as _, BufReader},
-    net::TcpListener,
     os::unix::fs::{FileExt as _, PermissionsExt as _, symlink},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -17,9 +15,9 @@ use std::{
 };
 
 use chaos_tests::program;
-use manifest::PolicyHash;
-use serde_json::Value;
 use tempfile::TempDir;
+
+use crate::deployment::{Deployment, run};
 
 const DISK_BYTES: u64 = 64 << 20;
 const MIB: u64 = 1 << 20;
@@ -53,57 +51,11 @@ esac
 sleep 1000
 "#;
 
-/// The Coordinator that `contrast dev` leaves running; stopped when dropped.
-struct Deployment {
-    directory: TempDir,
-    pid: u64,
-    port: u16,
-}
-
-impl Deployment {
-    fn start() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let (state, port_text) = (directory.path().join("state"), port.to_string());
-        let output = Command::new(program("contrast"))
-            .args(["dev", "--keep", "--output", "json", "--mesh-port", &port_text, "--state-dir"])
-            .arg(state)
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-        Self { directory, pid: report["running_pid"].as_u64().unwrap(), port }
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.directory.path().join("state").join(name)
-    }
-
-    /// The policy of the first pod that has a workload secret.
-    fn policy(&self) -> PolicyHash {
-        let manifest: Value = serde_json::from_slice(&fs::read(self.file("manifest.json")).unwrap()).unwrap();
-        let policies = manifest["Policies"].as_object().unwrap();
-        let with_secret = policies.iter().find(|(_, entry)| entry["WorkloadSecretID"].is_string());
-        with_secret.unwrap().0.parse().unwrap()
-    }
-}
-
-impl Drop for Deployment {
-    fn drop(&mut self) {
-        let _ = Command::new("kill").arg(self.pid.to_string()).status();
-    }
-}
-
 /// A guest's file system in memory, its kernel, its disk.
 struct Guest {
     directory: TempDir,
     kernel: PathBuf,
     accelerator: &'static [&'static str],
-}
-
-fn run(command: &mut Command) {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 impl Guest {
@@ -119,13 +71,26 @@ impl Guest {
         );
         let boot = fs::read_dir(unpacked.join("boot"))
             .unwrap_or_else(|error| panic!("{}: {error}; ./test unpacks a kernel there", unpacked.display()));
-        let kernel = boot.map(|entry| entry.unwrap().path()).find(|path| {
-            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz"))
-        });
+        let kernel = boot
+            .map(|entry| entry.unwrap().path())
+            .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz")));
         install(&root, Path::new("/bin/busybox"), "busybox");
         for applet in [
-            "sh", "mount", "mkdir", "sed", "modprobe", "ip", "kill", "sleep", "dd", "sha256sum", "sync", "cat",
-            "cmp", "poweroff", "echo",
+            "sh",
+            "mount",
+            "mkdir",
+            "sed",
+            "modprobe",
+            "ip",
+            "kill",
+            "sleep",
+            "dd",
+            "sha256sum",
+            "sync",
+            "cat",
+            "cmp",
+            "poweroff",
+            "echo",
         ] {
             symlink("busybox", root.join("bin").join(applet)).unwrap();
         }
@@ -146,7 +111,8 @@ impl Guest {
         let pack = "find . | busybox cpio -o -H newc > ../initramfs";
         run(Command::new("sh").args(["-c", pack]).current_dir(&root));
         File::create(directory.path().join("disk")).unwrap().set_len(DISK_BYTES).unwrap();
-        let mut guest = Self { directory, kernel: kernel.unwrap(), accelerator: &["-accel", "kvm", "-cpu", "host"] };
+        let mut guest =
+            Self { directory, kernel: kernel.unwrap(), accelerator: &["-accel", "kvm", "-cpu", "host"] };
         let kvm = Path::new("/dev/kvm").exists() && guest.boot("probe").says("probed", PROBE);
         if !kvm {
             guest.accelerator = &["-accel", "tcg", "-cpu", "max"];
@@ -249,11 +215,27 @@ fn install_modules(root: &Path, unpacked: &Path) {
     for list in ["modules.dep", "modules.alias"] {
         fs::copy(from.join(list), to.join(list)).unwrap();
     }
-    let parts = ["drivers/virtio", "drivers/block/virtio", "drivers/net/virtio", "net/core", "drivers/net/net_failover",
-        "fs/ext4", "fs/jbd2", "fs/mbcache", "lib/crc", "lib/libcrc", "drivers/md/dm-", "crypto/", "arch/x86/crypto", "lib/crypto"];
+    let parts = [
+        "drivers/virtio",
+        "drivers/block/virtio",
+        "drivers/net/virtio",
+        "net/core",
+        "drivers/net/net_failover",
+        "fs/ext4",
+        "fs/jbd2",
+        "fs/mbcache",
+        "lib/crc",
+        "lib/libcrc",
+        "drivers/md/dm-",
+        "crypto/",
+        "arch/x86/crypto",
+        "lib/crypto",
+    ];
     let dependencies = fs::read_to_string(from.join("modules.dep")).unwrap();
     for module in dependencies.lines().filter_map(|line| line.split(':').next()) {
-        let wanted = parts.iter().any(|part| module.strip_prefix("kernel/").is_some_and(|path| path.starts_with(part)));
+        let wanted = parts
+            .iter()
+            .any(|part| module.strip_prefix("kernel/").is_some_and(|path| path.starts_with(part)));
         if wanted {
             fs::create_dir_all(to.join(module).parent().unwrap()).unwrap();
             fs::copy(from.join(module), to.join(module)).unwrap();
@@ -279,7 +261,11 @@ fn a_volume_outlives_its_guest_and_tampering_is_noticed() {
 
     // A host changes a byte in each mebibyte of the second half, where the large file is.
     let disk = guest.disk();
-    let sealed = { let mut bytes = vec![0; 16 << 20]; disk.read_exact_at(&mut bytes, 0).unwrap(); bytes };
+    let sealed = {
+        let mut bytes = vec![0; 16 << 20];
+        disk.read_exact_at(&mut bytes, 0).unwrap();
+        bytes
+    };
     if let Some(path) = std::env::var_os("CONTRAST_SAVE_HEADER") {
         fs::write(path, &sealed).unwrap();
     }
@@ -292,12 +278,21 @@ fn a_volume_outlives_its_guest_and_tampering_is_noticed() {
 
     // A host puts a well-formed LUKS header in its place, whose passphrase it knows. (Headers with a null cipher,
     // even authentic ones, are in crates/encrypted-volume/tests: they need no guest.)
-    let foreign = deployment.directory.path().join("foreign");
+    let foreign = deployment.path("foreign");
     fs::write(&foreign, vec![0; 17 << 20]).unwrap();
-    let passphrase = deployment.directory.path().join("passphrase");
+    let passphrase = deployment.path("passphrase");
     fs::write(&passphrase, "known to the host").unwrap();
     run(Command::new("cryptsetup")
-        .args(["luksFormat", "--batch-mode", "--type", "luks2", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"])
+        .args([
+            "luksFormat",
+            "--batch-mode",
+            "--type",
+            "luks2",
+            "--pbkdf",
+            "pbkdf2",
+            "--pbkdf-force-iterations",
+            "1000",
+        ])
         .args(["--offset", "32768", "--key-file"])
         .arg(&passphrase)
         .arg(&foreign));
