@@ -133,7 +133,7 @@ impl Guest {
             .arg("-kernel")
             .arg(&self.kernel)
             .args(["-initrd", &path("initramfs")])
-            .args(["-append", &format!("console=ttyS0 quiet panic=-1 step={step} end")])
+            .args(["-append", &format!("console=ttyS0 quiet panic=-1 no_timer_check step={step} end")])
             .args(["-drive", &format!("file={},format=raw,if=virtio,cache=writethrough", path("disk"))])
             .args(["-netdev", "user,id=n", "-device", "virtio-net-pci,netdev=n,romfile="])
             .stdin(Stdio::null())
