@@ -9,11 +9,13 @@ use attestation::{
     Anchors, CertificateTable, Endorsed, Evidence, EvidenceOid, IntelAnswers, ReportData, SnpEvidence,
     TdxCollateral, TdxEvidence,
 };
+use encrypted_volume::{HEADER_BYTES, SEAL_BYTES, SealKey, check_header, judge};
 use endorsements::Endorsements;
 use keys::LogKey;
 use manifest::{Manifest, ReplicaId, RequestId, SnpProduct, Timestamp};
 use runtime_installer::containerd::patch;
-use runtime_policy::{Deployment, Images, Injection, PolicyDocument, RULES, Settings};
+use runtime_policy::{Deployment, Images, Injection, PolicyDocument, Settings};
+use sha2::{Digest as _, Sha256};
 use storage_schema::{
     Checkpoint, Event, EventStore as _, Fact, Log, LogId, MemoryStore, Position, StreamId, export,
     open_signed_head, signed_head,
@@ -55,6 +57,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "containerd", run: containerd, seeds: containerd_configs },
     Target { name: "runtime", run: runtime, seeds: runtimes },
     Target { name: "identifiers", run: identifiers, seeds: identifier_texts },
+    Target { name: "volume", run: volume, seeds: volumes },
 ];
 
 /// Runs the target of that name.
@@ -471,6 +474,54 @@ fn identifiers(bytes: &[u8]) {
 
 fn identifier_texts() -> Vec<Vec<u8>> {
     ["2026-11-24T12:00:00Z", "control", "replica-00112233445566778899aabbccddeeff"].map(Into::into).to_vec()
+}
+
+/// A LUKS2 header. The bytes are its metadata too, so that mutations of JSON reach the JSON.
+fn volume(bytes: &[u8]) {
+    let _ = check_header(bytes);
+    let mut header = bytes.to_vec();
+    header.resize(HEADER_BYTES, 0);
+    let _ = check_header(&header);
+    let _ = check_header(&header_around(bytes));
+    let Some(key) = SealKey::derive(&[1; 64], "/state") else { return };
+    let mut block = [0; SEAL_BYTES];
+    for (to, from) in block.iter_mut().zip(bytes) {
+        *to = *from;
+    }
+    let _ = judge(&key, &header, &block);
+}
+
+/// A header whose checksums hold, around this metadata.
+fn header_around(metadata: &[u8]) -> Vec<u8> {
+    const COPY: usize = 16 << 10;
+    let copy = |place: usize, magic: &[u8]| {
+        let metadata = metadata.get(..12_288).unwrap_or(metadata);
+        let place = (place as u64).to_be_bytes();
+        let parts: [(usize, &[u8]); 7] = [
+            (0, magic),
+            (6, &[0, 2]),
+            (8, &[0, 0, 0, 0, 0, 0, 0x40, 0]),
+            (72, b"sha256"),
+            (168, b"1b53b187-7693-4e52-9d90-b7259abaf74a"),
+            (256, &place),
+            (4096, metadata),
+        ];
+        let mut bytes = vec![0; COPY];
+        let mut put = |at: usize, part: &[u8]| {
+            bytes.iter_mut().skip(at).zip(part).for_each(|(to, from)| *to = *from);
+        };
+        parts.iter().for_each(|(at, part)| put(*at, part));
+        let checksum = Sha256::digest(&bytes);
+        bytes.iter_mut().skip(448).zip(checksum).for_each(|(to, from)| *to = from);
+        bytes
+    };
+    let mut header = [copy(0, b"LUKS\xba\xbe"), copy(COPY, b"SKUL\xba\xbe")].concat();
+    header.resize(HEADER_BYTES, 0);
+    header
+}
+
+fn volumes() -> Vec<Vec<u8>> {
+    files("crates/encrypted-volume/testdata")
 }
 
 /// Contents of the files in a folder of the repository.

@@ -12,7 +12,7 @@ use atls::ConnectionKey;
 use wire::mesh::NewMeshCertResponse;
 use zeroize::Zeroizing;
 
-/// Writes everything; the `done` marker comes last.
+/// Writes everything, the certificates last: who sees them finds the key that belongs to them.
 pub(crate) fn write(
     directory: &Path,
     key: &ConnectionKey,
@@ -22,19 +22,18 @@ pub(crate) fn write(
     for directory in [&tls, &secrets] {
         fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
     }
-    put(&tls.join("mesh-ca.pem"), 0o444, &identity.mesh_ca_cert)?;
-    put(&tls.join("certChain.pem"), 0o444, &identity.cert_chain)?;
-    put(&tls.join("coordinator-root-ca.pem"), 0o444, &identity.root_ca_cert)?;
-    put(&tls.join("key.pem"), 0o400, key.to_pem().as_bytes())?;
     if !identity.workload_secret.is_empty() {
         let hex = Zeroizing::new(hex::encode(&identity.workload_secret));
         put(&secrets.join("workload-secret-seed"), 0o400, hex.as_bytes())?;
     }
-    put(&directory.join("done"), 0o644, b"")
+    put(&tls.join("key.pem"), 0o400, key.to_pem().as_bytes())?;
+    put(&tls.join("coordinator-root-ca.pem"), 0o444, &identity.root_ca_cert)?;
+    put(&tls.join("mesh-ca.pem"), 0o444, &identity.mesh_ca_cert)?;
+    put(&tls.join("certChain.pem"), 0o444, &identity.cert_chain)
 }
 
 /// Written beside its place and moved into it, so that nobody reads half a file.
-fn put(path: &Path, mode: u32, content: &[u8]) -> anyhow::Result<()> {
+pub(crate) fn put(path: &Path, mode: u32, content: &[u8]) -> anyhow::Result<()> {
     let beside = path.with_extension("new");
     let write = || {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&beside)?;

@@ -1,17 +1,20 @@
 //! The initializer: attests to the Coordinator and writes what the workload needs
 //! (spec control-plane.md section 11).
 //!
-//! It does not verify the Coordinator: the workload's certificate is worth what the data owner
-//! verified, and a false Coordinator can only hand out certificates that nobody trusts.
+//! Unless it is given a manifest, it does not verify the Coordinator: the workload's certificate is worth
+//! what the data owner verified, and a false Coordinator can only hand out certificates that nobody trusts.
 
+mod coordinator;
 mod files;
 mod refusal;
+mod sidecar;
+mod volume;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use atls::{ClientConfig, ConnectionKey};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use hyper_util::rt::TokioIo;
 use manifest::Timestamp;
 use refusal::Remembering;
@@ -21,26 +24,59 @@ use wire::mesh::{NewMeshCertRequest, NewMeshCertResponse, mesh_api_client::MeshA
 
 const RETRY: Duration = Duration::from_secs(5);
 const HANDSHAKE: Duration = Duration::from_secs(30);
+/// Longest attempt, from the first packet to the certificate.
+const ATTEMPT: Duration = Duration::from_secs(60);
+
+/// The Coordinator, or this pod, was refused: exit code 1.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Refused(pub(crate) String);
 
 /// Attests this pod to the Coordinator and writes its certificate chain, key, CAs and secret.
 #[derive(Debug, Parser)]
 #[command(
     version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
     after_help = "Files written below --directory:\n  \
         tls-config/certChain.pem, key.pem, mesh-ca.pem, coordinator-root-ca.pem\n  \
-        secrets/workload-secret-seed (hex)\n  done\n\n\
-        Example:\n  initializer --coordinator coordinator:7777 --directory /contrast"
+        secrets/workload-secret-seed (hex)\n\
+        Exit codes: 0 done, 1 refused (with --once), 2 broken.\n\n\
+        Examples:\n  initializer --coordinator coordinator:7777\n  \
+        initializer --coordinator coordinator --sidecar --volume /dev/csi0:/state\n  \
+        initializer cryptsetup -d /dev/csi0 -m /state"
 )]
 struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// TOML file with any of these options, named as the flags are without the dashes in front.
     #[arg(long, env = "CONTRAST_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     /// The Coordinator, as host or host:port (port 7777 if none).
     #[arg(long, env = "COORDINATOR_HOST")]
     coordinator: String,
-    /// Where to write.
-    #[arg(long, env = "CONTRAST_DIRECTORY", default_value = "/contrast")]
-    directory: PathBuf,
+    /// Where to write; /contrast if not given.
+    #[arg(long, env = "CONTRAST_DIRECTORY")]
+    directory: Option<PathBuf>,
+    /// Empty file that says that all is there. /done by default, or `done` in --directory if that is given.
+    #[arg(long, env = "CONTRAST_READY_FILE", value_name = "FILE")]
+    ready_file: Option<PathBuf>,
+    /// Verify the Coordinator by this manifest before anything of its answer is used. Give it with the
+    /// image or the pod's policy: a file that the host can change proves nothing.
+    #[arg(long, env = "CONTRAST_VERIFY_COORDINATOR", value_name = "MANIFEST")]
+    verify_coordinator: Option<PathBuf>,
+    /// Stay, and renew the certificate before it expires and when the service mesh asks.
+    #[arg(long, env = "CONTRAST_SIDECAR")]
+    sidecar: bool,
+    /// Open this encrypted volume, DEVICE:MOUNT, and stay to keep it mounted.
+    #[arg(long, env = "CONTRAST_VOLUME", value_name = "DEVICE:MOUNT")]
+    volume: Option<volume::Volume>,
+    /// Device of an encrypted volume at /state, as upstream names it.
+    #[arg(long, env = "CRYPTSETUP_DEVICE", value_name = "DEVICE", conflicts_with = "volume")]
+    cryptsetup_device: Option<PathBuf>,
+    /// There is no service mesh: let incoming traffic in, which the guest denies from its start.
+    #[arg(long, env = "CONTRAST_LIFT_DEFAULT_DENY")]
+    lift_default_deny: bool,
     /// Give up at the first refusal instead of trying again every 5 seconds.
     #[arg(long)]
     once: bool,
@@ -50,43 +86,149 @@ struct Args {
     log: program::LogOptions,
 }
 
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Open an encrypted volume and stay to keep it mounted.
+    Cryptsetup {
+        /// The block device.
+        #[arg(long, short)]
+        device: PathBuf,
+        /// Where to mount it.
+        #[arg(long, short)]
+        mount_point: PathBuf,
+        /// The workload secret that another initializer wrote.
+        #[arg(long, default_value = "/contrast/secrets/workload-secret-seed", value_name = "FILE")]
+        secret_file: PathBuf,
+        /// Empty file that says that the volume is there.
+        #[arg(long, env = "CONTRAST_READY_FILE", default_value = "/done", value_name = "FILE")]
+        ready_file: PathBuf,
+    },
+}
+
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> ExitCode {
     let args: Args = program::parse(None);
     args.log.init();
-    let mut terminate = tokio::signal::unix::signal(SignalKind::terminate())?;
-    tokio::select! {
-        outcome = initialize(&args) => outcome,
-        _ = terminate.recv() => anyhow::bail!("SIGTERM before the Coordinator accepted this pod"),
+    match run(args).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::from(if error.is::<Refused>() { 1 } else { 2 })
+        }
     }
 }
 
-async fn initialize(args: &Args) -> anyhow::Result<()> {
-    let issuer = Arc::new(Remembering::new(args.evidence.issuer()?));
-    let key = Arc::new(ConnectionKey::generate()?);
-    let address = match args.coordinator.contains(':') {
-        true => args.coordinator.clone(),
-        false => format!("{}:7777", args.coordinator),
+async fn run(args: Args) -> anyhow::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(SignalKind::terminate())?;
+    let mut interrupt = tokio::signal::unix::signal(SignalKind::interrupt())?;
+    let mut stop = std::pin::pin!(async move {
+        tokio::select! { _ = terminate.recv() => (), _ = interrupt.recv() => () }
+    });
+    if let Some(Command::Cryptsetup { device, mount_point, secret_file, ready_file }) = args.command {
+        let volume = volume::Volume { device, mount_point };
+        volume::check_tools()?;
+        volume.open(&secret_file).await?;
+        files::put(&ready_file, 0o644, b"")?;
+        stop.await;
+        return volume.close().await;
+    }
+    if args.lift_default_deny {
+        packet_filter::lift_deny().context("cannot lift the guest's default deny")?;
+    }
+    let directory = args.directory.clone().unwrap_or_else(|| "/contrast".into());
+    let ready_file = match (&args.ready_file, &args.directory) {
+        (Some(file), _) => file.clone(),
+        (None, Some(directory)) => directory.join("done"),
+        (None, None) => "/done".into(),
     };
-    loop {
-        let config = ClientConfig {
-            key: Arc::clone(&key),
-            issuer: Some(Arc::<Remembering>::clone(&issuer)),
-            handshake_timeout: HANDSHAKE,
-        };
-        let error = match request(&address, config, &issuer).await {
-            Ok(identity) => {
-                files::write(&args.directory, &key, &identity)?;
-                tracing::info!(directory = %args.directory.display(), "certificate and secret written");
-                return Ok(());
+    let at_state = |device: &PathBuf| volume::Volume { device: device.clone(), mount_point: "/state".into() };
+    let volume = args.volume.clone().or_else(|| args.cryptsetup_device.as_ref().map(at_state));
+    if volume.is_some() {
+        volume::check_tools()?;
+    }
+
+    let pod = Pod::new(&args, directory)?;
+    let mut identity = tokio::select! {
+        identity = pod.initialize(args.once) => identity?,
+        () = &mut stop => anyhow::bail!("told to stop before the Coordinator accepted this pod"),
+    };
+    if let Some(volume) = &volume {
+        volume.open(&pod.directory.join("secrets/workload-secret-seed")).await?;
+    }
+    files::put(&ready_file, 0o644, b"")?;
+    if args.sidecar {
+        loop {
+            let renewal = async {
+                let reason = sidecar::time_to_renew(&pod.directory, identity.0, identity.1, now).await;
+                tracing::info!("renewing the certificate: {reason}");
+                pod.initialize(false).await
+            };
+            tokio::select! {
+                renewed = renewal => identity = renewed?,
+                () = &mut stop => break,
             }
-            Err(error) => error,
-        };
-        if args.once {
-            return Err(error);
         }
-        tracing::warn!("{error:#}; next try in {RETRY:?}");
-        tokio::time::sleep(RETRY).await;
+    } else if volume.is_some() {
+        stop.await;
+    }
+    match volume {
+        Some(volume) => volume.close().await,
+        None => Ok(()),
+    }
+}
+
+/// What stays the same from one request to the next.
+struct Pod {
+    address: String,
+    directory: PathBuf,
+    issuer: Arc<Remembering>,
+    key: Arc<ConnectionKey>,
+    judge: Option<coordinator::Judge>,
+}
+
+impl Pod {
+    fn new(args: &Args, directory: PathBuf) -> anyhow::Result<Self> {
+        let issuer = Arc::new(Remembering::new(args.evidence.issuer()?));
+        let address = match args.coordinator.contains(':') {
+            true => args.coordinator.clone(),
+            false => format!("{}:7777", args.coordinator),
+        };
+        let judge = args.verify_coordinator.as_deref().map(coordinator::Judge::read).transpose()?;
+        Ok(Self { address, directory, issuer, key: Arc::new(ConnectionKey::generate()?), judge })
+    }
+
+    /// Asks until the Coordinator issues a certificate, and writes the files. Returns from when to when the
+    /// certificate is valid, and when it came.
+    async fn initialize(&self, once: bool) -> anyhow::Result<(sidecar::Validity, Timestamp)> {
+        loop {
+            let config = ClientConfig {
+                key: Arc::clone(&self.key),
+                issuer: Some(Arc::<Remembering>::clone(&self.issuer)),
+                handshake_timeout: HANDSHAKE,
+            };
+            let answer = tokio::time::timeout(
+                ATTEMPT,
+                request(&self.address, config, &self.issuer, self.judge.as_ref()),
+            )
+            .await;
+            let error = match answer {
+                Ok(Ok(identity)) => {
+                    let validity = sidecar::Validity::of(&identity.cert_chain)?;
+                    files::write(&self.directory, &self.key, &identity)?;
+                    tracing::info!(directory = %self.directory.display(), "certificate and secret written");
+                    return Ok((validity, now()));
+                }
+                Ok(Err(error)) => error,
+                Err(_) => {
+                    anyhow::anyhow!("the Coordinator at {} gave no answer within {ATTEMPT:?}", self.address)
+                }
+            };
+            if once {
+                return Err(error);
+            }
+            tracing::warn!("{error:#}; next try in {RETRY:?}");
+            tokio::time::sleep(RETRY).await;
+        }
     }
 }
 
@@ -94,14 +236,20 @@ async fn request(
     address: &str,
     config: ClientConfig,
     sent: &Remembering,
+    judge: Option<&coordinator::Judge>,
 ) -> anyhow::Result<NewMeshCertResponse> {
     let stream = TcpStream::connect(address)
         .await
         .with_context(|| format!("cannot reach the Coordinator at {address}"))?;
     stream.set_nodelay(true)?; // or the handshake waits 40 ms for a delayed acknowledgement
-    let (stream, _unverified) = atls::connect(stream, &config, now())
+    let (stream, peer) = atls::connect(stream, &config, now())
         .await
         .with_context(|| format!("the Coordinator at {address} did not accept the connection"))?;
+    if let Some(judge) = judge {
+        judge
+            .verify(&peer, now())
+            .map_err(|reason| Refused(format!("the Coordinator at {address}: {reason}")))?;
+    }
     let once = Mutex::new(Some(TokioIo::new(stream)));
     let once = Arc::new(once);
     let connector = tower::service_fn(move |_| {
@@ -112,15 +260,17 @@ async fn request(
     let answer = MeshApiClient::new(channel).new_mesh_cert(NewMeshCertRequest::default()).await;
     let answer = answer.map_err(|status| {
         refusal::explain(&status, sent);
-        anyhow::anyhow!(describe(&status))
+        describe(&status)
     });
     Ok(answer?.into_inner())
 }
 
-fn describe(status: &Status) -> String {
+fn describe(status: &Status) -> anyhow::Error {
     match status.code() {
-        Code::PermissionDenied => format!("the Coordinator refused this pod: {}", status.message()),
-        _ => format!("the Coordinator did not issue a certificate: {}", status.message()),
+        Code::PermissionDenied => {
+            Refused(format!("the Coordinator refused this pod: {}", status.message())).into()
+        }
+        _ => anyhow::anyhow!("the Coordinator did not issue a certificate: {}", status.message()),
     }
 }
 

@@ -206,9 +206,9 @@ impl Processor {
         }
         let mut evidence = SnpEvidence { report, ..self.chain.clone() };
         if by_provider {
-            evidence.vcek.clear()
+            evidence.vcek.clear();
         } else {
-            evidence.vlek.clear()
+            evidence.vlek.clear();
         }
         Ok(evidence)
     }

@@ -1,0 +1,304 @@
+//! An encrypted volume in a real guest: Debian's kernel in QEMU, the real initializer in it, the real
+//! Coordinator outside, and a host that kills the guest and tampers with its disk.
+//!
+//! Needs Debian's qemu-system-x86, cryptsetup-bin, e2fsprogs, busybox-static, binutils, and the kernel
+//! that `./test` unpacks. Uses KVM where that works, and software emulation otherwise.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead as _, BufReader},
+    os::unix::fs::{FileExt as _, PermissionsExt as _, symlink},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use chaos_tests::program;
+use tempfile::TempDir;
+
+use crate::deployment::{Deployment, run};
+
+const DISK_BYTES: u64 = 64 << 20;
+const MIB: u64 = 1 << 20;
+/// A boot under software emulation on a busy machine.
+const LIMIT: Duration = Duration::from_secs(120);
+const PROBE: Duration = Duration::from_secs(15);
+
+const INIT: &str = r#"#!/bin/sh
+export PATH=/bin NO_COLOR=1
+mount -t proc p /proc; mount -t sysfs s /sys; mount -t devtmpfs d /dev
+mkdir -p /dev/shm; mount -t tmpfs t /dev/shm
+step=$(sed 's/.*step=\([a-z]*\).*/\1/' /proc/cmdline)
+if [ $step = probe ]; then echo GUEST probed; poweroff -f; fi
+for module in virtio_pci virtio_blk virtio_net ext4 dm-crypt dm-integrity xts authenc hmac sha256 aes crc32c algif_skcipher; do
+    modprobe -q $module
+done
+ip link set lo up; ip addr add 10.0.2.15/24 dev eth0; ip link set eth0 up
+initializer --coordinator 10.0.2.2:@PORT@ --simulated-machine /machine --policy-hash @POLICY@ \
+    --verify-coordinator /manifest.json --log-level info --volume /dev/vda:/state --once &
+pid=$!
+while kill -0 $pid 2>/dev/null && [ ! -e /done ]; do sleep 0.1; done
+if [ ! -e /done ]; then wait $pid; echo GUEST exit $?; poweroff -f; fi
+case $step in
+write) echo "patient records" > /state/hello; dd if=/dev/urandom of=/state/large bs=1M count=20 2>/dev/null
+    sha256sum < /state/large > /state/sum; sync; echo GUEST written ;;
+read) echo GUEST read $(cat /state/hello); sha256sum < /state/large | cmp - /state/sum && echo GUEST intact
+    kill $pid; wait $pid; echo GUEST closed $? ;;
+damaged) cat /state/large > /dev/null && echo GUEST undetected || echo GUEST detected ;;
+esac
+[ $step = write ] || poweroff -f
+sleep 1000
+"#;
+
+/// A guest's file system in memory, its kernel, its disk.
+struct Guest {
+    directory: TempDir,
+    kernel: PathBuf,
+    accelerator: &'static [&'static str],
+}
+
+impl Guest {
+    fn build(deployment: &Deployment) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("root");
+        for path in ["bin", "proc", "sys", "dev", "tmp", "state"] {
+            fs::create_dir_all(root.join(path)).unwrap();
+        }
+        let unpacked = std::env::var_os("CONTRAST_GUEST_KERNEL").map_or_else(
+            || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/guest-kernel"),
+            PathBuf::from,
+        );
+        let boot = fs::read_dir(unpacked.join("boot"))
+            .unwrap_or_else(|error| panic!("{}: {error}; ./test unpacks a kernel there", unpacked.display()));
+        let kernel = boot
+            .map(|entry| entry.unwrap().path())
+            .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz")));
+        install(&root, Path::new("/bin/busybox"), "busybox");
+        for applet in [
+            "sh",
+            "mount",
+            "mkdir",
+            "sed",
+            "modprobe",
+            "ip",
+            "kill",
+            "sleep",
+            "dd",
+            "sha256sum",
+            "sync",
+            "cat",
+            "cmp",
+            "poweroff",
+            "echo",
+        ] {
+            symlink("busybox", root.join("bin").join(applet)).unwrap();
+        }
+        install(&root, &find("cryptsetup"), "cryptsetup");
+        install(&root, &find("mkfs.ext4"), "mkfs.ext4");
+        // Debug information would be the largest part of the guest.
+        let stripped = directory.path().join("initializer");
+        run(Command::new("strip").arg("-o").arg(&stripped).arg(program("initializer")));
+        install(&root, &stripped, "initializer");
+        install_modules(&root, &unpacked);
+        run(Command::new("cp").arg("-r").arg(deployment.file("machine")).arg(root.join("machine")));
+        fs::copy(deployment.file("manifest.json"), root.join("manifest.json")).unwrap();
+        let init = INIT
+            .replace("@PORT@", &deployment.port.to_string())
+            .replace("@POLICY@", &deployment.policy().to_string());
+        fs::write(root.join("init"), init).unwrap();
+        fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755)).unwrap();
+        let pack = "find . | busybox cpio -o -H newc > ../initramfs";
+        run(Command::new("sh").args(["-c", pack]).current_dir(&root));
+        File::create(directory.path().join("disk")).unwrap().set_len(DISK_BYTES).unwrap();
+        let mut guest =
+            Self { directory, kernel: kernel.unwrap(), accelerator: &["-accel", "kvm", "-cpu", "host"] };
+        let kvm = Path::new("/dev/kvm").exists() && guest.boot("probe").says("probed", PROBE);
+        if !kvm {
+            guest.accelerator = &["-accel", "tcg", "-cpu", "max"];
+        }
+        println!("accelerator: {}", guest.accelerator[1]);
+        guest
+    }
+
+    fn disk(&self) -> File {
+        File::options().read(true).write(true).open(self.directory.path().join("disk")).unwrap()
+    }
+
+    fn boot(&self, step: &str) -> Boot {
+        let path = |name: &str| self.directory.path().join(name).display().to_string();
+        let mut child = Command::new("qemu-system-x86_64")
+            .args(self.accelerator)
+            .args(["-m", "512", "-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio"])
+            .arg("-kernel")
+            .arg(&self.kernel)
+            .args(["-initrd", &path("initramfs")])
+            .args(["-append", &format!("console=ttyS0 quiet panic=-1 no_timer_check step={step} end")])
+            .args(["-drive", &format!("file={},format=raw,if=virtio,cache=writethrough", path("disk"))])
+            .args(["-netdev", "user,id=n", "-device", "virtio-net-pci,netdev=n,romfile="])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let (sender, lines) = mpsc::channel();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        std::thread::spawn(move || {
+            let mut line = Vec::new();
+            while output.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
+                let _ = sender.send(String::from_utf8_lossy(&line).trim().to_owned());
+                line.clear();
+            }
+        });
+        Boot { child, lines, log: String::new() }
+    }
+}
+
+/// A running guest; killed when dropped, as a host may do at any time.
+struct Boot {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+    log: String,
+}
+
+impl Boot {
+    fn says(&mut self, text: &str, limit: Duration) -> bool {
+        let start = Instant::now();
+        while let Some(left) = limit.checked_sub(start.elapsed()) {
+            let Ok(line) = self.lines.recv_timeout(left) else { return false };
+            self.log.push_str(&line);
+            self.log.push('\n');
+            if line.contains(text) {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn expect(&mut self, text: &str) {
+        assert!(self.says(text, LIMIT), "the guest did not say {text:?}:\n{}", self.log);
+    }
+}
+
+impl Drop for Boot {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn find(name: &str) -> PathBuf {
+    let directories = ["/usr/sbin", "/sbin", "/usr/bin"].map(Path::new);
+    directories.map(|directory| directory.join(name)).into_iter().find(|path| path.exists()).unwrap()
+}
+
+/// A program with its libraries.
+fn install(root: &Path, path: &Path, name: &str) {
+    fs::copy(path, root.join("bin").join(name)).unwrap();
+    let libraries = Command::new("ldd").arg(path).output().unwrap();
+    let more = "/lib/x86_64-linux-gnu/libgcc_s.so.1"; // loaded when a thread of cryptsetup ends
+    let text = format!("{}\n{more}", String::from_utf8_lossy(&libraries.stdout));
+    for library in text.split_whitespace().filter(|word| word.starts_with('/')) {
+        let to = root.join(library.trim_start_matches('/'));
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(library, to).unwrap();
+    }
+}
+
+/// The few modules that are needed, and what they need.
+fn install_modules(root: &Path, unpacked: &Path) {
+    let version = fs::read_dir(unpacked.join("lib/modules")).unwrap().next().unwrap().unwrap().file_name();
+    run(Command::new("busybox").args(["depmod", "-b"]).arg(unpacked).arg(&version));
+    let from = unpacked.join("lib/modules").join(&version);
+    let to = root.join("lib/modules").join(&version);
+    fs::create_dir_all(&to).unwrap();
+    for list in ["modules.dep", "modules.alias"] {
+        fs::copy(from.join(list), to.join(list)).unwrap();
+    }
+    let parts = [
+        "drivers/virtio",
+        "drivers/block/virtio",
+        "drivers/net/virtio",
+        "net/core",
+        "drivers/net/net_failover",
+        "fs/ext4",
+        "fs/jbd2",
+        "fs/mbcache",
+        "lib/crc",
+        "lib/libcrc",
+        "drivers/md/dm-",
+        "crypto/",
+        "arch/x86/crypto",
+        "lib/crypto",
+    ];
+    let dependencies = fs::read_to_string(from.join("modules.dep")).unwrap();
+    for module in dependencies.lines().filter_map(|line| line.split(':').next()) {
+        let wanted = parts
+            .iter()
+            .any(|part| module.strip_prefix("kernel/").is_some_and(|path| path.starts_with(part)));
+        if wanted {
+            fs::create_dir_all(to.join(module).parent().unwrap()).unwrap();
+            fs::copy(from.join(module), to.join(module)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_volume_outlives_its_guest_and_tampering_is_noticed() {
+    let deployment = Deployment::start();
+    let guest = Guest::build(&deployment);
+
+    // Killed as soon as formatting has begun: the next start begins anew.
+    guest.boot("write").expect("formatting");
+    // Killed after data was written.
+    guest.boot("write").expect("GUEST written");
+
+    let mut boot = guest.boot("read");
+    boot.expect("GUEST read patient records");
+    boot.expect("GUEST intact");
+    boot.expect("GUEST closed 0");
+    drop(boot);
+
+    // A host changes a byte in each mebibyte of the second half, where the large file is.
+    let disk = guest.disk();
+    let sealed = {
+        let mut bytes = vec![0; 16 << 20];
+        disk.read_exact_at(&mut bytes, 0).unwrap();
+        bytes
+    };
+    if let Some(path) = std::env::var_os("CONTRAST_SAVE_HEADER") {
+        fs::write(path, &sealed).unwrap();
+    }
+    for place in (32 * MIB..DISK_BYTES).step_by(usize::try_from(MIB).unwrap()) {
+        let mut byte = [0];
+        disk.read_exact_at(&mut byte, place + 1000).unwrap();
+        disk.write_all_at(&[byte[0] ^ 1], place + 1000).unwrap();
+    }
+    guest.boot("damaged").expect("GUEST detected");
+
+    // A host puts a well-formed LUKS header in its place, whose passphrase it knows. (Headers with a null cipher,
+    // even authentic ones, are in crates/encrypted-volume/tests: they need no guest.)
+    let foreign = deployment.path("foreign");
+    fs::write(&foreign, vec![0; 17 << 20]).unwrap();
+    let passphrase = deployment.path("passphrase");
+    fs::write(&passphrase, "known to the host").unwrap();
+    run(Command::new("cryptsetup")
+        .args([
+            "luksFormat",
+            "--batch-mode",
+            "--type",
+            "luks2",
+            "--pbkdf",
+            "pbkdf2",
+            "--pbkdf-force-iterations",
+            "1000",
+        ])
+        .args(["--offset", "32768", "--key-file"])
+        .arg(&passphrase)
+        .arg(&foreign));
+    let header = fs::read(&foreign).unwrap();
+    disk.write_all_at(&header[..1 << 20], 0).unwrap();
+    let mut boot = guest.boot("read");
+    boot.expect("is not the one that this workload sealed");
+    boot.expect("GUEST exit 1");
+}

@@ -1,0 +1,169 @@
+//! An encrypted volume on a hostile disk (spec data-plane.md section 1, lessons.md).
+//!
+//! The device's header is copied into memory, authenticated and checked there (`encrypted_volume`), and the
+//! volume is opened with the copy. Each step of making a volume is sealed before the next, so that a crash
+//! at any point leaves something that the next start recognises and finishes:
+//! blank -> formatting -> encrypted -> ready.
+
+mod device;
+mod tools;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use anyhow::{Context as _, bail, ensure};
+use encrypted_volume::{SealKey, State, Verdict, judge, seal};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
+use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
+
+use crate::Refused;
+use device::Device;
+use tools::Cryptsetup;
+
+/// A block device and where it is mounted: `DEVICE:MOUNT`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Volume {
+    pub(crate) device: PathBuf,
+    pub(crate) mount_point: PathBuf,
+}
+
+impl FromStr for Volume {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let absolute = |path: &str| path.starts_with('/').then(|| PathBuf::from(path));
+        text.rsplit_once(':')
+            .and_then(|(device, mount)| {
+                Some(Self { device: absolute(device)?, mount_point: absolute(mount)? })
+            })
+            .ok_or_else(|| format!("{text:?} is not DEVICE:MOUNT with two absolute paths"))
+    }
+}
+
+impl Volume {
+    /// Name of the mapping: hex of the first 8 bytes of SHA-256 of both paths.
+    fn mapping(&self) -> String {
+        let paths = [self.device.as_os_str(), self.mount_point.as_os_str()]
+            .map(std::os::unix::ffi::OsStrExt::as_bytes);
+        let digest = Sha256::digest(paths.concat());
+        hex::encode(digest.get(..8).unwrap_or_default())
+    }
+
+    /// Opens the volume, makes it first if the device is blank, and mounts it.
+    ///
+    /// `secret_file` holds the workload secret as hex text.
+    pub(crate) async fn open(&self, secret_file: &Path) -> anyhow::Result<()> {
+        let mapping = self.mapping();
+        if is_mounted(&self.mount_point)? {
+            tracing::info!(mount = %self.mount_point.display(), "already mounted");
+            return Ok(());
+        }
+        let mapped = Path::new("/dev/mapper").join(&mapping);
+        if !mapped.exists() {
+            self.map(&mapping, &mapped, secret_file).await?;
+        }
+        fs::create_dir_all(&self.mount_point)
+            .with_context(|| format!("cannot create {}", self.mount_point.display()))?;
+        let flags = MountFlags::NOSUID | MountFlags::NODEV;
+        mount(&mapped, &self.mount_point, c"ext4", flags, None).with_context(|| {
+            format!("cannot mount {} at {}", mapped.display(), self.mount_point.display())
+        })?;
+        // The application's mount follows this one.
+        mount_change(&self.mount_point, MountPropagationFlags::SHARED)
+            .with_context(|| format!("cannot share the mount {}", self.mount_point.display()))?;
+        tracing::info!(device = %self.device.display(), mount = %self.mount_point.display(), "volume open");
+        Ok(())
+    }
+
+    async fn map(&self, mapping: &str, mapped: &Path, secret_file: &Path) -> anyhow::Result<()> {
+        let key = self.seal_key(secret_file)?;
+        let device = Device::open(&self.device)?;
+        let cryptsetup = Cryptsetup { device: &self.device, secret_file };
+        let (mut header, block) = (device.header()?, device.seal()?);
+        let mut verdict = judge(&key, &header, &block)
+            .map_err(|refused| Refused(format!("{}: {refused}", self.device.display())))?;
+        if verdict == Verdict::Format {
+            tracing::info!(device = %self.device.display(), "formatting");
+            device.write_seal(&seal(&key, State::Formatting, None))?;
+            header = cryptsetup.format().await?;
+            // What is in memory counts; the device gets a copy for the next start.
+            encrypted_volume::check_header(&header)
+                .context("cryptsetup wrote another header than it was told to")?;
+            device.write_header(&header)?;
+            device.write_seal(&seal(&key, State::Encrypted, Some(&header)))?;
+            verdict = Verdict::MakeFileSystem;
+        }
+        cryptsetup.open(&header, mapping).await?;
+        if verdict == Verdict::MakeFileSystem {
+            tools::make_file_system(mapped).await?;
+            device.write_seal(&seal(&key, State::Ready, Some(&header)))?;
+        }
+        Ok(())
+    }
+
+    fn seal_key(&self, secret_file: &Path) -> anyhow::Result<SealKey> {
+        let text = fs::read(secret_file).with_context(|| {
+            format!(
+                "cannot read the workload secret {} (the pod's policy needs a WorkloadSecretID in the manifest)",
+                secret_file.display()
+            )
+        })?;
+        let text = Zeroizing::new(text);
+        let mut secret = Zeroizing::new([0; 64]);
+        hex::decode_to_slice(text.as_slice(), secret.as_mut_slice())
+            .with_context(|| format!("{} is not hex text of 64 bytes", secret_file.display()))?;
+        let mount_point = self.mount_point.to_str().context("the mount point is not UTF-8")?;
+        SealKey::derive(secret.as_slice(), mount_point).context("the cryptographic library failed")
+    }
+
+    /// Unmounts and closes, so that nothing waits to be written.
+    pub(crate) async fn close(&self) -> anyhow::Result<()> {
+        unmount(&self.mount_point, UnmountFlags::empty())
+            .with_context(|| format!("cannot unmount {}", self.mount_point.display()))?;
+        tools::close(&self.mapping()).await?;
+        tracing::info!(mount = %self.mount_point.display(), "volume closed");
+        Ok(())
+    }
+}
+
+fn is_mounted(mount_point: &Path) -> anyhow::Result<bool> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").context("cannot read /proc/self/mountinfo")?;
+    let ours = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let mut at_the_place = ours.filter(|fields| fields.get(4).is_some_and(|at| Path::new(at) == mount_point));
+    // An emptyDir is mounted there before us; ours is the mapping's.
+    Ok(at_the_place.any(|fields| fields.iter().any(|field| field.starts_with("/dev/mapper/"))))
+}
+
+/// Fails early and in words when the programs that this needs are not there.
+pub(crate) fn check_tools() -> anyhow::Result<()> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    for program in ["cryptsetup", "mkfs.ext4"] {
+        let found = std::env::split_paths(&path).any(|directory| directory.join(program).is_file());
+        ensure!(found, "{program} is not in PATH; encrypted volumes need it");
+    }
+    if !Path::new("/dev/mapper/control").exists() {
+        bail!(
+            "/dev/mapper/control is missing: the kernel needs device mapper with dm-crypt and dm-integrity"
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_is_two_absolute_paths() {
+        let volume: Volume = "/dev/csi0:/state".parse().unwrap();
+        assert_eq!(volume.mount_point, Path::new("/state"));
+        assert_eq!(volume.mapping(), hex::encode(&Sha256::digest(b"/dev/csi0/state")[..8]));
+        for wrong in ["/dev/csi0", "csi0:/state", "/dev/csi0:state", ":"] {
+            assert!(wrong.parse::<Volume>().is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! What ingress and egress share: identity, bounds on connections and handshakes, counters.
+
+use std::{io, sync::Arc, time::Duration};
+
+use rustls::pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+
+use crate::{
+    identity::{Current, Identity},
+    metrics::{Metrics, Way},
+    renewal::Renewal,
+    tunnel::{Carried, HandshakeError, PumpError},
+};
+
+const PROBE_AFTER: Duration = Duration::from_secs(60);
+const PROBE_EVERY: Duration = Duration::from_secs(15);
+const BEFORE_NEXT_ACCEPT: Duration = Duration::from_millis(100);
+
+/// Bounds and deadlines.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Connections at once, both ways together.
+    pub(crate) connections: usize,
+    /// Connections at once that have not finished their handshake.
+    pub(crate) handshakes: usize,
+    /// Longest handshake.
+    pub(crate) handshake: Duration,
+    /// Longest wait for a connection, to a peer or the application.
+    pub(crate) connect: Duration,
+}
+
+/// What ingress and egress share.
+pub(crate) struct Gate {
+    pub(crate) limits: Limits,
+    pub(crate) metrics: Arc<Metrics>,
+    identity: Current,
+    renewal: Renewal,
+    connections: Arc<Semaphore>,
+    handshakes: Arc<Semaphore>,
+}
+
+/// A place among the connections.
+pub(crate) struct Place {
+    _connection: OwnedSemaphorePermit,
+    handshake: Option<OwnedSemaphorePermit>,
+}
+
+impl Place {
+    /// Leaves the place among the handshakes to the next.
+    pub(crate) fn handshake_is_over(&mut self) {
+        self.handshake = None;
+    }
+}
+
+impl Gate {
+    pub(crate) fn new(limits: Limits, metrics: Arc<Metrics>, identity: Current, renewal: Renewal) -> Self {
+        Self {
+            limits,
+            metrics,
+            identity,
+            renewal,
+            connections: Arc::new(Semaphore::new(limits.connections)),
+            handshakes: Arc::new(Semaphore::new(limits.handshakes)),
+        }
+    }
+
+    /// The newest identity. There is one: listeners open after the first was loaded.
+    pub(crate) fn identity(&self) -> Option<Arc<Identity>> {
+        self.identity.borrow().clone()
+    }
+
+    /// The next connection. Nobody is accepted for whom there is no place: they wait in the kernel's queue,
+    /// which is bounded, too.
+    pub(crate) async fn accept(&self, listener: &TcpListener) -> (TcpStream, Place) {
+        loop {
+            let (Ok(handshake), Ok(connection)) = (
+                Arc::clone(&self.handshakes).acquire_owned().await,
+                Arc::clone(&self.connections).acquire_owned().await,
+            ) else {
+                std::future::pending().await // never: the semaphores are not closed
+            };
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    prepare(&stream);
+                    return (stream, Place { _connection: connection, handshake: Some(handshake) });
+                }
+                Err(error) => {
+                    tracing::error!("cannot accept a connection: {error}"); // such as no more descriptors
+                    tokio::time::sleep(BEFORE_NEXT_ACCEPT).await;
+                }
+            }
+        }
+    }
+
+    /// Connects within the time limit.
+    pub(crate) async fn connect(&self, address: std::net::SocketAddr) -> io::Result<TcpStream> {
+        let connecting = tokio::time::timeout(self.limits.connect, TcpStream::connect(address));
+        let stream = connecting.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+        prepare(&stream);
+        Ok(stream)
+    }
+
+    /// Counts and tells of a handshake that failed.
+    pub(crate) fn handshake_failed(&self, way: Way, error: &HandshakeError) {
+        self.metrics.of(way).failed(error.kind());
+        if error.is_about_the_ca() {
+            self.renewal.ask();
+        }
+        match error {
+            // Probes of the cluster and port scanners come and go.
+            HandshakeError::Io(_) => tracing::debug!("no handshake: {error}"),
+            _ => tracing::warn!("handshake refused: {error}"),
+        }
+    }
+
+    /// Counts and tells of a tunnel's end.
+    pub(crate) fn ended(&self, way: Way, carried: Carried, outcome: Result<(), PumpError>) {
+        let counters = self.metrics.of(way);
+        counters.closed(carried);
+        if let Err(error) = outcome {
+            counters.failed("cut_off");
+            tracing::debug!(carried.into, carried.out, "connection cut off: {error}");
+        }
+    }
+
+    /// Waits until no connection is left.
+    pub(crate) async fn drained(&self) {
+        let all = u32::try_from(self.limits.connections).unwrap_or(u32::MAX);
+        let _ = self.connections.acquire_many(all).await;
+    }
+}
+
+/// A dead peer is noticed, and no small message waits for the next.
+fn prepare(stream: &TcpStream) {
+    let keepalive = TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY);
+    let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive);
+    let _ = stream.set_nodelay(true);
+}
+
+/// What a client says as the server's name: the host that was configured.
+pub(crate) fn server_name(host: &str) -> Option<ServerName<'static>> {
+    ServerName::try_from(host.to_owned()).ok()
+}

@@ -1,0 +1,169 @@
+//! Whoever is not let in, and why.
+
+use std::{fs, process::Command, time::Duration};
+
+use crate::{
+    client,
+    pods::{Deployment, Network, Pod, now},
+};
+
+/// What openssl tells about a connection to the server with these options; its request is sent along.
+fn s_client(pod: &Pod, address: &str, options: &[&str]) -> String {
+    let script = format!(
+        "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | timeout 5 openssl s_client -connect {address} -ign_eof {} 2>&1",
+        options.join(" ")
+    );
+    String::from_utf8_lossy(&pod.output("sh", &["-c", &script]).stdout).into_owned()
+}
+
+#[test]
+fn whoever_has_no_good_certificate_is_refused_with_the_reason() {
+    let (network, deployment) = (Network::new(), Deployment::new());
+    let server = network.pod();
+    deployment.initialise(&server, "web");
+    let _nginx = server.nginx(8080);
+    let mesh = server.mesh(&[]);
+    let outsider = network.pod();
+    let address = format!("{}:8080", server.v4());
+    let ask = |writer: &Deployment, at| {
+        writer.write(outsider.directory(), "frontend", at);
+        let (chain, key) = (outsider.tls("certChain.pem"), outsider.tls("key.pem"));
+        s_client(&outsider, &address, &["-cert", &chain, "-cert_chain", &chain, "-key", &key])
+    };
+    // The way in, so that the refusals below refuse for their reason.
+    let served = ask(&deployment, now());
+    assert!(served.contains("hello from"), "{served}");
+
+    let none = s_client(&outsider, &address, &[]);
+    assert!(none.contains("certificate required") && !none.contains("hello"), "{none}");
+    let elsewhere = ask(&Deployment::new(), now());
+    assert!(elsewhere.contains("unknown ca") && !elsewhere.contains("hello"), "{elsewhere}");
+    let expired = ask(&deployment, now().minus(Duration::from_hours(24 * 366)));
+    assert!(expired.contains("certificate expired") && !expired.contains("hello"), "{expired}");
+    let old_tls = s_client(&outsider, &address, &["-tls1_2"]);
+    assert!(old_tls.contains("alert protocol version") && !old_tls.contains("hello"), "{old_tls}");
+    let plain = outsider.curl(&[&format!("http://{address}/")]);
+    assert!(plain.is_err(), "{plain:?}");
+
+    let metrics = server.curl(&["http://127.0.0.1:9901/metrics"]).unwrap();
+    for reason in ["no_certificate", "bad_certificate", "expired"] {
+        let line = format!("contrast_mesh_failures_total{{way=\"ingress\",reason=\"{reason}\"}} 1");
+        assert!(metrics.contains(&line), "{line} not in {metrics}\n{}", mesh.log());
+    }
+}
+
+#[test]
+fn a_server_without_a_good_certificate_is_not_spoken_to() {
+    let (network, deployment) = (Network::new(), Deployment::new());
+    let server = network.pod();
+    let impostor = Deployment::new();
+    impostor.initialise(&server, "web");
+    let _nginx = server.nginx(8080);
+    let _mesh = server.mesh(&["--ingress", "web#8080#false"]); // it would take anybody
+    let (client, mesh) = client(&network, &deployment, &server);
+    assert!(client.curl(&["http://127.137.0.1:8080/"]).is_err());
+    mesh.wait_for("invalid peer certificate: UnknownIssuer");
+}
+
+#[test]
+fn an_allow_list_admits_the_names_on_it_only() {
+    let (network, deployment) = (Network::new(), Deployment::new());
+    let server = network.pod();
+    deployment.initialise(&server, "web");
+    let _servers = [server.nginx(8080), server.nginx(8081)];
+    let mesh = server.mesh(&["--peers", "8080#admin,frontend##8081#admin"]);
+    let client = network.pod();
+    deployment.initialise(&client, "frontend");
+    let egress = [8080, 8081, 8082].map(|port| {
+        let to = if port == 8082 { 8080 } else { port };
+        format!("e{port}#127.137.0.1:{port}#{}:{to}", server.v4())
+    });
+    let client_mesh = client.mesh(&["--egress", &egress.join("##"), "--peers", "e8080#web##e8082#other"]);
+    assert!(client.curl(&["http://127.137.0.1:8080/"]).is_ok(), "{}", mesh.log());
+    assert!(client.curl(&["http://127.137.0.1:8081/"]).is_err());
+    mesh.wait_for("the peer is [\"frontend\", \"*\"], allowed here are [\"admin\"]");
+    assert!(client.curl(&["http://127.137.0.1:8082/"]).is_err());
+    client_mesh.wait_for("allowed here are [\"other\"]");
+}
+
+#[test]
+fn nothing_passes_before_the_mesh_is_up_nor_after_it_died() {
+    let (network, deployment) = (Network::new(), Deployment::new());
+    let server = network.pod();
+    let _nginx = server.nginx(8080);
+    let outsider = network.pod();
+    let url = format!("http://{}:8080/", server.v4());
+    let url6 = format!("http://[{}]:8080/", server.v6());
+    let dropped = |when: &str| {
+        for url in [&url, &url6] {
+            let outcome = outsider.curl(&["--max-time", "1", url]);
+            assert!(outcome.clone().is_err_and(|error| error.contains("timed out")), "{when}: {outcome:?}");
+        }
+    };
+    assert!(outsider.curl(&[&url]).is_ok(), "without any rule the way is open");
+    let deny = server.output(env!("CARGO_BIN_EXE_service-mesh"), &["deny"]);
+    assert!(deny.status.success(), "{}", String::from_utf8_lossy(&deny.stderr));
+    dropped("denied from the start");
+
+    let mut mesh = server.start_mesh(&[]);
+    mesh.wait_for("waiting for the initializer's certificate");
+    dropped("no certificate yet");
+    deployment.initialise(&server, "web");
+    mesh.wait_for("the mesh is up");
+    let (client, mut client_mesh) = client(&network, &deployment, &server);
+    assert!(client.curl(&["http://127.137.0.1:8080/"]).is_ok());
+
+    mesh.process.kill();
+    dropped("mesh killed");
+    assert!(client.curl(&["--max-time", "1", "http://127.137.0.1:8080/"]).is_err());
+    let mut mesh = server.start_mesh(&[]);
+    mesh.wait_for_times("the mesh is up", 2);
+    assert!(client.curl(&["http://127.137.0.1:8080/"]).is_ok(), "back again");
+
+    client_mesh.process.kill();
+    let refused = client.curl(&["http://127.137.0.1:8080/"]);
+    assert!(refused.unwrap_err().contains("connect"), "what the application sends goes nowhere");
+
+    // A stop in order is no less closed.
+    Command::new("kill").arg(mesh.process.0.id().to_string()).status().unwrap();
+    assert!(mesh.process.0.wait().unwrap().success());
+    dropped("mesh stopped");
+}
+
+#[test]
+fn unlisted_ports_can_be_denied() {
+    let (network, deployment) = (Network::new(), Deployment::new());
+    let server = network.pod();
+    deployment.initialise(&server, "web");
+    let _servers = [server.nginx(8080), server.nginx(8081)];
+    let _mesh = server.mesh(&["--unlisted-ports", "deny", "--ingress", "web#8080#mutual"]);
+    let (client, _client_mesh) = client(&network, &deployment, &server);
+    assert!(client.curl(&["http://127.137.0.1:8080/"]).is_ok());
+    let outcome = client.curl(&["--max-time", "1", &format!("https://{}:8081/", server.v4())]);
+    assert!(outcome.unwrap_err().contains("timed out"));
+}
+
+#[test]
+fn mistakes_end_the_program_with_their_name_and_leave_it_closed() {
+    let network = Network::new();
+    let pod = network.pod();
+    let mesh = |args: &[&str]| {
+        let output = pod.output(env!("CARGO_BIN_EXE_service-mesh"), args);
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, text) = mesh(&["--ingress", "web#80"]);
+    assert_eq!(code, Some(2));
+    assert!(text.contains("expected NAME#PORT#DISABLE_TLS"), "{text}");
+    let (_, text) = mesh(&["--peers", "nobody#frontend"]);
+    assert!(text.contains("\"nobody\" is neither a port nor the name of an egress entry"), "{text}");
+
+    // Without the capability: an error, and nothing runs.
+    let (user, directory) = ("65534", pod.directory().display().to_string());
+    fs::set_permissions(pod.directory(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let output = pod.output(
+        "setpriv",
+        &["--reuid", user, "--clear-groups", env!("CARGO_BIN_EXE_service-mesh"), "--directory", &directory],
+    );
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("CAP_NET_ADMIN"), "{text}");
+}
