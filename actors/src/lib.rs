@@ -22,13 +22,15 @@ mod supervision;
 
 pub use self::{
     attestation::{Verifiers, VerifyError, VerifyEvidence},
-    ca::{Authority, IssueError, IssueMeshCert, IssuedIdentity},
+    ca::{Authority, IssueError, IssueMeshCert, IssueServiceCert, IssuedIdentity},
     clock::{Clock, FixedClock, SystemClock},
     event_log::{Append, Journal, JournalError, RecordRefusal},
     mailbox::{AskError, Mailbox, Traced},
     manifest::{
-        Active, Entry, Ledger, LedgerError, Phase, RecordHeads, Recover, RecoverError, SeedShare, SeedShares,
-        SetManifest, SetManifestError, SetManifestReply, Snapshot, State, replica_heads, verify_streams,
+        Active, ApproveProposal, Entry, Ledger, LedgerError, Permit, Phase, Proposal, ProposalReply,
+        ProposeManifest, RecordHeads, Recover, RecoverError, RecoverReply, SeedShare, SeedShareRecord,
+        SeedShares, SetManifest, SetManifestError, SetManifestReply, Snapshot, State, WithdrawProposal,
+        replica_heads, verify_streams,
     },
     peer_recovery::{HandOver, HandOverError, HandedOver, Recovery},
 };

@@ -89,7 +89,7 @@ impl Deployment {
             policies: vec![POLICY.to_vec()],
             previous: None,
             caller: None,
-            signature: None,
+            signatures: vec![],
             request: REQUEST,
         }
     }
@@ -142,6 +142,8 @@ fn authority_and_journal_serve_on() {
                 active: deployment.active(),
                 claims: deployment.claims.clone(),
                 evidence: deployment.evidence.clone(),
+                certified_key: None,
+                lifetime: keys::DEFAULT_LEAF_LIFETIME,
                 nonce: b"nonce".to_vec(),
                 spki_der: keys::generate_workload_owner_key().unwrap().1,
                 request: REQUEST,

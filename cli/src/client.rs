@@ -12,7 +12,10 @@ use tonic::{
     Code, Status,
     transport::{Channel, Endpoint},
 };
-use wire::{history::history_client::HistoryClient, user::user_api_client::UserApiClient};
+use wire::{
+    history::history_client::HistoryClient, proposals::proposals_client::ProposalsClient,
+    user::user_api_client::UserApiClient,
+};
 
 use crate::printer::Refused;
 
@@ -77,6 +80,10 @@ impl Coordinator {
         UserApiClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
+    pub(crate) fn proposals(&self) -> ProposalsClient<Channel> {
+        ProposalsClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
     pub(crate) fn history(&self) -> HistoryClient<Channel> {
         HistoryClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
@@ -87,7 +94,9 @@ impl Coordinator {
 pub(crate) fn failure(status: Status) -> anyhow::Error {
     let text = format!("the Coordinator answered: {}", status.message());
     match status.code() {
-        Code::PermissionDenied | Code::FailedPrecondition | Code::InvalidArgument => Refused(text).into(),
+        Code::PermissionDenied | Code::FailedPrecondition | Code::InvalidArgument | Code::NotFound => {
+            Refused(text).into()
+        }
         _ => anyhow::anyhow!(text),
     }
 }
@@ -105,5 +114,10 @@ pub(crate) fn read(path: &std::path::Path) -> anyhow::Result<Vec<u8>> {
 
 /// Reads and checks a manifest file.
 pub(crate) fn read_manifest(path: &std::path::Path) -> anyhow::Result<Manifest> {
-    Manifest::parse(&read(path)?).with_context(|| path.display().to_string())
+    let manifest = Manifest::parse(&read(path)?).with_context(|| path.display().to_string())?;
+    if !manifest.unknown().is_empty() {
+        let (path, names) = (path.display(), manifest.unknown().join(", "));
+        tracing::warn!("{path}: fields that mean nothing here, maybe misspelt: {names}");
+    }
+    Ok(manifest)
 }

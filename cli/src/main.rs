@@ -5,9 +5,11 @@ mod client;
 mod dev;
 mod history;
 mod printer;
+mod proposals;
 mod recover;
 mod remembered;
 mod set;
+mod sign;
 mod source;
 mod verify;
 
@@ -38,6 +40,8 @@ enum Command {
     Set(set::Args),
     Verify(verify::Args),
     Recover(recover::Args),
+    Sign(sign::Args),
+    Proposals(proposals::Args),
     History(history::Args),
     Audit(audit::Args),
     /// Print a completion script for a shell.
@@ -57,6 +61,8 @@ async fn main() -> ExitCode {
         Command::Set(args) => set::run(args, &printer).await,
         Command::Verify(args) => verify::run(args, &printer).await,
         Command::Recover(args) => recover::run(args, &printer).await,
+        Command::Sign(args) => sign::run(args, &printer),
+        Command::Proposals(args) => proposals::run(args, &printer).await,
         Command::History(args) => history::run(args, &printer).await,
         Command::Audit(args) => audit::run(args, &printer).await,
         Command::Completion { shell } => {

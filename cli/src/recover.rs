@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use manifest::Manifest;
-use wire::user::RecoverRequest;
+use wire::user::{RecoverRequest, RecoverResponse};
 use zeroize::Zeroizing;
 
 use crate::{
     client::{Coordinator, failure, read, read_manifest},
-    printer::{Printer, Refused},
+    printer::Printer,
     remembered::{self, Memory},
     set::{SeedSharesFile, read_key},
 };
@@ -44,8 +44,24 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let shares = serde_json::from_slice(&read(&args.seed_shares)?)
         .with_context(|| args.seed_shares.display().to_string())?;
     let memory = args.memory.path(&args.manifest);
-    send(&args.coordinator, &manifest, &shares, &key, args.force, &memory).await?;
-    printer.result("Recovered.", &serde_json::json!({ "recovered": true }))
+    let answer = send(&args.coordinator, &manifest, &shares, &key, args.force, &memory).await?;
+    report(answer, printer)
+}
+
+/// Done, or how many more owners must send their shares.
+pub(crate) fn report(answer: RecoverResponse, printer: &Printer) -> anyhow::Result<()> {
+    let RecoverResponse { shares_received: received, shares_needed: needed } = answer;
+    let recovered = received == needed;
+    let text = match recovered {
+        true => "Recovered.".to_owned(),
+        false => {
+            format!("Share accepted: {received} of {needed} are there. Let the other owners recover, too.")
+        }
+    };
+    let value = serde_json::json!({
+        "recovered": recovered, "shares_received": received, "shares_needed": needed
+    });
+    printer.result(&text, &value)
 }
 
 pub(crate) async fn send(
@@ -55,18 +71,13 @@ pub(crate) async fn send(
     key: &Zeroizing<String>,
     force: bool,
     memory: &Path,
-) -> anyhow::Result<()> {
-    let opened = shares.seed_shares.iter().find_map(|share| {
-        let ciphertext = hex::decode(&share.encrypted_seed).ok()?;
-        keys::decrypt_seed_share(&ciphertext, key).ok()
-    });
-    let seed = opened.ok_or_else(|| Refused("no seed share in the document opens with this key".into()))?;
-    let salt = hex::decode(&shares.salt).context("seed shares document: Salt is not hex")?;
+) -> anyhow::Result<RecoverResponse> {
+    let (seed, salt) = shares.open(key)?;
     let coordinator = Coordinator::connect(address, manifest, Some(key)).await?;
     // Before the seed leaves: a Coordinator whose storage was rolled back does not get it.
     remembered::check(&coordinator, memory).await?;
-    let request = RecoverRequest { seed: seed.expose().to_vec(), salt, force };
-    coordinator.user().recover(request).await.map_err(failure)?;
+    let request = RecoverRequest { seed: seed.to_vec(), salt, force };
+    let answer = coordinator.user().recover(request).await.map_err(failure)?.into_inner();
     remembered::check(&coordinator, memory).await?;
-    Ok(())
+    Ok(answer)
 }

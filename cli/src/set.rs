@@ -3,15 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use manifest::Manifest;
+use manifest::{Manifest, TransitionHash};
 use serde::Serialize;
 use wire::user::{SetManifestRequest, SetManifestResponse};
 use zeroize::Zeroizing;
 
 use crate::{
     client::{Coordinator, failure, read, read_manifest},
-    printer::Printer,
+    printer::{Printer, Refused},
     remembered::{self, Memory},
+    sign::latest_transition,
 };
 
 /// Set the manifest on an attested Coordinator.
@@ -31,6 +32,17 @@ pub(crate) struct Args {
     /// Key of a workload owner of the manifest in force; not needed for the first manifest.
     #[arg(long)]
     workload_owner_key: Option<PathBuf>,
+    /// Detached signature of a workload owner (see `contrast sign`), or of the bootstrap key for the first
+    /// manifest. May be given several times.
+    #[arg(long, short, value_name = "FILE", conflicts_with = "workload_owner_key")]
+    signature: Vec<PathBuf>,
+    /// Set the manifest only if the transition in force is the one that was verified.
+    #[arg(long)]
+    atomic: bool,
+    /// The transition that must be in force, 64 hex digits. By default what `contrast verify` wrote to
+    /// `verify/latest-transition`, or none if that file does not exist.
+    #[arg(long, value_name = "HEX", requires = "atomic")]
+    latest_transition: Option<TransitionHash>,
     /// Where to write the certificates, and after the first manifest the seed shares.
     #[arg(long, default_value = ".")]
     workspace_dir: PathBuf,
@@ -48,6 +60,22 @@ pub(crate) struct SeedSharesFile {
     pub(crate) salt: String,
 }
 
+impl SeedSharesFile {
+    /// The seed, or this owner's part of it, and the salt.
+    pub(crate) fn open(
+        &self,
+        owner_key: &Zeroizing<String>,
+    ) -> anyhow::Result<(Zeroizing<Vec<u8>>, Vec<u8>)> {
+        let opened = self.seed_shares.iter().find_map(|share| {
+            let ciphertext = hex::decode(&share.encrypted_seed).ok()?;
+            keys::decrypt_seed_share(&ciphertext, owner_key).ok()
+        });
+        let seed =
+            opened.ok_or_else(|| Refused("no seed share in the document opens with this key".into()))?;
+        Ok((seed, hex::decode(&self.salt).context("seed shares document: Salt is not hex")?))
+    }
+}
+
 /// The share of one owner.
 #[derive(Serialize, serde::Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -60,19 +88,44 @@ pub(crate) struct SeedShareEntry {
 
 pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let manifest = read_manifest(&args.manifest)?;
-    let mut policies = Vec::new();
-    let entries = std::fs::read_dir(&args.policies)
-        .with_context(|| format!("cannot read the policies in {}", args.policies.display()))?;
-    for entry in entries {
-        policies.push(read(&entry?.path())?);
-    }
+    let policies = read_policies(&args.policies)?;
     let key = args.workload_owner_key.as_deref().map(read_key).transpose()?;
+    let signatures = args.signature.iter().map(|path| read(path)).collect::<anyhow::Result<Vec<_>>>()?;
+    let previous = match (args.atomic, args.latest_transition) {
+        (false, _) => None,
+        (true, Some(latest)) => Some(latest),
+        (true, None) => Some(latest_transition(Path::new("verify/latest-transition"))?),
+    };
+    let change = Change { manifest: &manifest, policies, signatures, previous };
     let key = key.as_deref().map(String::as_str);
     let memory = args.memory.path(&args.manifest);
-    let answer = send(&args.coordinator, &manifest, policies, key, &memory).await?;
+    let answer = send(&args.coordinator, change, key, &memory).await?;
     store(&args.workspace_dir, &answer)?;
     let text = format!("Manifest set: {}", manifest.hash());
     printer.result(&text, &serde_json::json!({ "manifest": manifest.hash() }))
+}
+
+/// Every document in a directory.
+pub(crate) fn read_policies(directory: &Path) -> anyhow::Result<Vec<Vec<u8>>> {
+    let entries = std::fs::read_dir(directory)
+        .with_context(|| format!("cannot read the policies in {}", directory.display()))?;
+    entries.map(|entry| read(&entry?.path())).collect()
+}
+
+/// A manifest to be set.
+pub(crate) struct Change<'a> {
+    pub(crate) manifest: &'a Manifest,
+    pub(crate) policies: Vec<Vec<u8>>,
+    pub(crate) signatures: Vec<Vec<u8>>,
+    /// What must be in force; `None`: anything.
+    pub(crate) previous: Option<TransitionHash>,
+}
+
+impl<'a> Change<'a> {
+    /// A change of whatever is in force, by the key of the connection.
+    pub(crate) fn new(manifest: &'a Manifest, policies: Vec<Vec<u8>>) -> Self {
+        Self { manifest, policies, signatures: Vec::new(), previous: None }
+    }
 }
 
 pub(crate) fn read_key(path: &Path) -> anyhow::Result<Zeroizing<String>> {
@@ -82,8 +135,7 @@ pub(crate) fn read_key(path: &Path) -> anyhow::Result<Zeroizing<String>> {
 
 pub(crate) async fn send(
     address: &str,
-    manifest: &Manifest,
-    policies: Vec<Vec<u8>>,
+    Change { manifest, policies, signatures, previous }: Change<'_>,
     key: Option<&str>,
     memory: &Path,
 ) -> anyhow::Result<SetManifestResponse> {
@@ -92,8 +144,9 @@ pub(crate) async fn send(
     let request = SetManifestRequest {
         manifest: manifest.bytes().to_vec(),
         policies,
-        previous_transition_hash: Vec::new(),
-        signature: Vec::new(),
+        previous_transition_hash: previous.map(|hash| hash.as_bytes().to_vec()).unwrap_or_default(),
+        signature: signatures.first().cloned().unwrap_or_default(),
+        more_signatures: signatures.into_iter().skip(1).collect(),
     };
     let answer = coordinator.user().set_manifest(request).await.map_err(failure)?.into_inner();
     remembered::check(&coordinator, memory).await?;

@@ -3,10 +3,10 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::Parser;
-use manifest::PolicyHash;
+use manifest::{OwnerKey, PolicyHash};
 
 /// Attests workloads against a manifest, issues their certificates and secrets, keeps the history.
-#[derive(Debug, Parser)]
+#[derive(Clone, Debug, Parser)]
 #[command(
     name = "coordinator",
     version,
@@ -44,6 +44,16 @@ pub(crate) struct Config {
     #[arg(long, env = "CONTRAST_POLICY_HASH", value_name = "HEX")]
     pub(crate) policy_hash: PolicyHash,
 
+    /// Lifetime of workload certificates, in seconds; a year if not given. Workloads with short ones need
+    /// an initializer that renews them.
+    #[arg(long, env = "CONTRAST_CERTIFICATE_SECONDS", value_parser = clap::value_parser!(u64).range(60..=315_360_000))]
+    pub(crate) certificate_seconds: Option<u64>,
+
+    /// Accept the first manifest only with a detached signature by this key (EC, PKIX DER, as hex). Put it
+    /// into the Coordinator's pod spec: its policy covers it, so data owners see that it was there.
+    #[arg(long, env = "CONTRAST_BOOTSTRAP_KEY", value_name = "HEX", value_parser = bootstrap_key)]
+    pub(crate) bootstrap_key: Option<OwnerKey>,
+
     /// Handshakes under way at once, on each listener.
     #[arg(long, env = "CONTRAST_MAX_HANDSHAKES", default_value_t = 256)]
     pub(crate) max_handshakes: usize,
@@ -66,4 +76,10 @@ pub(crate) struct Config {
 
     #[command(flatten)]
     pub(crate) log: program::LogOptions,
+}
+
+fn bootstrap_key(text: &str) -> Result<OwnerKey, String> {
+    let der = hex::decode(text.trim()).map_err(|error| error.to_string())?;
+    keys::check_workload_owner_key(&der).map_err(|error| error.to_string())?;
+    Ok(OwnerKey::from_der(der))
 }

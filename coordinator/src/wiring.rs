@@ -1,10 +1,6 @@
 //! Starts the actors and the listeners, and stops them in order.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use actix::{Actor as _, Supervisor, SyncArbiter};
 use actors::{
@@ -25,7 +21,7 @@ use tokio::{
 use crate::{
     checkpoints,
     config::Config,
-    grpc::{HistoryApi, MeshApi, UserApi},
+    grpc::{HistoryApi, MeshApi, ProposalsApi, UserApi},
     listener::{Limits, Listener, PeerPolicy},
     probes,
 };
@@ -43,6 +39,7 @@ pub(crate) type Store = SledStore;
 /// What the edge talks to. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Actors {
+    pub(crate) certificate_lifetime: Duration,
     pub(crate) store: Arc<Store>,
     pub(crate) archive: Arc<Archive<Store>>,
     pub(crate) stop: watch::Receiver<bool>,
@@ -59,7 +56,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     tracing::warn!(root = %machine.root(), "simulated machine: evidence is NOT HARDWARE and protects nothing");
     let issuer: Arc<dyn Issuer> = Arc::new(machine.guest(config.policy_hash));
     let (stop, stopped) = watch::channel(false);
-    let actors = actor_system(config.state_dir.clone(), stopped.clone()).await?;
+    let actors = actor_system(config.clone(), stopped.clone()).await?;
 
     let bind = async |name, address| {
         TcpListener::bind(address).await.with_context(|| format!("--{name}-listen {address}"))
@@ -85,6 +82,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         .layer(crate::grpc::path_aliases())
         .add_service(UserApi::service(actors.clone()))
         .add_service(HistoryApi::service(actors.clone()))
+        .add_service(ProposalsApi::service(actors.clone()))
         .serve_with_incoming_shutdown(
             listener(tls(ClientAuth::Optional), PeerPolicy::User).incoming(user),
             wait_for(stopped.clone()),
@@ -132,12 +130,12 @@ async fn wait_for(mut stopped: watch::Receiver<bool>) {
 
 /// Starts the actors on a thread of their own, where they live until the process ends; their pools
 /// have further threads. The listeners run on the runtime's.
-async fn actor_system(state_dir: PathBuf, stop: watch::Receiver<bool>) -> anyhow::Result<Actors> {
+async fn actor_system(config: Config, stop: watch::Receiver<bool>) -> anyhow::Result<Actors> {
     let (started, actors) = oneshot::channel();
     let thread = move || {
         actix::System::new().block_on(async move {
             // Fails only when nobody waits for the actors any more.
-            let _ = started.send(start_actors(&state_dir, stop));
+            let _ = started.send(start_actors(&config, stop));
             std::future::pending::<()>().await;
         });
     };
@@ -145,10 +143,10 @@ async fn actor_system(state_dir: PathBuf, stop: watch::Receiver<bool>) -> anyhow
     actors.await.context("the actors' thread ended")?
 }
 
-fn start_actors(state_dir: &Path, stop: watch::Receiver<bool>) -> anyhow::Result<Actors> {
+fn start_actors(config: &Config, stop: watch::Receiver<bool>) -> anyhow::Result<Actors> {
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let replica = ReplicaId::from_bytes(keys::random()?);
-    let store = Arc::new(SledStore::open(state_dir)?);
+    let store = Arc::new(SledStore::open(&config.state_dir)?);
     let (publish, snapshot) = watch::channel(Ledger::<Store, SystemClock>::nothing());
     let publish = Arc::new(publish);
     // Once here, so that a log that cannot be trusted is an error at start, not a crash later.
@@ -157,11 +155,12 @@ fn start_actors(state_dir: &Path, stop: watch::Receiver<bool>) -> anyhow::Result
     verify_streams(&archive, opened.log_key(), &snapshot.borrow().state)?;
     tracing::info!(%replica, manifests = snapshot.borrow().state.entries().len(), "event log verified");
 
-    let ledger_store = Arc::clone(&store);
+    let (ledger_store, bootstrap_key) = (Arc::clone(&store), config.bootstrap_key.clone());
     let ledger = SyncArbiter::start(1, move || {
         #[expect(clippy::expect_used, reason = "a log that went bad since the start: serving must stop")]
         Ledger::open(Arc::clone(&ledger_store), SystemClock, replica, Arc::clone(&publish))
             .expect("the event log verifies, as it did at the start")
+            .with_bootstrap_key(bootstrap_key.clone())
     });
     let ledger = Mailbox::new(ledger, LEDGER_ROOM);
     let verifiers = Mailbox::new(SyncArbiter::start(threads, Verifiers::default), ROOM);
@@ -172,7 +171,20 @@ fn start_actors(state_dir: &Path, stop: watch::Receiver<bool>) -> anyhow::Result
     let authority = Supervisor::start(move |_| Authority::new(for_authority, SystemClock, threads));
     let authority = Mailbox::new(authority, ROOM);
     let recovery = Mailbox::new(Recovery::new(journal.clone()).start(), ROOM);
-    Ok(Actors { store, archive, stop, snapshot, ledger, journal, verifiers, authority, recovery })
+    let certificate_lifetime =
+        config.certificate_seconds.map_or(keys::DEFAULT_LEAF_LIFETIME, Duration::from_secs);
+    Ok(Actors {
+        certificate_lifetime,
+        store,
+        archive,
+        stop,
+        snapshot,
+        ledger,
+        journal,
+        verifiers,
+        authority,
+        recovery,
+    })
 }
 
 /// The time, for the edge.

@@ -1,7 +1,8 @@
 //! Compiles the .proto files without protoc: protox reads them, prost writes the types.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["proto/userapi.proto", "proto/meshapi.proto", "proto/history.proto"];
+    let files =
+        ["proto/userapi.proto", "proto/meshapi.proto", "proto/history.proto", "proto/proposals.proto"];
     for file in files {
         println!("cargo::rerun-if-changed={file}");
     }

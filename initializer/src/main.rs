@@ -109,7 +109,7 @@ async fn request(address: &str, config: ClientConfig) -> anyhow::Result<NewMeshC
         async move { once.lock().await.take().ok_or_else(|| std::io::Error::other("connection closed")) }
     });
     let channel = Endpoint::from_static("http://coordinator").connect_with_connector(connector).await?;
-    let answer = MeshApiClient::new(channel).new_mesh_cert(NewMeshCertRequest {}).await;
+    let answer = MeshApiClient::new(channel).new_mesh_cert(NewMeshCertRequest::default()).await;
     Ok(answer.map_err(|status| anyhow::anyhow!(describe(&status)))?.into_inner())
 }
 

@@ -32,6 +32,7 @@ fn issued(n: u64) -> Event {
         transition: TransitionHash::ZERO,
         nonce: vec![3; 32],
         verdict: "ReferenceValues.snp[0]".into(),
+        attested_key: vec![],
     };
     Event {
         at: Timestamp::from_millis(1_800_000_000_000 + n),

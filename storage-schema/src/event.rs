@@ -67,16 +67,59 @@ pub enum Fact {
         /// Mesh CA certificate, DER.
         #[serde(with = "serde_bytes")]
         mesh_ca: Vec<u8>,
+        /// The detached signatures that allowed it, with which an auditor can check it; empty where the
+        /// key of a connection did.
+        #[serde(default)]
+        approvals: Vec<Approval>,
+    },
+    /// A workload owner proposed a manifest, for other owners to sign. Control stream. It is void as
+    /// soon as any manifest is set.
+    ManifestProposed {
+        /// Content, a blob.
+        manifest: ManifestHash,
+        /// Policy documents that it names, blobs.
+        policies: Vec<PolicyHash>,
+        /// What is in force.
+        previous: TransitionHash,
+        /// What would be in force; this is what owners sign.
+        transition: TransitionHash,
+        /// The proposer's own signature.
+        approval: Approval,
+    },
+    /// Another workload owner signed a proposal, but more are needed. Control stream.
+    ProposalApproved {
+        /// Which proposal.
+        transition: TransitionHash,
+        /// The signature.
+        approval: Approval,
+    },
+    /// A workload owner withdrew a proposal. Control stream.
+    ProposalWithdrawn {
+        /// Which proposal.
+        transition: TransitionHash,
+        /// SHA-256 of the owner's key, PKIX DER.
+        owner: KeyDigest,
     },
     /// The seed was encrypted to its owners. Control stream, after the first manifest.
     SeedSharesCreated {
         /// SHA-256 of each owner's key, PKCS#1 DER.
         owners: Vec<KeyDigest>,
+        /// How many of them it takes to recover; 0 (first version of this event) and 1: each holds the
+        /// whole seed.
+        #[serde(default)]
+        threshold: u32,
+        /// What identifies each owner's part of the seed, in the owners' order; empty where each holds
+        /// the whole seed.
+        #[serde(default)]
+        commitments: Vec<ShareCommitment>,
     },
     /// A seedshare owner gave a restarted Coordinator its seed. Control stream.
     RecoveredByUser {
-        /// SHA-256 of the owner's key, PKCS#1 DER.
+        /// SHA-256 of the owner's key, PKCS#1 DER; where several were needed, of the last one.
         owner: KeyDigest,
+        /// Where several were needed: the others.
+        #[serde(default)]
+        with: Vec<KeyDigest>,
         /// Where the history stood.
         transition: TransitionHash,
         /// The new mesh CA key, encrypted under the new replica secret.
@@ -134,6 +177,23 @@ pub enum Fact {
         /// Why the evidence was accepted: the reference values that it met.
         #[serde(default)]
         verdict: String,
+        /// The key that the evidence is bound to, SubjectPublicKeyInfo DER, where that is not the
+        /// certificate's own: the workload asked with a certification request for another key.
+        #[serde(default, with = "serde_bytes")]
+        attested_key: Vec<u8>,
+    },
+    /// The Coordinator gave itself a certificate for a service of its own, such as the transit engine.
+    /// Replica stream.
+    ServiceCertificateIssued {
+        /// Serial number.
+        serial: SerialNumber,
+        /// The certificate, DER.
+        #[serde(with = "serde_bytes")]
+        certificate: Vec<u8>,
+        /// What it is for.
+        service: String,
+        /// Manifest history at that moment.
+        transition: TransitionHash,
     },
     /// A workload was refused. Replica stream.
     AttestationRefused {
@@ -175,8 +235,23 @@ pub struct StreamHead {
     pub root: [u8; 32],
 }
 
-/// By what right a manifest was set.
+/// Identifies a part of the seed without giving it away: a SHA-256 (see `keys::PartialSeed`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ShareCommitment(#[serde(with = "serde_bytes")] pub [u8; 32]);
+
+/// A workload owner's signature over a transition: ECDSA with SHA-256 over its 64 hex digits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Approval {
+    /// SHA-256 of the owner's key, PKIX DER.
+    pub owner: KeyDigest,
+    /// ASN.1 DER.
+    #[serde(with = "serde_bytes")]
+    pub signature: Vec<u8>,
+}
+
+/// By what right a manifest was set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Authorisation {
     /// The first manifest may be set by anyone.
     First,
@@ -184,6 +259,10 @@ pub enum Authorisation {
     OwnerKey(KeyDigest),
     /// A detached signature by the key of that digest.
     Signature(KeyDigest),
+    /// The first manifest, signed by the bootstrap key that the Coordinator was started with.
+    Bootstrap(KeyDigest),
+    /// Detached signatures by as many owners as the manifest in force demands.
+    Owners(Vec<KeyDigest>),
 }
 
 impl Fact {
@@ -191,6 +270,9 @@ impl Fact {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::ManifestSet { .. } => "ManifestSet",
+            Self::ManifestProposed { .. } => "ManifestProposed",
+            Self::ProposalApproved { .. } => "ProposalApproved",
+            Self::ProposalWithdrawn { .. } => "ProposalWithdrawn",
             Self::SeedSharesCreated { .. } => "SeedSharesCreated",
             Self::RecoveredByUser { .. } => "RecoveredByUser",
             Self::RecoveryGranted { .. } => "RecoveryGranted",
@@ -198,6 +280,7 @@ impl Fact {
             Self::ReplicaStarted { .. } => "ReplicaStarted",
             Self::ReplicaStopped => "ReplicaStopped",
             Self::CertificateIssued { .. } => "CertificateIssued",
+            Self::ServiceCertificateIssued { .. } => "ServiceCertificateIssued",
             Self::AttestationRefused { .. } => "AttestationRefused",
             Self::Checkpoint { .. } => "Checkpoint",
             Self::SecretReleased { .. } => "SecretReleased",

@@ -31,7 +31,7 @@ use snapshot::Snapshot;
 pub use archive::{Archive, Inclusion};
 pub use checkpoint::{Checkpoint, CheckpointError, InvalidLogId, LogId};
 pub use codec::CodecError;
-pub use event::{Authorisation, Event, Fact, StreamHead};
+pub use event::{Approval, Authorisation, Event, Fact, ShareCommitment, StreamHead};
 pub use log::{AppendError, Folded, Log, LogError};
 pub use memory::MemoryStore;
 pub use position::{Head, Position, Verified};

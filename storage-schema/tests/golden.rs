@@ -7,13 +7,48 @@ use manifest::{
     EvidenceHash, KeyDigest, ManifestHash, PolicyHash, ReplicaId, RequestId, SerialNumber, Timestamp,
     TransitionHash,
 };
-use storage_schema::{Authorisation, Event, Fact, StreamHead, StreamId};
+use storage_schema::{Approval, Authorisation, Event, Fact, ShareCommitment, StreamHead, StreamId};
 
 const TRANSITION: TransitionHash = TransitionHash::from_bytes([3; 32]);
 const SERIAL: SerialNumber = SerialNumber::from_bytes([4; 16]);
 const POLICY: PolicyHash = PolicyHash::from_bytes([5; 32]);
 
-fn certificate_issued(nonce: Vec<u8>, verdict: &str) -> Fact {
+fn approval() -> Approval {
+    Approval { owner: KeyDigest::from_bytes([19; 32]), signature: vec![20; 103] }
+}
+
+fn manifest_set(authorised_by: Authorisation, approvals: Vec<Approval>) -> Fact {
+    Fact::ManifestSet {
+        generation: 1,
+        manifest: ManifestHash::from_bytes([1; 32]),
+        policies: vec![POLICY],
+        previous: None,
+        transition: TRANSITION,
+        transition_signature: vec![6; 70],
+        authorised_by,
+        wrapped_mesh_key: vec![7; 213],
+        root_ca: vec![8; 400],
+        mesh_ca: vec![9; 401],
+        approvals,
+    }
+}
+
+fn shares_created(threshold: u32, commitments: Vec<ShareCommitment>) -> Fact {
+    Fact::SeedSharesCreated { owners: vec![KeyDigest::from_bytes([10; 32])], threshold, commitments }
+}
+
+fn recovered(with: Vec<KeyDigest>) -> Fact {
+    Fact::RecoveredByUser {
+        owner: KeyDigest::from_bytes([10; 32]),
+        with,
+        transition: TRANSITION,
+        wrapped_mesh_key: vec![11; 213],
+        root_ca: vec![12; 400],
+        mesh_ca: vec![13; 401],
+    }
+}
+
+fn certificate_issued(nonce: Vec<u8>, verdict: &str, attested_key: Vec<u8>) -> Fact {
     Fact::CertificateIssued {
         serial: SERIAL,
         certificate: vec![14; 900],
@@ -25,6 +60,7 @@ fn certificate_issued(nonce: Vec<u8>, verdict: &str) -> Fact {
         transition: TRANSITION,
         nonce,
         verdict: verdict.into(),
+        attested_key,
     }
 }
 
@@ -41,38 +77,40 @@ fn attestation_refused(left_out: u64) -> Fact {
 /// in an older file.
 fn facts() -> Vec<(u8, Fact)> {
     vec![
+        (1, manifest_set(Authorisation::First, vec![])),
+        (2, manifest_set(Authorisation::Owners(vec![KeyDigest::from_bytes([19; 32])]), vec![approval()])),
+        (1, shares_created(0, vec![])),
+        (2, shares_created(2, vec![ShareCommitment([21; 32])])),
+        (1, recovered(vec![])),
+        (2, recovered(vec![KeyDigest::from_bytes([22; 32])])),
         (
             1,
-            Fact::ManifestSet {
-                generation: 1,
+            Fact::ManifestProposed {
                 manifest: ManifestHash::from_bytes([1; 32]),
                 policies: vec![POLICY],
-                previous: None,
+                previous: TransitionHash::from_bytes([23; 32]),
                 transition: TRANSITION,
-                transition_signature: vec![6; 70],
-                authorised_by: Authorisation::First,
-                wrapped_mesh_key: vec![7; 213],
-                root_ca: vec![8; 400],
-                mesh_ca: vec![9; 401],
+                approval: approval(),
             },
         ),
-        (1, Fact::SeedSharesCreated { owners: vec![KeyDigest::from_bytes([10; 32])] }),
-        (
-            1,
-            Fact::RecoveredByUser {
-                owner: KeyDigest::from_bytes([10; 32]),
-                transition: TRANSITION,
-                wrapped_mesh_key: vec![11; 213],
-                root_ca: vec![12; 400],
-                mesh_ca: vec![13; 401],
-            },
-        ),
+        (1, Fact::ProposalApproved { transition: TRANSITION, approval: approval() }),
+        (1, Fact::ProposalWithdrawn { transition: TRANSITION, owner: KeyDigest::from_bytes([19; 32]) }),
         (1, Fact::RecoveryGranted { policy: POLICY, platform: "sev-snp".into() }),
         (1, Fact::RecoveryReceived { from: "10.0.0.2:7777".into() }),
         (1, Fact::ReplicaStarted { version: "0.1.0".into() }),
         (1, Fact::ReplicaStopped),
-        (1, certificate_issued(vec![], "")),
-        (2, certificate_issued(vec![17; 32], "ReferenceValues.snp[0]")),
+        (1, certificate_issued(vec![], "", vec![])),
+        (2, certificate_issued(vec![17; 32], "ReferenceValues.snp[0]", vec![])),
+        (3, certificate_issued(vec![17; 32], "ReferenceValues.snp[0]", vec![24; 91])),
+        (
+            1,
+            Fact::ServiceCertificateIssued {
+                serial: SERIAL,
+                certificate: vec![25; 600],
+                service: "transit".into(),
+                transition: TRANSITION,
+            },
+        ),
         (1, attestation_refused(0)),
         (2, attestation_refused(12)),
         (

@@ -1,7 +1,7 @@
 //! `Authority`: certificates and workload secrets for verified workloads. Signing happens on a
 //! pool; nothing leaves before its event is on disk.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use actix::{Actor, Addr, Context, Handler, Message, ResponseFuture, Supervised, SyncArbiter, SyncContext};
 use attestation::Claims;
@@ -27,8 +27,30 @@ pub struct IssueMeshCert {
     pub evidence: Vec<u8>,
     /// The nonce that the evidence answers.
     pub nonce: Vec<u8>,
-    /// The workload's key, SubjectPublicKeyInfo DER.
+    /// The key that the evidence is bound to, SubjectPublicKeyInfo DER.
     pub spki_der: Vec<u8>,
+    /// Another key that the certificate is for, where the workload asked for that.
+    pub certified_key: Option<Vec<u8>>,
+    /// How long the certificate shall be valid.
+    pub lifetime: Duration,
+    /// The request.
+    pub request: RequestId,
+}
+
+/// Issues a certificate for a service of the Coordinator itself.
+#[derive(Message)]
+#[rtype(result = "Result<IssuedCert, IssueError>")]
+pub struct IssueServiceCert {
+    /// What is in force.
+    pub active: Arc<Active>,
+    /// What the certificate is for.
+    pub service: &'static str,
+    /// Names in it; at least one DNS name.
+    pub sans: Vec<String>,
+    /// The service's key, SubjectPublicKeyInfo DER.
+    pub spki_der: Vec<u8>,
+    /// How long it shall be valid.
+    pub lifetime: Duration,
     /// The request.
     pub request: RequestId,
 }
@@ -109,6 +131,38 @@ impl<S: EventStore, C: Clock + Unpin + Clone> Handler<Traced<IssueMeshCert>> for
     }
 }
 
+impl<S: EventStore, C: Clock + Unpin + Clone> Handler<Traced<IssueServiceCert>> for Authority<S, C> {
+    type Result = ResponseFuture<Result<IssuedCert, IssueError>>;
+
+    fn handle(&mut self, msg: Traced<IssueServiceCert>, _: &mut Self::Context) -> Self::Result {
+        let (journal, clock) = (self.journal.clone(), self.clock.clone());
+        let Traced { message: msg, span } = msg;
+        let work = async move {
+            // Rare, and a tenth of a millisecond: not worth the pool.
+            let request = LeafRequest {
+                spki_der: &msg.spki_der,
+                sans: &msg.sans,
+                workload_secret_id: None,
+                claims: &[],
+                lifetime: msg.lifetime,
+            };
+            let certificate = msg.active.ca.issue(&request, clock.now())?;
+            let fact = Fact::ServiceCertificateIssued {
+                serial: certificate.serial,
+                certificate: certificate.der.clone(),
+                service: msg.service.to_owned(),
+                transition: msg.active.transition,
+            };
+            let engine = Arc::clone(&msg.active.engine);
+            let append = Append { facts: vec![fact], blobs: Vec::new(), request: msg.request, engine };
+            journal.ask(append).await??;
+            Ok(certificate)
+        };
+        let work = survive_panic::<Self, _>(work.instrument(span));
+        Box::pin(async { work.await.unwrap_or(Err(AskError::Restarting.into())) })
+    }
+}
+
 /// One worker of the signing pool.
 struct Signers;
 
@@ -150,10 +204,11 @@ impl Sign {
         let extensions: Vec<ClaimExtension> =
             claims.extensions().into_iter().map(|(oid, der)| ClaimExtension { oid, der }).collect();
         let request = LeafRequest {
-            spki_der: &msg.spki_der,
+            spki_der: msg.certified_key.as_deref().unwrap_or(&msg.spki_der),
             sans: &entry.sans,
             workload_secret_id: secret_id.as_ref(),
             claims: &extensions,
+            lifetime: msg.lifetime,
         };
         let certificate = active.ca.issue(&request, now)?;
         let secret = secret_id.as_ref().map(|id| active.engine.workload_secret(id)).transpose()?;
@@ -168,6 +223,7 @@ impl Sign {
             transition: active.transition,
             nonce: msg.nonce,
             verdict: claims.met_reference().to_owned(),
+            attested_key: if msg.certified_key.is_some() { msg.spki_der.clone() } else { Vec::new() },
         }];
         facts.extend(
             secret_id

@@ -4,16 +4,17 @@
 use std::sync::Arc;
 
 use actix::{Actor, Handler, SyncContext};
-use keys::{CaKey, LogPublicKey, MeshCa, ReplicaSecret, Salt, Seed, SeedEngine};
-use manifest::{Manifest, ReplicaId, RequestId, Timestamp};
-use storage_schema::{Authorisation, BlobHash, Event, EventStore, Fact, Folded, Log, StreamId};
+use keys::{LogPublicKey, MeshCa, ReplicaSecret, SeedEngine};
+use manifest::{Manifest, OwnerKey, ReplicaId, RequestId};
+use storage_schema::{BlobHash, Event, EventStore, Fact, Folded, Log, StreamId};
 use tokio::sync::watch;
 
 use super::{
     messages::{
-        LedgerError, RecordHeads, Recover, RecoverError, SeedShare, SeedShares, SetManifest,
-        SetManifestError, SetManifestReply,
+        ApproveProposal, LedgerError, ProposalReply, ProposeManifest, RecordHeads, Recover, RecoverError,
+        RecoverReply, SetManifest, SetManifestError, SetManifestReply, WithdrawProposal,
     },
+    recovery::ReceivedShares,
     state::{Active, Entry, Phase, Snapshot, State},
 };
 use crate::{Clock, Traced, supervision::rebuild_on_panic};
@@ -23,11 +24,15 @@ const SNAPSHOT_EVERY: u64 = 500;
 
 /// The only writer of manifest history. Start with `SyncArbiter::start(1, ..)`.
 pub struct Ledger<S, C> {
-    store: Arc<S>,
-    clock: C,
+    pub(super) store: Arc<S>,
+    pub(super) clock: C,
     replica: ReplicaId,
     log: Log<S>,
-    state: State,
+    pub(super) state: State,
+    /// Must have signed the first manifest, if there is one.
+    pub(super) bootstrap_key: Option<OwnerKey>,
+    /// Parts of the seed that wait for others.
+    pub(super) received: ReceivedShares,
     /// Number of events when the last snapshot was made.
     snapshot_at: u64,
     published: Arc<watch::Sender<Snapshot>>,
@@ -52,7 +57,9 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
             tracing::warn!(%reason, "snapshot dropped; the stream was replayed from its start");
         }
         let snapshot_at = log.head().size;
-        let ledger = Self { store, clock, replica, log, state, snapshot_at, published };
+        let (bootstrap_key, received) = (None, ReceivedShares::default());
+        let ledger =
+            Self { store, clock, replica, log, state, bootstrap_key, received, snapshot_at, published };
         let phase = match &ledger.published.borrow().phase {
             Phase::Active(active)
                 if ledger.state.latest().map(|latest| latest.transition) == Some(active.transition) =>
@@ -66,6 +73,16 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
         Ok(ledger)
     }
 
+    /// Accepts the first manifest only with this key's signature (EC, PKIX DER).
+    #[must_use]
+    pub fn with_bootstrap_key(self, bootstrap_key: Option<OwnerKey>) -> Self {
+        Self { bootstrap_key, ..self }
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        self.published.borrow().phase.clone()
+    }
+
     /// The key that signed the control stream; `None` while it is empty.
     pub fn log_key(&self) -> Option<LogPublicKey> {
         self.log.key()
@@ -76,12 +93,12 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
         Snapshot { state: Arc::default(), phase: Phase::Uninitialised }
     }
 
-    fn publish(&self, phase: Phase) {
+    pub(super) fn publish(&self, phase: Phase) {
         self.published.send_replace(Snapshot { state: Arc::new(self.state.clone()), phase });
     }
 
     /// Durable first, visible second. After a failure nobody knows what is on disk: read it.
-    fn commit(
+    pub(super) fn commit(
         &mut self,
         facts: Vec<Fact>,
         request: RequestId,
@@ -108,19 +125,19 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
         Ok(())
     }
 
-    fn blob(&self, what: &'static str, hash: [u8; 32]) -> Result<Arc<[u8]>, LedgerError> {
+    pub(super) fn blob(&self, what: &'static str, hash: [u8; 32]) -> Result<Arc<[u8]>, LedgerError> {
         let found = self.store.get_blob(&BlobHash::from_bytes(hash))?;
         found
             .map(Arc::from)
             .ok_or_else(|| LedgerError::BlobMissing { what, hash: BlobHash::from_bytes(hash).to_string() })
     }
 
-    fn manifest_of(&self, entry: &Entry) -> Result<Manifest, LedgerError> {
+    pub(super) fn manifest_of(&self, entry: &Entry) -> Result<Manifest, LedgerError> {
         Ok(Manifest::parse(&self.blob("manifest", *entry.manifest.as_bytes())?)?)
     }
 
     /// What is in force according to the folded state, with these keys.
-    fn activate(
+    pub(super) fn activate(
         &self,
         engine: Arc<SeedEngine>,
         ca: MeshCa,
@@ -147,123 +164,12 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
             policies: policies.into_values().collect(),
         }))
     }
-
-    fn set_manifest(&mut self, cmd: &SetManifest) -> Result<SetManifestReply, SetManifestError> {
-        let phase = self.published.borrow().phase.clone();
-        let current = match &phase {
-            Phase::Active(active) => Some(active),
-            Phase::Uninitialised => None,
-            Phase::NeedsRecovery => return Err(SetManifestError::NeedsRecovery),
-        };
-        let (transition, authorised_by) =
-            self.state.decide_set_manifest(cmd, current.map(|active| active.manifest.as_ref()))?;
-        let now = self.clock.now();
-        let (engine, secret) = match current {
-            Some(active) => (Arc::clone(&active.engine), active.replica_secret.clone()),
-            None => fresh_keys()?,
-        };
-        let shares = match authorised_by {
-            Authorisation::First => Some(seed_shares(&engine, &cmd.manifest)?),
-            _ => None,
-        };
-        let mesh_key = CaKey::generate().map_err(LedgerError::from)?;
-        let (ca, fact) = self.manifest_set(cmd, authorised_by, &engine, &secret, mesh_key, now)?;
-        let mut facts = vec![fact];
-        if let Some(shares) = &shares {
-            let owners = shares.shares.iter().map(|share| share.owner.digest()).collect();
-            facts.push(Fact::SeedSharesCreated { owners });
-        }
-        self.commit(facts, cmd.request, &engine)?;
-
-        let public = ca.public().clone();
-        let next = secret.ratchet(&transition).map_err(LedgerError::from)?;
-        if let Some(active) = self.activate(engine, ca, next)? {
-            self.publish(Phase::Active(Arc::new(active)));
-        }
-        tracing::info!(%transition, manifest = %cmd.manifest.hash(), "manifest set");
-        Ok(SetManifestReply { transition, root_pem: public.root_pem, mesh_pem: public.mesh_pem, shares })
-    }
-
-    fn manifest_set(
-        &self,
-        cmd: &SetManifest,
-        authorised_by: Authorisation,
-        engine: &SeedEngine,
-        secret: &ReplicaSecret,
-        mesh_key: CaKey,
-        now: Timestamp,
-    ) -> Result<(MeshCa, Fact), LedgerError> {
-        let previous = self.state.latest().map(|entry| entry.transition);
-        let transition = manifest::TransitionHash::chain(previous, cmd.manifest.hash());
-        let wrapped_mesh_key = secret.wrap(&mesh_key, &transition)?;
-        let ca = MeshCa::new(engine, mesh_key, now)?;
-        self.store.put_blob(cmd.manifest.bytes())?;
-        let mut policies = Vec::with_capacity(cmd.policies.len());
-        for policy in &cmd.policies {
-            let hash = self.store.put_blob(policy)?;
-            policies.push(manifest::PolicyHash::from_bytes(*hash.as_bytes()));
-        }
-        let fact = Fact::ManifestSet {
-            generation: self.state.entries().len() as u64 + 1,
-            manifest: cmd.manifest.hash(),
-            policies,
-            previous,
-            transition,
-            transition_signature: engine.transaction_key().sign(&transition)?,
-            authorised_by,
-            wrapped_mesh_key,
-            root_ca: ca.root_der().to_vec(),
-            mesh_ca: ca.mesh_der().to_vec(),
-        };
-        Ok((ca, fact))
-    }
-
-    fn recover(&mut self, cmd: &Recover) -> Result<manifest::TransitionHash, RecoverError> {
-        match self.published.borrow().phase {
-            Phase::NeedsRecovery => {}
-            Phase::Active(_) => return Err(RecoverError::AlreadyRecovered),
-            Phase::Uninitialised => return Err(RecoverError::NothingToRecover),
-        }
-        let latest = self.state.latest().ok_or(RecoverError::NothingToRecover)?.clone();
-        let current = self.manifest_of(&latest)?;
-        let owner = cmd.caller.ok_or(RecoverError::NoKey)?;
-        let transition = self.state.decide_recover(owner, &current)?;
-        let engine = SeedEngine::new(cmd.seed.clone(), cmd.salt).map_err(LedgerError::from)?;
-        if Some(engine.log_key().public()) != self.log.key() {
-            return Err(RecoverError::WrongSeed("it does not yield the key that signed the event log"));
-        }
-        engine
-            .transaction_key()
-            .public()
-            .verify(&transition, &latest.signature)
-            .map_err(|_| RecoverError::WrongSeed("it does not yield the key that signed the transition"))?;
-
-        // A seedshare owner must not be able to derive the mesh CA key, so both are new.
-        let secret = ReplicaSecret::generate().map_err(LedgerError::from)?;
-        let mesh_key = CaKey::generate().map_err(LedgerError::from)?;
-        let wrapped_mesh_key = secret.wrap(&mesh_key, &transition).map_err(LedgerError::from)?;
-        let ca = MeshCa::new(&engine, mesh_key, self.clock.now()).map_err(LedgerError::from)?;
-        let fact = Fact::RecoveredByUser {
-            owner,
-            transition,
-            wrapped_mesh_key,
-            root_ca: ca.root_der().to_vec(),
-            mesh_ca: ca.mesh_der().to_vec(),
-        };
-        self.commit(vec![fact], cmd.request, &engine)?;
-        let next = secret.ratchet(&transition).map_err(LedgerError::from)?;
-        if let Some(active) = self.activate(Arc::new(engine), ca, next)? {
-            self.publish(Phase::Active(Arc::new(active)));
-        }
-        tracing::info!(%transition, %owner, "recovered by a seedshare owner");
-        Ok(transition)
-    }
 }
 
 impl<S: EventStore, C: Clock> Ledger<S, C> {
-    fn record_heads(&mut self, msg: RecordHeads) -> Result<(), LedgerError> {
-        let Phase::Active(active) = self.published.borrow().phase.clone() else { return Ok(()) };
-        let heads = self.state.moved(msg.heads);
+    fn record_heads(&mut self, msg: &RecordHeads) -> Result<(), LedgerError> {
+        let Phase::Active(active) = self.phase() else { return Ok(()) };
+        let heads = self.state.moved(msg.heads.clone());
         if heads.is_empty() {
             return Ok(());
         }
@@ -273,52 +179,24 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
     }
 }
 
-fn fresh_keys() -> Result<(Arc<SeedEngine>, ReplicaSecret), LedgerError> {
-    let engine = SeedEngine::new(Seed::generate()?, Salt::generate()?)?;
-    Ok((Arc::new(engine), ReplicaSecret::generate()?))
-}
+/// Answers a message with a method; a panic there costs the request that met it.
+macro_rules! handler {
+    ($message:ty, $method:ident, $reply:ty, $error:ty) => {
+        impl<S: EventStore, C: Clock + Unpin> Handler<Traced<$message>> for Ledger<S, C> {
+            type Result = Result<$reply, $error>;
 
-fn seed_shares(engine: &SeedEngine, manifest: &Manifest) -> Result<SeedShares, SetManifestError> {
-    let share = |(index, owner): (usize, &manifest::OwnerKey)| {
-        let ciphertext = keys::encrypt_seed_share(engine.seed(), owner.der())
-            .map_err(|error| SetManifestError::SeedshareOwnerKey { index, error })?;
-        Ok(SeedShare { owner: owner.clone(), ciphertext })
+            fn handle(&mut self, msg: Traced<$message>, ctx: &mut Self::Context) -> Self::Result {
+                let Traced { message, span } = msg;
+                let work = || span.in_scope(|| self.$method(&message));
+                rebuild_on_panic(ctx, work).unwrap_or(Err(LedgerError::Restarting.into()))
+            }
+        }
     };
-    let shares = manifest.seedshare_owner_pub_keys.iter().enumerate().map(share);
-    Ok(SeedShares { shares: shares.collect::<Result<_, SetManifestError>>()?, salt: *engine.salt() })
 }
 
-impl<S: EventStore, C: Clock + Unpin> Handler<Traced<SetManifest>> for Ledger<S, C> {
-    type Result = Result<SetManifestReply, SetManifestError>;
-
-    fn handle(
-        &mut self,
-        Traced { message, span }: Traced<SetManifest>,
-        ctx: &mut Self::Context,
-    ) -> Self::Result {
-        let work = || span.in_scope(|| self.set_manifest(&message));
-        rebuild_on_panic(ctx, work).unwrap_or(Err(LedgerError::Restarting.into()))
-    }
-}
-
-impl<S: EventStore, C: Clock + Unpin> Handler<Traced<Recover>> for Ledger<S, C> {
-    type Result = Result<manifest::TransitionHash, RecoverError>;
-
-    fn handle(&mut self, Traced { message, span }: Traced<Recover>, ctx: &mut Self::Context) -> Self::Result {
-        let work = || span.in_scope(|| self.recover(&message));
-        rebuild_on_panic(ctx, work).unwrap_or(Err(LedgerError::Restarting.into()))
-    }
-}
-
-impl<S: EventStore, C: Clock + Unpin> Handler<Traced<RecordHeads>> for Ledger<S, C> {
-    type Result = Result<(), LedgerError>;
-
-    fn handle(
-        &mut self,
-        Traced { message, span }: Traced<RecordHeads>,
-        ctx: &mut Self::Context,
-    ) -> Self::Result {
-        let work = || span.in_scope(|| self.record_heads(message));
-        rebuild_on_panic(ctx, work).unwrap_or(Err(LedgerError::Restarting))
-    }
-}
+handler!(SetManifest, set_manifest, SetManifestReply, SetManifestError);
+handler!(ProposeManifest, propose, ProposalReply, SetManifestError);
+handler!(ApproveProposal, approve, ProposalReply, SetManifestError);
+handler!(WithdrawProposal, withdraw, (), SetManifestError);
+handler!(Recover, recover, RecoverReply, RecoverError);
+handler!(RecordHeads, record_heads, (), LedgerError);

@@ -1,9 +1,10 @@
 //! What the ledger is told and asked.
 
 use actix::Message;
-use keys::{KeyError, Salt, Seed};
-use manifest::{KeyDigest, Manifest, OwnerKey, PolicyHash, RequestId, TransitionHash};
+use keys::{KeyError, Salt};
+use manifest::{KeyDigest, Manifest, OwnerKey, PolicyHash, RequestId, Timestamp, TransitionHash};
 use storage_schema::{AppendError, LogError, StoreError, StreamHead};
+use zeroize::Zeroizing;
 
 /// Extends the history with a manifest.
 #[derive(Debug, Message)]
@@ -17,10 +18,64 @@ pub struct SetManifest {
     pub previous: Option<TransitionHash>,
     /// Key of the connection: SHA-256 of PKIX DER (EC) or PKCS#1 DER (RSA).
     pub caller: Option<KeyDigest>,
-    /// Detached signature over the new transition, ASN.1 DER.
-    pub signature: Option<Vec<u8>>,
+    /// Detached signatures over the new transition, ASN.1 DER.
+    pub signatures: Vec<Vec<u8>>,
     /// The request.
     pub request: RequestId,
+}
+
+/// Proposes a manifest, for other workload owners to sign. Sets it at once when one signature is enough.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<ProposalReply, SetManifestError>")]
+pub struct ProposeManifest {
+    /// The new manifest.
+    pub manifest: Manifest,
+    /// The documents of its policies, and maybe others.
+    pub policies: Vec<Vec<u8>>,
+    /// The proposer's signature over the new transition, ASN.1 DER.
+    pub signature: Vec<u8>,
+    /// The request.
+    pub request: RequestId,
+}
+
+/// Signs a proposal; sets its manifest when that is the last signature needed.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<ProposalReply, SetManifestError>")]
+pub struct ApproveProposal {
+    /// Which proposal.
+    pub transition: TransitionHash,
+    /// A workload owner's signature over it, ASN.1 DER.
+    pub signature: Vec<u8>,
+    /// The request.
+    pub request: RequestId,
+}
+
+/// Withdraws a proposal.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), SetManifestError>")]
+pub struct WithdrawProposal {
+    /// Which proposal.
+    pub transition: TransitionHash,
+    /// Key of the connection: SHA-256 of PKIX DER. Any workload owner's.
+    pub caller: Option<KeyDigest>,
+    /// The request.
+    pub request: RequestId,
+}
+
+/// Where a proposal stands.
+#[derive(Debug)]
+pub enum ProposalReply {
+    /// More signatures are needed.
+    Pending {
+        /// Its name, which is what owners sign.
+        transition: TransitionHash,
+        /// Who signed.
+        signed: Vec<KeyDigest>,
+        /// How many must.
+        needed: usize,
+    },
+    /// It is in force.
+    Set(SetManifestReply),
 }
 
 /// The answer to [`SetManifest`].
@@ -68,11 +123,24 @@ pub enum SetManifestError {
         /// What the sender believed.
         got: TransitionHash,
     },
+    /// A retry of a change that did take effect.
+    #[error(
+        "history moved on: this very change took effect at {at}, as transition {transition}; nothing is left to do"
+    )]
+    AlreadySet {
+        /// What is in force.
+        transition: TransitionHash,
+        /// Since when.
+        at: Timestamp,
+    },
     /// A workload without its document.
     #[error("the request lacks the document of policy {0}, which the manifest names")]
     PolicyMissing(PolicyHash),
     /// The list of seedshare owners is fixed by the first manifest.
-    #[error("the seedshare owners differ from those of the current manifest, and cannot be changed")]
+    #[error(
+        "the seedshare owners, or how many of them are needed, differ from those of the current manifest, and \
+         cannot be changed"
+    )]
     SeedshareOwnersChanged,
     /// A seedshare owner's key cannot be encrypted to.
     #[error("SeedshareOwnerPubKeys[{index}]: {error}")]
@@ -82,6 +150,42 @@ pub enum SetManifestError {
         /// What is wrong with it.
         error: KeyError,
     },
+    /// A workload owner's or an auditor's key is none.
+    #[error("{list}[{index}]: {error}")]
+    OwnerKey {
+        /// Which list.
+        list: &'static str,
+        /// Place in it.
+        index: usize,
+        /// What is wrong with it.
+        error: KeyError,
+    },
+    /// The first manifest must be signed by the bootstrap key.
+    #[error(
+        "this Coordinator accepts its first manifest only with a signature by the bootstrap key {0} over the \
+         transition it makes"
+    )]
+    NeedsBootstrapKey(KeyDigest),
+    /// The manifest in force demands several signatures.
+    #[error(
+        "the current manifest demands the signatures of {needed} workload owners for a change, and {valid} came; \
+         propose the change, and let the others sign it"
+    )]
+    TooFewSignatures {
+        /// How many it demands.
+        needed: usize,
+        /// How many valid ones came.
+        valid: usize,
+    },
+    /// No such proposal.
+    #[error("there is no proposal {0}: it was withdrawn, or another manifest was set since")]
+    UnknownProposal(TransitionHash),
+    /// Too many wait already.
+    #[error("{0} proposals wait for signatures already; withdraw one")]
+    TooManyProposals(usize),
+    /// There is no manifest yet.
+    #[error("no manifest configured")]
+    NothingToChange,
     /// The manifest in force lists no workload owner.
     #[error("updates are disabled: the current manifest lists no workload owner")]
     UpdatesDisabled,
@@ -104,16 +208,30 @@ pub enum SetManifestError {
 
 /// Gives a restarted Coordinator its seed back.
 #[derive(Message)]
-#[rtype(result = "Result<TransitionHash, RecoverError>")]
+#[rtype(result = "Result<RecoverReply, RecoverError>")]
 pub struct Recover {
-    /// The seed.
-    pub seed: Seed,
+    /// The seed, or this owner's part of it where several owners are needed.
+    pub seed: Zeroizing<Vec<u8>>,
     /// The salt.
     pub salt: Salt,
     /// Key of the connection: SHA-256 of PKCS#1 DER.
     pub caller: Option<KeyDigest>,
     /// The request.
     pub request: RequestId,
+}
+
+/// How far a recovery came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecoverReply {
+    /// More owners must send their parts.
+    Waiting {
+        /// How many parts are there.
+        received: usize,
+        /// How many are needed.
+        needed: usize,
+    },
+    /// Done.
+    Recovered(TransitionHash),
 }
 
 /// Why a recovery was not accepted.
@@ -131,6 +249,19 @@ pub enum RecoverError {
     /// A key that the manifest in force does not list.
     #[error("the key {0} is not a seedshare owner of the current manifest")]
     NotAnOwner(KeyDigest),
+    /// Bytes that are no seed, or no part of one.
+    #[error(transparent)]
+    Malformed(KeyError),
+    /// A part that was not made for this owner of this deployment.
+    #[error(
+        "the share of seedshare owner {owner} is not the one that was made for it; {received} good ones wait"
+    )]
+    BadShare {
+        /// Whose.
+        owner: KeyDigest,
+        /// How many good ones are there.
+        received: usize,
+    },
     /// A well-formed seed of another deployment.
     #[error("this seed does not belong to this history: {0}")]
     WrongSeed(&'static str),

@@ -6,14 +6,21 @@
 //! in order: decide, append, apply, publish.
 
 mod actor;
+mod change;
 mod checkpoints;
 mod messages;
+mod proposals;
+mod recovery;
 mod state;
 
 pub use actor::Ledger;
 pub use checkpoints::{replica_heads, verify_streams};
 pub use messages::{
-    LedgerError, RecordHeads, Recover, RecoverError, SeedShare, SeedShares, SetManifest, SetManifestError,
-    SetManifestReply,
+    ApproveProposal, LedgerError, ProposalReply, ProposeManifest, RecordHeads, Recover, RecoverError,
+    RecoverReply, SeedShare, SeedShares, SetManifest, SetManifestError, SetManifestReply, WithdrawProposal,
 };
-pub use state::{Active, Entry, Phase, Snapshot, State};
+pub use proposals::{Permit, Proposal};
+pub use state::{Active, Entry, Phase, SeedShareRecord, Snapshot, State};
+
+#[cfg(test)]
+mod owner_tests;

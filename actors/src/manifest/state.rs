@@ -5,12 +5,17 @@ use std::{
     sync::Arc,
 };
 
-use keys::{MeshCa, ReplicaSecret, SeedEngine};
+use keys::{MeshCa, ReplicaSecret, SeedEngine, check_workload_owner_key};
 use manifest::{KeyDigest, Manifest, ManifestHash, OwnerKey, PolicyHash, Role, Timestamp, TransitionHash};
 use serde::{Deserialize, Serialize};
-use storage_schema::{Authorisation, Event, Fact, Projection, StreamHead, StreamId};
+use storage_schema::{
+    Approval, Authorisation, Event, Fact, Projection, ShareCommitment, StreamHead, StreamId,
+};
 
-use super::messages::{RecoverError, SetManifest, SetManifestError};
+use super::{
+    messages::{RecoverError, SetManifest, SetManifestError},
+    proposals::{MAX_PROPOSALS, Permit, Proposal, approvals, permit},
+};
 
 /// The fold over the control stream.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -18,6 +23,8 @@ pub struct State {
     entries: Vec<Entry>,
     recoveries: u64,
     heads: BTreeMap<StreamId, StreamHead>,
+    proposals: BTreeMap<TransitionHash, Proposal>,
+    seed_shares: SeedShareRecord,
     /// What the entries name: hashes of manifests and policies, each once.
     manifests: BTreeSet<ManifestHash>,
     policies: BTreeSet<PolicyHash>,
@@ -36,6 +43,17 @@ pub struct Entry {
     pub transition: TransitionHash,
     /// That transition's signature, ASN.1 DER.
     pub signature: Vec<u8>,
+}
+
+/// How the seed was handed out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeedShareRecord {
+    /// The owners, in the manifest's order.
+    pub owners: Vec<KeyDigest>,
+    /// How many are needed to recover; 0 and 1: each holds the whole seed.
+    pub needed: usize,
+    /// What identifies each owner's part; empty where each holds the whole seed.
+    pub commitments: Vec<ShareCommitment>,
 }
 
 impl State {
@@ -59,6 +77,16 @@ impl State {
         self.heads.values()
     }
 
+    /// Proposals that wait for signatures, by the transition they would make.
+    pub fn proposals(&self) -> &BTreeMap<TransitionHash, Proposal> {
+        &self.proposals
+    }
+
+    /// How the seed was handed out.
+    pub fn seed_shares(&self) -> &SeedShareRecord {
+        &self.seed_shares
+    }
+
     /// Whether this is the hash of a manifest or a policy of the history.
     pub fn names_blob(&self, hash: &[u8; 32]) -> bool {
         self.manifests.contains(&ManifestHash::from_bytes(*hash))
@@ -77,6 +105,7 @@ impl State {
             Fact::ManifestSet { manifest, policies, transition, transition_signature, .. } => {
                 self.manifests.insert(*manifest);
                 self.policies.extend(policies);
+                self.proposals.clear(); // they begin where history was, not where it is
                 self.entries.push(Entry {
                     at: event.at,
                     manifest: *manifest,
@@ -89,40 +118,158 @@ impl State {
             Fact::Checkpoint { heads } => {
                 self.heads.extend(heads.iter().map(|head| (head.stream, head.clone())));
             }
-            Fact::SeedSharesCreated { .. }
-            | Fact::RecoveryGranted { .. }
+            Fact::ManifestProposed { manifest, policies, transition, approval, .. } => {
+                self.manifests.insert(*manifest);
+                self.policies.extend(policies);
+                let approvals = BTreeMap::from([(approval.owner, approval.signature.clone())]);
+                let (at, manifest, policies) = (event.at, *manifest, policies.clone());
+                self.proposals.insert(*transition, Proposal { at, manifest, policies, approvals });
+            }
+            Fact::ProposalApproved { transition, approval } => {
+                if let Some(proposal) = self.proposals.get_mut(transition) {
+                    proposal.approvals.insert(approval.owner, approval.signature.clone());
+                }
+            }
+            Fact::ProposalWithdrawn { transition, .. } => {
+                self.proposals.remove(transition);
+            }
+            Fact::SeedSharesCreated { owners, threshold, commitments } => {
+                self.seed_shares = SeedShareRecord {
+                    owners: owners.clone(),
+                    needed: usize::try_from(*threshold).unwrap_or(usize::MAX),
+                    commitments: commitments.clone(),
+                };
+            }
+            Fact::RecoveryGranted { .. }
             | Fact::RecoveryReceived { .. }
             | Fact::ReplicaStarted { .. }
             | Fact::ReplicaStopped
             | Fact::CertificateIssued { .. }
+            | Fact::ServiceCertificateIssued { .. }
             | Fact::AttestationRefused { .. }
             | Fact::SecretReleased { .. } => {}
         }
     }
 
-    /// Whether `cmd` may extend the history, and by what right. `current` is the manifest in force.
+    /// Whether `cmd` may extend the history, and by what right. `current` is the manifest in force;
+    /// `bootstrap` is the key that must have signed the first one, if there is such a rule.
     pub fn decide_set_manifest(
         &self,
         cmd: &SetManifest,
         current: Option<&Manifest>,
-    ) -> Result<(TransitionHash, Authorisation), SetManifestError> {
+        bootstrap: Option<&OwnerKey>,
+    ) -> Result<Permit, SetManifestError> {
         let latest = self.latest().map(|entry| entry.transition);
         if let Some(got) = cmd.previous
             && got != latest.unwrap_or(TransitionHash::ZERO)
         {
-            return Err(SetManifestError::StaleTransition { expected: latest, got });
+            return Err(self.stale(got, &cmd.manifest));
         }
-        for hash in cmd.manifest.policies.keys() {
-            if !cmd.policies.iter().any(|policy| PolicyHash::of(policy) == *hash) {
-                return Err(SetManifestError::PolicyMissing(*hash));
+        let transition = self.would_be(&cmd.manifest, &cmd.policies, current)?;
+        let Some(current) = current else { return first(cmd, transition, bootstrap) };
+        authorise(current, cmd, transition)
+    }
+
+    /// The transition that a manifest makes, if it and its policies are acceptable as such.
+    fn would_be(
+        &self,
+        manifest: &Manifest,
+        policies: &[Vec<u8>],
+        current: Option<&Manifest>,
+    ) -> Result<TransitionHash, SetManifestError> {
+        let documents: BTreeSet<PolicyHash> = policies.iter().map(|policy| PolicyHash::of(policy)).collect();
+        if let Some(hash) = manifest.policies.keys().find(|hash| !documents.contains(hash)) {
+            return Err(SetManifestError::PolicyMissing(*hash));
+        }
+        let lists = [
+            ("WorkloadOwnerPubKeys", &manifest.workload_owner_pub_keys),
+            ("AuditorPubKeys", &manifest.auditor_pub_keys),
+        ];
+        for (list, keys) in lists {
+            for (index, key) in keys.iter().enumerate() {
+                check_workload_owner_key(key.der()).map_err(|error| SetManifestError::OwnerKey {
+                    list,
+                    index,
+                    error,
+                })?;
             }
         }
-        let transition = TransitionHash::chain(latest, cmd.manifest.hash());
-        let Some(current) = current else { return Ok((transition, Authorisation::First)) };
-        if current.seedshare_owner_pub_keys != cmd.manifest.seedshare_owner_pub_keys {
+        let same_owners = |current: &Manifest| {
+            current.seedshare_owner_pub_keys == manifest.seedshare_owner_pub_keys
+                && current.seedshare_owners_needed() == manifest.seedshare_owners_needed()
+        };
+        if !current.is_none_or(same_owners) {
             return Err(SetManifestError::SeedshareOwnersChanged);
         }
-        Ok((transition, authorise(current, cmd, &transition)?))
+        Ok(TransitionHash::chain(self.latest().map(|entry| entry.transition), manifest.hash()))
+    }
+
+    /// Why a change that begins at `got` cannot be: maybe it was made already and only the answer to
+    /// it got lost.
+    fn stale(&self, got: TransitionHash, manifest: &Manifest) -> SetManifestError {
+        let expected = self.latest().map(|entry| entry.transition);
+        let previous = Some(got).filter(|got| *got != TransitionHash::ZERO);
+        match self.latest() {
+            Some(latest) if latest.transition == TransitionHash::chain(previous, manifest.hash()) => {
+                SetManifestError::AlreadySet { transition: latest.transition, at: latest.at }
+            }
+            _ => SetManifestError::StaleTransition { expected, got },
+        }
+    }
+
+    /// Whether a workload owner may propose this manifest: the owners who signed it with this, at most
+    /// one, and the transition it would make.
+    pub fn decide_propose(
+        &self,
+        manifest: &Manifest,
+        policies: &[Vec<u8>],
+        signature: &[u8],
+        current: &Manifest,
+    ) -> Result<(TransitionHash, BTreeMap<KeyDigest, Vec<u8>>), SetManifestError> {
+        let transition = self.would_be(manifest, policies, Some(current))?;
+        let mut signed = approvals(current, &transition, [signature].into_iter());
+        if signed.is_empty() {
+            return Err(SetManifestError::UntrustedSignature);
+        }
+        match self.proposals.get(&transition) {
+            Some(proposal) => signed.extend(proposal.approvals.clone()),
+            None if self.proposals.len() >= MAX_PROPOSALS => {
+                return Err(SetManifestError::TooManyProposals(self.proposals.len()));
+            }
+            None => {}
+        }
+        Ok((transition, signed))
+    }
+
+    /// Whether this is a workload owner's signature of a proposal: everybody who signed it now.
+    pub fn decide_approve(
+        &self,
+        transition: &TransitionHash,
+        signature: &[u8],
+        current: &Manifest,
+    ) -> Result<(&Proposal, BTreeMap<KeyDigest, Vec<u8>>), SetManifestError> {
+        let proposal =
+            self.proposals.get(transition).ok_or(SetManifestError::UnknownProposal(*transition))?;
+        let signed = approvals(current, transition, [signature].into_iter());
+        if signed.is_empty() {
+            return Err(SetManifestError::UntrustedSignature);
+        }
+        Ok((proposal, signed.into_iter().chain(proposal.approvals.clone()).collect()))
+    }
+
+    /// Whether this key's owner may withdraw a proposal.
+    pub fn decide_withdraw(
+        &self,
+        transition: &TransitionHash,
+        caller: Option<KeyDigest>,
+        current: &Manifest,
+    ) -> Result<KeyDigest, SetManifestError> {
+        if !self.proposals.contains_key(transition) {
+            return Err(SetManifestError::UnknownProposal(*transition));
+        }
+        let caller = caller.ok_or(SetManifestError::NoKey)?;
+        let is_owner = current.workload_owner_digests().any(|owner| owner == caller);
+        is_owner.then_some(caller).ok_or(SetManifestError::NotAnOwner(caller))
     }
 
     /// Whether the owner of `key` may bring the seed back.
@@ -135,36 +282,51 @@ impl State {
     }
 }
 
-/// By the client's key or by a detached signature, each from a workload owner of the manifest in
+/// The first manifest may be set by anyone, unless a bootstrap key must have signed it.
+fn first(
+    cmd: &SetManifest,
+    transition: TransitionHash,
+    bootstrap: Option<&OwnerKey>,
+) -> Result<Permit, SetManifestError> {
+    let Some(key) = bootstrap else {
+        return Ok(Permit { transition, right: Authorisation::First, approvals: Vec::new() });
+    };
+    let (owner, message) = (key.digest(), transition.to_string());
+    let is_signed =
+        |signature: &&Vec<u8>| keys::verify_ecdsa_sha256(key.der(), message.as_bytes(), signature).is_ok();
+    let signature =
+        cmd.signatures.iter().find(is_signed).ok_or(SetManifestError::NeedsBootstrapKey(owner))?.clone();
+    let approvals = vec![Approval { owner, signature }];
+    Ok(Permit { transition, right: Authorisation::Bootstrap(owner), approvals })
+}
+
+/// By the client's key or by detached signatures, each from a workload owner of the manifest in
 /// force (spec control-plane.md 7.3 and 7.4).
 fn authorise(
     current: &Manifest,
     cmd: &SetManifest,
-    transition: &TransitionHash,
-) -> Result<Authorisation, SetManifestError> {
+    transition: TransitionHash,
+) -> Result<Permit, SetManifestError> {
     if current.workload_owner_digests().next().is_none() {
         return Err(SetManifestError::UpdatesDisabled);
     }
-    if let Some(signature) = &cmd.signature {
-        let message = transition.to_string();
-        let signer = current
-            .workload_owner_pub_keys
-            .iter()
-            .find(|owner| keys::verify_ecdsa_sha256(owner.der(), message.as_bytes(), signature).is_ok());
-        return signer
-            .map(|owner| Authorisation::Signature(owner.digest()))
-            .ok_or(SetManifestError::UntrustedSignature);
+    if !cmd.signatures.is_empty() {
+        let signatures = cmd.signatures.iter().map(Vec::as_slice);
+        return permit(current, transition, approvals(current, &transition, signatures));
     }
     let caller = cmd.caller.ok_or(SetManifestError::NoKey)?;
-    if current.workload_owner_digests().any(|owner| owner == caller) {
-        Ok(Authorisation::OwnerKey(caller))
-    } else {
-        Err(SetManifestError::NotAnOwner(caller))
+    if !current.workload_owner_digests().any(|owner| owner == caller) {
+        return Err(SetManifestError::NotAnOwner(caller));
+    }
+    match current.workload_owners_needed() {
+        1 => Ok(Permit { transition, right: Authorisation::OwnerKey(caller), approvals: Vec::new() }),
+        // A connection's key leaves nothing that others could check later.
+        needed => Err(SetManifestError::TooFewSignatures { needed, valid: 0 }),
     }
 }
 
 impl Projection for State {
-    const NAME: &'static str = "manifest history 2";
+    const NAME: &'static str = "manifest history 3";
 
     fn apply(&mut self, _: u64, event: &Event) {
         Self::apply(self, event);
@@ -253,7 +415,7 @@ mod tests {
             policies: vec![POLICY.to_vec()],
             previous: None,
             caller: None,
-            signature: None,
+            signatures: vec![],
             request: RequestId::from_bytes([0; 16]),
         }
     }
@@ -280,23 +442,24 @@ mod tests {
             wrapped_mesh_key: vec![],
             root_ca: vec![],
             mesh_ca: vec![],
+            approvals: vec![],
         })
     }
 
     fn refusal(cmd: &SetManifest, current: &Manifest) -> SetManifestError {
         let mut state = State::default();
         state.apply(&manifest_set(current, None));
-        state.decide_set_manifest(cmd, Some(current)).unwrap_err()
+        state.decide_set_manifest(cmd, Some(current), None).unwrap_err()
     }
 
     #[test]
     fn first_manifest_may_be_set_by_anyone_but_needs_its_policies() {
         let first = set(manifest(&[], 1));
-        let (transition, right) = State::default().decide_set_manifest(&first, None).unwrap();
-        assert_eq!(right, Authorisation::First);
-        assert_eq!(transition, TransitionHash::chain(None, first.manifest.hash()));
+        let permit = State::default().decide_set_manifest(&first, None, None).unwrap();
+        assert_eq!(permit.right, Authorisation::First);
+        assert_eq!(permit.transition, TransitionHash::chain(None, first.manifest.hash()));
         let without = SetManifest { policies: vec![], ..first };
-        let refused = State::default().decide_set_manifest(&without, None);
+        let refused = State::default().decide_set_manifest(&without, None, None);
         assert!(
             matches!(refused, Err(SetManifestError::PolicyMissing(hash)) if hash == PolicyHash::of(POLICY))
         );
@@ -311,13 +474,13 @@ mod tests {
         };
         assert!(matches!(refusal(&next(None), &current), SetManifestError::NoKey));
         assert!(matches!(refusal(&next(Some("ben")), &current), SetManifestError::NotAnOwner(_)));
-        let forged = SetManifest { signature: Some(vec![1, 2, 3]), ..next(Some("anna")) };
+        let forged = SetManifest { signatures: vec![vec![1, 2, 3]], ..next(Some("anna")) };
         assert!(matches!(refusal(&forged, &current), SetManifestError::UntrustedSignature));
         assert!(matches!(refusal(&next(Some("anna")), &manifest(&[], 1)), SetManifestError::UpdatesDisabled));
         let mut state = State::default();
         state.apply(&manifest_set(&current, None));
-        let (_, right) = state.decide_set_manifest(&next(Some("anna")), Some(&current)).unwrap();
-        assert_eq!(right, Authorisation::OwnerKey(KeyDigest::of(b"anna")));
+        let permit = state.decide_set_manifest(&next(Some("anna")), Some(&current), None).unwrap();
+        assert_eq!(permit.right, Authorisation::OwnerKey(KeyDigest::of(b"anna")));
     }
 
     #[test]

@@ -127,7 +127,7 @@ async fn one_certificate(port: u16, issuer: &Arc<dyn Issuer>) -> anyhow::Result<
         async move { once.lock().await.take().ok_or_else(|| std::io::Error::other("connection closed")) }
     });
     let channel = Endpoint::from_static("http://coordinator").connect_with_connector(connector).await?;
-    let answer = MeshApiClient::new(channel).new_mesh_cert(NewMeshCertRequest {}).await?;
+    let answer = MeshApiClient::new(channel).new_mesh_cert(NewMeshCertRequest::default()).await?;
     ensure!(!answer.into_inner().cert_chain.is_empty(), "an empty certificate chain");
     Ok(())
 }

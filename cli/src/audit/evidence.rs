@@ -71,6 +71,7 @@ impl Judge {
             nonce,
             sans,
             platform,
+            attested_key,
             ..
         } = &event.fact
         else {
@@ -96,7 +97,9 @@ impl Judge {
         if nonce.is_empty() {
             return Ok(Verdict::NotRepeatable);
         }
-        let bound = ReportData::bind(parsed.public_key().raw, nonce);
+        // A certificate that was asked for with a certification request has a key of its own.
+        let bound_key = if attested_key.is_empty() { parsed.public_key().raw } else { attested_key };
+        let bound = ReportData::bind(bound_key, nonce);
         let platform = Platform::ALL.into_iter().find(|known| known.to_string() == *platform);
         let platform = platform.context("its platform is not known").with_context(of)?;
         let evidence = Evidence { oid: platform.evidence_oid(), document: blob.clone() };

@@ -46,8 +46,11 @@ impl Filter {
 }
 
 /// Every kind of event, as `--kind` names them.
-pub(crate) const KINDS: [&str; 11] = [
+pub(crate) const KINDS: [&str; 15] = [
     "ManifestSet",
+    "ManifestProposed",
+    "ProposalApproved",
+    "ProposalWithdrawn",
     "SeedSharesCreated",
     "RecoveredByUser",
     "RecoveryGranted",
@@ -55,6 +58,7 @@ pub(crate) const KINDS: [&str; 11] = [
     "ReplicaStarted",
     "ReplicaStopped",
     "CertificateIssued",
+    "ServiceCertificateIssued",
     "AttestationRefused",
     "SecretReleased",
     "Checkpoint",
@@ -73,7 +77,9 @@ fn is_about(fact: &Fact, workload: &str) -> bool {
 
 fn serial(fact: &Fact) -> Option<SerialNumber> {
     match fact {
-        Fact::CertificateIssued { serial, .. } | Fact::SecretReleased { serial, .. } => Some(*serial),
+        Fact::CertificateIssued { serial, .. }
+        | Fact::ServiceCertificateIssued { serial, .. }
+        | Fact::SecretReleased { serial, .. } => Some(*serial),
         _ => None,
     }
 }
@@ -147,7 +153,10 @@ pub(crate) fn ocsf(log: &LogId, stream: StreamId, sequence: u64, event: &Event, 
     const OTHER: u64 = 99;
     let (class, activity) = match &event.fact {
         Fact::ManifestSet { previous: None, .. } | Fact::SeedSharesCreated { .. } => (ENTITY, 1),
-        Fact::ManifestSet { .. } => (ENTITY, 3),
+        Fact::ManifestSet { .. }
+        | Fact::ManifestProposed { .. }
+        | Fact::ProposalApproved { .. }
+        | Fact::ProposalWithdrawn { .. } => (ENTITY, 3),
         Fact::CertificateIssued { .. } | Fact::AttestationRefused { .. } => (AUTHENTICATION, 1),
         Fact::SecretReleased { .. } => (ACCESS, 1),
         Fact::ReplicaStarted { .. } => (LIFECYCLE, 3),
@@ -155,6 +164,7 @@ pub(crate) fn ocsf(log: &LogId, stream: StreamId, sequence: u64, event: &Event, 
         Fact::RecoveredByUser { .. }
         | Fact::RecoveryGranted { .. }
         | Fact::RecoveryReceived { .. }
+        | Fact::ServiceCertificateIssued { .. }
         | Fact::Checkpoint { .. } => (LIFECYCLE, OTHER),
     };
     let (severity, status) = match &event.fact {

@@ -105,8 +105,13 @@ pub(super) async fn foreign_client(server: &Path, name: &str) -> anyhow::Result<
     let elsewhere = MeshCa::new(&engine, CaKey::generate()?, now())?;
     let key = atls::ConnectionKey::generate()?;
     let sans = ["frontend".to_owned()];
-    let request =
-        LeafRequest { spki_der: &key.spki_der(), sans: &sans, workload_secret_id: None, claims: &[] };
+    let request = LeafRequest {
+        spki_der: &key.spki_der(),
+        sans: &sans,
+        workload_secret_id: None,
+        claims: &[],
+        lifetime: keys::DEFAULT_LEAF_LIFETIME,
+    };
     let leaf = elsewhere.issue(&request, now())?;
     let client = Identity {
         chain: vec![leaf.der.into()],

@@ -15,7 +15,7 @@ use crate::{
     client,
     printer::Printer,
     recover, remembered,
-    set::{self, SeedSharesFile},
+    set::{self, Change, SeedSharesFile},
     source::{Recorded, Source},
     verify,
 };
@@ -109,7 +109,7 @@ async fn deployment(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let user = ports.user.to_string();
     let step = printer.step("Set the manifest over attested TLS");
     let memory = directory.join("checkpoint.note");
-    let answer = set::send(&user, &plan.manifest, plan.policies(), None, &memory).await?;
+    let answer = set::send(&user, Change::new(&plan.manifest, plan.policies()), None, &memory).await?;
     set::store(&directory, &answer)?;
     step.done("Coordinator's evidence verified first; seed shares received");
 
@@ -143,9 +143,10 @@ async fn deployment(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let updated = plan.updated()?;
     let owner = set::read_key(&directory.join("workload-owner.pem"))?;
     let stranger = keys::generate_workload_owner_key()?.0;
-    let unauthorised = set::send(&user, &updated, plan.policies(), Some(&stranger), &memory).await;
+    let change = || Change::new(&updated, plan.policies());
+    let unauthorised = set::send(&user, change(), Some(&stranger), &memory).await;
     ensure!(unauthorised.is_err(), "a stranger's key changed the manifest");
-    set::send(&user, &updated, plan.policies(), Some(&owner), &memory).await?;
+    set::send(&user, change(), Some(&owner), &memory).await?;
     let before = verify::check(&user, &updated, &memory).await?;
     let events_before = events(&user, &updated, &owner, &memory, printer).await?;
     step.done("a stranger's key was refused, the workload owner's accepted");

@@ -8,6 +8,7 @@ mod verify;
 use clap::Subcommand;
 
 use crate::{client::now, printer::Printer, source::From};
+pub(crate) use render::changes;
 use timeline::Timeline;
 
 /// Ask what the manifest was, when, by whom, and what changed.

@@ -107,6 +107,11 @@ pub(super) fn diff(timeline: &Timeline, old: &str, new: &str, printer: &Printer)
     printer.paged(&text, &value)
 }
 
+/// What a change of manifests changes, policies aside.
+pub(crate) fn changes(diff: &ManifestDiff) -> String {
+    diff.workloads.iter().map(workload).collect::<String>() + &values("", &diff.values)
+}
+
 fn workload(change: &WorkloadChange) -> String {
     let head = match (&change.old_policy, &change.new_policy) {
         (None, Some(policy)) => format!("\n+ workload {} (policy {policy:.12}…)\n", change.name),

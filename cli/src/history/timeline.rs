@@ -136,6 +136,11 @@ fn generation(recorded: &Recorded) -> Option<Generation> {
         Authorisation::First => "anyone (first manifest)".to_owned(),
         Authorisation::OwnerKey(key) => format!("key {key}"),
         Authorisation::Signature(key) => format!("signature by {key}"),
+        Authorisation::Bootstrap(key) => format!("bootstrap key {key}"),
+        Authorisation::Owners(keys) => {
+            let keys: Vec<String> = keys.iter().map(|key| format!("{key:.16}…")).collect();
+            format!("signatures by {}", keys.join(", "))
+        }
     };
     Some(Generation {
         generation: *generation,

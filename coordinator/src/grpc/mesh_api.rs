@@ -9,14 +9,17 @@ use wire::mesh::{
     mesh_api_server::{MeshApi as Service, MeshApiServer},
 };
 
-use super::{status::Failure, user_api::request_id};
+use super::{
+    status::Failure,
+    user_api::{malformed, request_id},
+};
 use crate::{
     listener::{Peer, Workload},
     wiring::Actors,
 };
 
-/// Largest request, in bytes: both are empty.
-const MAX_REQUEST_BYTES: usize = 1 << 10;
+/// Largest request, in bytes: empty, or a certification request.
+const MAX_REQUEST_BYTES: usize = 8 << 10;
 
 pub(crate) struct MeshApi(Actors);
 
@@ -48,6 +51,11 @@ impl Service for MeshApi {
             claims: workload.claims.clone(),
             evidence: workload.evidence.clone(),
             spki_der: workload.spki_der.clone(),
+            certified_key: match request.get_ref().certification_request.as_slice() {
+                [] => None,
+                csr => Some(keys::key_of_csr(csr).map_err(malformed)?),
+            },
+            lifetime: self.0.certificate_lifetime,
             nonce: workload.nonce.clone(),
             request: request_id()?,
         };

@@ -2,11 +2,13 @@
 
 mod history_api;
 mod mesh_api;
-mod status;
-mod user_api;
+mod proposals_api;
+pub(crate) mod status;
+pub(crate) mod user_api;
 
 pub(crate) use history_api::HistoryApi;
 pub(crate) use mesh_api::MeshApi;
+pub(crate) use proposals_api::ProposalsApi;
 pub(crate) use user_api::UserApi;
 
 use tonic::codegen::http;

@@ -59,14 +59,21 @@ fn ask(error: &AskError) -> Code {
 
 fn set_manifest(error: &SetManifestError) -> Code {
     match error {
-        SetManifestError::StaleTransition { .. } | SetManifestError::NeedsRecovery => {
-            Code::FailedPrecondition
+        SetManifestError::StaleTransition { .. }
+        | SetManifestError::AlreadySet { .. }
+        | SetManifestError::NothingToChange
+        | SetManifestError::NeedsRecovery => Code::FailedPrecondition,
+        SetManifestError::SeedshareOwnerKey { .. } | SetManifestError::OwnerKey { .. } => {
+            Code::InvalidArgument
         }
-        SetManifestError::SeedshareOwnerKey { .. } => Code::InvalidArgument,
+        SetManifestError::UnknownProposal(_) => Code::NotFound,
+        SetManifestError::TooManyProposals(_) => Code::ResourceExhausted,
         SetManifestError::SeedshareOwnersChanged
         | SetManifestError::UpdatesDisabled
         | SetManifestError::NoKey
         | SetManifestError::NotAnOwner(_)
+        | SetManifestError::NeedsBootstrapKey(_)
+        | SetManifestError::TooFewSignatures { .. }
         | SetManifestError::UntrustedSignature => Code::PermissionDenied,
         SetManifestError::PolicyMissing(_) => Code::Internal,
         SetManifestError::Fault(fault) => ledger(fault),
@@ -77,6 +84,7 @@ fn recover(error: &RecoverError) -> Code {
     match error {
         RecoverError::NothingToRecover | RecoverError::AlreadyRecovered => Code::FailedPrecondition,
         RecoverError::NoKey | RecoverError::NotAnOwner(_) => Code::PermissionDenied,
+        RecoverError::Malformed(_) | RecoverError::BadShare { .. } => Code::InvalidArgument,
         RecoverError::WrongSeed(_) => Code::Unknown,
         RecoverError::Fault(fault) => ledger(fault),
     }

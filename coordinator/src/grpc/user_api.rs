@@ -1,8 +1,8 @@
 //! UserAPI: manifests, history, recovery (spec control-plane.md 1.2).
 
-use actors::{Phase, Recover, SetManifest};
+use actors::{Phase, Recover, RecoverReply, SetManifest};
 use atls::{KeyAlgorithm, PeerCertificate};
-use keys::{Salt, Seed};
+use keys::Salt;
 use manifest::{KeyDigest, Manifest, RequestId, TransitionHash};
 use tonic::{Request, Response, Status};
 use wire::user::{
@@ -10,12 +10,13 @@ use wire::user::{
     SeedShareDocument, SetManifestRequest, SetManifestResponse,
     user_api_server::{UserApi as Service, UserApiServer},
 };
+use zeroize::Zeroizing;
 
 use super::status::Failure;
 use crate::{listener::Peer, wiring::Actors};
 
 /// Largest request, in bytes: a manifest and its policies.
-const MAX_REQUEST_BYTES: usize = 16 << 20;
+pub(super) const MAX_REQUEST_BYTES: usize = 16 << 20;
 
 pub(crate) struct UserApi(Actors);
 
@@ -37,13 +38,22 @@ pub(super) fn caller<T>(request: &Request<T>) -> Option<KeyDigest> {
 }
 
 /// A new request's name, in the events it causes and in the span of its log lines.
-pub(super) fn request_id() -> Result<RequestId, Failure> {
+pub(crate) fn request_id() -> Result<RequestId, Failure> {
     let id = keys::random().map(RequestId::from_bytes).map_err(|error| Failure::Fault(error.to_string()))?;
     tracing::Span::current().record("request", tracing::field::display(id));
     Ok(id)
 }
 
-fn malformed(error: impl ToString) -> Failure {
+/// Reads a manifest; names that mean nothing here are worth a line in the log.
+pub(crate) fn parse(bytes: &[u8]) -> Result<Manifest, Failure> {
+    let manifest = Manifest::parse(bytes).map_err(malformed)?;
+    if !manifest.unknown().is_empty() {
+        tracing::warn!(unknown = %manifest.unknown().join(", "), "the manifest has fields that mean nothing here");
+    }
+    Ok(manifest)
+}
+
+pub(crate) fn malformed(error: impl ToString) -> Failure {
     Failure::Malformed(error.to_string())
 }
 
@@ -61,11 +71,14 @@ impl Service for UserApi {
             bytes => Some(TransitionHash::try_from(bytes).map_err(malformed)?),
         };
         let command = SetManifest {
-            manifest: Manifest::parse(&message.manifest).map_err(malformed)?,
+            manifest: parse(&message.manifest)?,
             policies: message.policies,
             previous,
             caller,
-            signature: Some(message.signature).filter(|signature| !signature.is_empty()),
+            signatures: std::iter::once(message.signature)
+                .chain(message.more_signatures)
+                .filter(|signature| !signature.is_empty())
+                .collect(),
             request: request_id()?,
         };
         let reply = self.0.ledger.ask(command).await.map_err(Failure::Ask)?;
@@ -116,13 +129,18 @@ impl Service for UserApi {
         let caller = caller(&request);
         let message = request.into_inner();
         let command = Recover {
-            seed: Seed::from_bytes(&message.seed).map_err(malformed)?,
+            seed: Zeroizing::new(message.seed),
             salt: Salt::from_bytes(&message.salt).map_err(malformed)?,
             caller,
             request: request_id()?,
         };
         let reply = self.0.ledger.ask(command).await.map_err(Failure::Ask)?;
-        reply.map_err(Failure::Recover)?;
-        Ok(Response::new(RecoverResponse {}))
+        Ok(Response::new(match reply.map_err(Failure::Recover)? {
+            RecoverReply::Recovered(_) => RecoverResponse::default(),
+            RecoverReply::Waiting { received, needed } => RecoverResponse {
+                shares_received: u32::try_from(received).unwrap_or(u32::MAX),
+                shares_needed: u32::try_from(needed).unwrap_or(u32::MAX),
+            },
+        }))
     }
 }

@@ -15,11 +15,14 @@ use rcgen::{
     SignatureAlgorithm,
 };
 
+use x509_parser::{certification_request::X509CertificationRequest, prelude::FromDer as _};
+
 use crate::{CaKey, KeyError, SeedEngine, WorkloadSecretId, random};
 
 const BACKDATED: Duration = Duration::from_hours(1);
 const CA_LIFETIME: Duration = Duration::from_hours(24 * 3652);
-const LEAF_LIFETIME: Duration = Duration::from_hours(24 * 365);
+/// How long a workload certificate is valid unless the operator wants another time: a year.
+pub const DEFAULT_LEAF_LIFETIME: Duration = Duration::from_hours(24 * 365);
 const ROOT_NAME: &str = "system:coordinator:root";
 const INTERMEDIATE_NAME: &str = "system:coordinator:intermediate";
 /// Extension that names the workload secret (spec control-plane.md 4.4).
@@ -55,6 +58,8 @@ pub struct LeafRequest<'a> {
     pub workload_secret_id: Option<&'a WorkloadSecretId>,
     /// What was attested.
     pub claims: &'a [ClaimExtension],
+    /// How long it shall be valid.
+    pub lifetime: Duration,
 }
 
 /// One claim, as a non-critical extension.
@@ -123,7 +128,7 @@ impl MeshCa {
         &self.key
     }
 
-    /// Issues a workload certificate, valid from an hour before `now` for a year after it.
+    /// Issues a workload certificate, valid from an hour before `now` for its lifetime after it.
     pub fn issue(&self, request: &LeafRequest<'_>, now: Timestamp) -> Result<IssuedCert, KeyError> {
         let public_key = ForeignKey::from_spki(request.spki_der)?;
         let (params, serial) = leaf_params(request, now)?;
@@ -186,7 +191,7 @@ fn leaf_params(
     params.distinguished_name = common_name(&name);
     params.serial_number = Some(rcgen::SerialNumber::from_slice(serial.as_bytes()));
     params.not_before = now.minus(BACKDATED).to_datetime();
-    params.not_after = now.plus(LEAF_LIFETIME).to_datetime();
+    params.not_after = now.plus(request.lifetime).to_datetime();
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages =
@@ -219,6 +224,19 @@ fn classify(name: &str) -> Result<SanType, KeyError> {
     });
     let name = name.try_into().map_err(refused)?;
     Ok(if has_scheme { SanType::URI(name) } else { SanType::DnsName(name) })
+}
+
+/// The public key (SubjectPublicKeyInfo DER) that a certification request (PKCS#10 DER) is about and
+/// that signed it. Everything else in the request is ignored: what a certificate says is up to the
+/// manifest.
+pub fn key_of_csr(der: &[u8]) -> Result<Vec<u8>, KeyError> {
+    let malformed = |expected| KeyError::Malformed { what: "certification request", expected };
+    let (rest, request) = X509CertificationRequest::from_der(der).map_err(|_| malformed("PKCS#10 in DER"))?;
+    if !rest.is_empty() {
+        return Err(malformed("PKCS#10 in DER and nothing behind it"));
+    }
+    request.verify_signature().map_err(|_| malformed("PKCS#10 signed by the key it is about"))?;
+    Ok(request.certification_request_info.subject_pki.raw.to_vec())
 }
 
 /// A workload's public key, which came with its connection.
@@ -255,7 +273,7 @@ impl PublicKeyData for ForeignKey {
 
 #[cfg(test)]
 mod tests {
-    use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer as _};
+    use x509_parser::{certificate::X509Certificate, extensions::GeneralName};
 
     use super::*;
     use crate::{Salt, Seed};
@@ -275,6 +293,7 @@ mod tests {
             spki_der: &key.subject_public_key_info(),
             sans: &sans,
             workload_secret_id: id.as_ref(),
+            lifetime: DEFAULT_LEAF_LIFETIME,
             claims: &[ClaimExtension { oid: vec![1, 3, 9901, 2, 1, 1], der: vec![2, 1, 3] }],
         };
         ca.issue(&request, NOW)
@@ -326,6 +345,17 @@ mod tests {
         };
         assert_eq!(value("1.3.9901.2.1.1").unwrap(), [2, 1, 3]);
         assert_eq!(value("1.3.9901.3.1").unwrap(), b"\x04\x0bdefault/web");
+    }
+
+    #[test]
+    fn a_request_yields_the_key_that_signed_it() {
+        let key = KeyPair::generate().unwrap();
+        let request = CertificateParams::default().serialize_request(&key).unwrap();
+        assert_eq!(key_of_csr(request.der()).unwrap(), key.subject_public_key_info());
+        let mut forged = request.der().to_vec();
+        let last = forged.len() - 1;
+        forged[last] ^= 1;
+        assert!(key_of_csr(&forged).is_err() && key_of_csr(b"no request").is_err());
     }
 
     #[test]

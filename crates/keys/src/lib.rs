@@ -8,17 +8,26 @@
 mod ca;
 mod deterministic;
 mod engine;
+mod owner;
 mod replica_secret;
 mod seed_share;
 mod signing;
+mod threshold;
+mod transit;
 
-pub use ca::{ClaimExtension, IssuedCert, LeafRequest, MeshCa, PublicCa};
+pub use ca::{ClaimExtension, DEFAULT_LEAF_LIFETIME, IssuedCert, LeafRequest, MeshCa, PublicCa, key_of_csr};
 pub use engine::{Salt, Seed, SeedEngine, WorkloadSecret, WorkloadSecretId};
+pub use owner::{
+    check_workload_owner_key, recover_signer, sign_ecdsa_sha256, sign_rsa_pss, verify_ecdsa_sha256,
+    verify_rsa_pss,
+};
 pub use replica_secret::ReplicaSecret;
 pub use seed_share::{
     decrypt_seed_share, encrypt_seed_share, generate_seedshare_owner_key, generate_workload_owner_key,
 };
-pub use signing::{CaKey, LogKey, LogPublicKey, TransactionKey, TransactionPublicKey, verify_ecdsa_sha256};
+pub use signing::{CaKey, LogKey, LogPublicKey, TransactionKey, TransactionPublicKey};
+pub use threshold::{PartialSeed, combine_seed, split_seed};
+pub use transit::TransitKey;
 
 /// Why a key operation was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

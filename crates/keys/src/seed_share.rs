@@ -17,16 +17,16 @@ use p384::pkcs8::{
 };
 use zeroize::Zeroizing;
 
-use crate::{KeyError, Seed};
+use crate::KeyError;
 
 const LABEL: &[u8] = b"seedshare";
 const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 const ALGORITHM: AlgorithmIdentifierRef<'static> =
     AlgorithmIdentifierRef { oid: RSA_ENCRYPTION, parameters: Some(AnyRef::NULL) };
 
-/// Encrypts the seed to an owner's RSA key (PKCS#1 DER, 2048 to 8192 bits): RSA-OAEP with SHA-256
-/// and the label `seedshare`.
-pub fn encrypt_seed_share(seed: &Seed, owner_pkcs1_der: &[u8]) -> Result<Vec<u8>, KeyError> {
+/// Encrypts the seed, or a [`crate::PartialSeed`], to an owner's RSA key (PKCS#1 DER, 2048 to 8192
+/// bits): RSA-OAEP with SHA-256 and the label `seedshare`.
+pub fn encrypt_seed_share(share: &[u8], owner_pkcs1_der: &[u8]) -> Result<Vec<u8>, KeyError> {
     let malformed =
         || KeyError::Malformed { what: "seedshare owner key", expected: "an RSA key in PKCS#1 DER" };
     let bits = BitStringRef::from_bytes(owner_pkcs1_der).map_err(|_| malformed())?;
@@ -35,14 +35,15 @@ pub fn encrypt_seed_share(seed: &Seed, owner_pkcs1_der: &[u8]) -> Result<Vec<u8>
     let key = PublicEncryptingKey::from_der(&der).map_err(|_| malformed())?;
     let key = OaepPublicEncryptingKey::new(key).map_err(|_| malformed())?;
     let mut ciphertext = vec![0; key.ciphertext_size()];
-    let share = key
-        .encrypt(&OAEP_SHA256_MGF1SHA256, seed.expose(), &mut ciphertext, Some(LABEL))
+    let ciphertext = key
+        .encrypt(&OAEP_SHA256_MGF1SHA256, share, &mut ciphertext, Some(LABEL))
         .map_err(|_| KeyError::Library("RSA-OAEP"))?;
-    Ok(share.to_vec())
+    Ok(ciphertext.to_vec())
 }
 
-/// Opens a seed share with the owner's private key (PKCS#1 PEM, `RSA PRIVATE KEY`).
-pub fn decrypt_seed_share(share: &[u8], owner_private_pem: &str) -> Result<Seed, KeyError> {
+/// Opens a seed share with the owner's private key (PKCS#1 PEM, `RSA PRIVATE KEY`): the seed, or one of
+/// its parts where several owners are needed.
+pub fn decrypt_seed_share(share: &[u8], owner_private_pem: &str) -> Result<Zeroizing<Vec<u8>>, KeyError> {
     let malformed =
         || KeyError::Malformed { what: "seedshare owner key", expected: "PEM with label RSA PRIVATE KEY" };
     let (label, pkcs1) = SecretDocument::from_pem(owner_private_pem).map_err(|_| malformed())?;
@@ -56,7 +57,7 @@ pub fn decrypt_seed_share(share: &[u8], owner_private_pem: &str) -> Result<Seed,
     let seed = key
         .decrypt(&OAEP_SHA256_MGF1SHA256, share, &mut plain, Some(LABEL))
         .map_err(|_| KeyError::Sealed("seed share"))?;
-    Seed::from_bytes(seed)
+    Ok(Zeroizing::new(seed.to_vec()))
 }
 
 /// Makes a seedshare owner's key, RSA-4096: private as PKCS#1 PEM, public as PKCS#1 DER. Takes
@@ -84,18 +85,19 @@ pub fn generate_workload_owner_key() -> Result<(Zeroizing<String>, Vec<u8>), Key
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Seed;
 
     #[test]
     fn share_opens_with_its_owner_key_only() {
         let (pem, public) = generate_seedshare_owner_key().unwrap();
         let seed = Seed::generate().unwrap();
-        let share = encrypt_seed_share(&seed, &public).unwrap();
-        assert_eq!(decrypt_seed_share(&share, &pem).unwrap().expose(), seed.expose());
+        let share = encrypt_seed_share(seed.expose(), &public).unwrap();
+        assert_eq!(decrypt_seed_share(&share, &pem).unwrap().as_slice(), seed.expose());
 
         let (other, _) = generate_seedshare_owner_key().unwrap();
         let refused = decrypt_seed_share(&share, &other).err();
         assert_eq!(refused, Some(KeyError::Sealed("seed share")));
         assert!(decrypt_seed_share(&share, "no pem").is_err());
-        assert!(encrypt_seed_share(&seed, b"no key").is_err());
+        assert!(encrypt_seed_share(seed.expose(), b"no key").is_err());
     }
 }

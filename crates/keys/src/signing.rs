@@ -1,19 +1,13 @@
 //! Signing keys, each for one use.
 
-use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_ASN1, ECDSA_P384_SHA256_ASN1, ED25519, EcdsaVerificationAlgorithm, Ed25519KeyPair,
-    KeyPair as _, UnparsedPublicKey,
-};
+use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use manifest::TransitionHash;
 use p384::{
     ecdsa::{
         DerSignature, Signature, SigningKey, VerifyingKey,
         signature::hazmat::{PrehashSigner as _, PrehashVerifier as _},
     },
-    pkcs8::{
-        DecodePrivateKey as _, DecodePublicKey as _, EncodePrivateKey as _, EncodePublicKey as _,
-        SubjectPublicKeyInfoRef, der::Decode as _,
-    },
+    pkcs8::{DecodePrivateKey as _, DecodePublicKey as _, EncodePrivateKey as _, EncodePublicKey as _},
 };
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -117,20 +111,6 @@ impl TransactionPublicKey {
         let signature = Signature::try_from(signature).map_err(|_| SignatureError)?;
         self.0.verify_prehash(&padded(transition), &signature).map_err(|_| SignatureError)
     }
-}
-
-/// Checks a detached signature: ECDSA with SHA-256, ASN.1 DER, under a P-256 or P-384 key in
-/// SubjectPublicKeyInfo DER (spec control-plane.md 7.4).
-pub fn verify_ecdsa_sha256(spki_der: &[u8], message: &[u8], signature: &[u8]) -> Result<(), SignatureError> {
-    let spki = SubjectPublicKeyInfoRef::from_der(spki_der).map_err(|_| SignatureError)?;
-    let curve = spki.algorithm.parameters_oid().map_err(|_| SignatureError)?;
-    let algorithm: &EcdsaVerificationAlgorithm = match curve.to_string().as_str() {
-        "1.2.840.10045.3.1.7" => &ECDSA_P256_SHA256_ASN1,
-        "1.3.132.0.34" => &ECDSA_P384_SHA256_ASN1,
-        _ => return Err(SignatureError),
-    };
-    let point = spki.subject_public_key.as_bytes().ok_or(SignatureError)?;
-    UnparsedPublicKey::new(algorithm, point).verify(message, signature).map_err(|_| SignatureError)
 }
 
 /// A digest shorter than the curve's order counts as a number: zeros go in front.

@@ -9,6 +9,7 @@
 
 mod diff;
 mod digest;
+mod json;
 mod keys;
 mod manifest;
 mod reference_values;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     ManifestHash, PolicyHash, ReferenceValues, SnpProduct,
     digest::KeyDigest,
+    json,
     keys::OwnerKey,
     reference_values::{SnpReferenceValues, TdxReferenceValues},
 };
@@ -15,6 +16,8 @@ use crate::{
 pub const MAX_MANIFEST_BYTES: usize = 4 << 20;
 /// Most workloads in one manifest.
 pub const MAX_POLICIES: usize = 10_000;
+/// Most names of one workload, keys of one kind, and reference values of one kind.
+const MAX_LIST: usize = 255;
 
 /// Longest grace for expired collateral, in seconds.
 const MAX_GRACE_SECONDS: u32 = 90 * 24 * 60 * 60;
@@ -25,6 +28,7 @@ pub struct Manifest {
     bytes: Vec<u8>,
     hash: ManifestHash,
     body: ManifestBody,
+    unknown: Vec<String>,
 }
 
 /// The fields of a manifest.
@@ -41,6 +45,9 @@ pub struct ManifestBody {
     /// Older form of the same: SHA-256 of the keys.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub workload_owner_key_digests: Vec<KeyDigest>,
+    /// How many of these owners must sign a change; absent: one. Ours, not upstream's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload_owner_threshold: Option<u32>,
     /// Keys that may read certificates and refusals in the event log, beside the workload owners. EC,
     /// PKIX DER. Ours, not upstream's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -48,6 +55,10 @@ pub struct ManifestBody {
     /// Keys that can recover the Coordinator, RSA in PKCS#1 DER; fixed by the first manifest.
     #[serde(default, alias = "SeedshareOwnerKeys", skip_serializing_if = "Vec::is_empty")]
     pub seedshare_owner_pub_keys: Vec<OwnerKey>,
+    /// How many of these owners it takes to recover; absent: one, who holds the whole seed. Fixed by the
+    /// first manifest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed_share_owner_threshold: Option<u32>,
     /// Oldest HTTP API that may serve this deployment: `v<N>`.
     #[serde(rename = "MinimumAPIVersion", default, skip_serializing_if = "String::is_empty")]
     pub minimum_api_version: String,
@@ -98,7 +109,7 @@ pub enum ManifestError {
     /// Not JSON, or not of the manifest's shape.
     #[error("manifest is not valid: {message}")]
     Malformed {
-        /// What the JSON reader says, with line and column.
+        /// What the JSON reader says, with the JSON path, or line and column where it is not JSON.
         message: String,
     },
     /// JSON of the right shape that breaks a rule.
@@ -119,10 +130,15 @@ impl Manifest {
         if bytes.len() > MAX_MANIFEST_BYTES {
             return Err(ManifestError::TooLarge { found: bytes.len() });
         }
-        let body: ManifestBody = serde_json::from_slice(bytes)
+        let json::Read { value: body, unknown } = json::read::<ManifestBody>(bytes)
             .map_err(|error| ManifestError::Malformed { message: error.to_string() })?;
         body.validate()?;
-        Ok(Self { bytes: bytes.to_vec(), hash: ManifestHash::of(bytes), body })
+        Ok(Self { bytes: bytes.to_vec(), hash: ManifestHash::of(bytes), body, unknown })
+    }
+
+    /// JSON paths of names that mean nothing here: of a newer version, or misspelt. At most 20.
+    pub fn unknown(&self) -> &[String] {
+        &self.unknown
     }
 
     /// The bytes as received.
@@ -178,6 +194,21 @@ impl ManifestBody {
         full.chain(self.workload_owner_key_digests.iter().copied())
     }
 
+    /// How many workload owners must sign a change.
+    pub fn workload_owners_needed(&self) -> usize {
+        self.workload_owner_threshold.map_or(1, |needed| usize::try_from(needed).unwrap_or(usize::MAX))
+    }
+
+    /// How many seedshare owners it takes to recover.
+    pub fn seedshare_owners_needed(&self) -> usize {
+        self.seed_share_owner_threshold.map_or(1, |needed| usize::try_from(needed).unwrap_or(usize::MAX))
+    }
+
+    /// The highest HTTP API version that is too old for this deployment is one below this; 0: none is.
+    pub fn minimum_api(&self) -> u16 {
+        self.minimum_api_version.strip_prefix('v').and_then(|n| n.parse().ok()).unwrap_or_default()
+    }
+
     /// Checks every rule that does not need the policies' text.
     pub fn validate(&self) -> Result<(), ManifestError> {
         if self.policies.is_empty() || self.policies.len() > MAX_POLICIES {
@@ -211,6 +242,44 @@ impl ManifestBody {
             let rule = "expected the digests of WorkloadOwnerPubKeys, as both are present";
             return Err(invalid("WorkloadOwnerKeyDigests", rule, "others"));
         }
+        let keys = [
+            ("WorkloadOwnerPubKeys", &self.workload_owner_pub_keys),
+            ("AuditorPubKeys", &self.auditor_pub_keys),
+            ("SeedshareOwnerPubKeys", &self.seedshare_owner_pub_keys),
+        ];
+        for (path, keys) in keys {
+            if keys.len() > MAX_LIST {
+                return Err(invalid(path, "expected at most 255 keys", keys.len()));
+            }
+            let mut seen = std::collections::BTreeSet::new();
+            if let Some(index) = keys.iter().position(|key| !seen.insert(key)) {
+                return Err(invalid(format!("{path}[{index}]"), "expected each key once", "a repetition"));
+            }
+        }
+        if self.workload_owner_key_digests.len() > MAX_LIST {
+            let found = self.workload_owner_key_digests.len();
+            return Err(invalid("WorkloadOwnerKeyDigests", "expected at most 255 digests", found));
+        }
+        let within = |needed: Option<u32>, owners: usize| {
+            needed.is_none_or(|needed| needed >= 1 && usize::try_from(needed).is_ok_and(|n| n <= owners))
+        };
+        // A digest cannot say which of several signatures is whose, so a threshold counts full keys.
+        if !within(self.workload_owner_threshold, self.workload_owner_pub_keys.len()) {
+            let rule = "expected 1 up to the number of WorkloadOwnerPubKeys";
+            return Err(invalid(
+                "WorkloadOwnerThreshold",
+                rule,
+                format!("{:?}", self.workload_owner_threshold),
+            ));
+        }
+        if !within(self.seed_share_owner_threshold, self.seedshare_owner_pub_keys.len()) {
+            let rule = "expected 1 up to the number of SeedshareOwnerPubKeys";
+            return Err(invalid(
+                "SeedShareOwnerThreshold",
+                rule,
+                format!("{:?}", self.seed_share_owner_threshold),
+            ));
+        }
         Ok(())
     }
 }
@@ -221,6 +290,10 @@ impl PolicyEntry {
         if !self.sans.iter().any(|san| is_dns(&san)) {
             let rule = "expected at least one DNS name, which becomes the certificate's common name";
             return Err(invalid(format!("Policies.{hash}.SANs"), rule, format!("{:?}", self.sans)));
+        }
+        if self.sans.len() > MAX_LIST {
+            let found = self.sans.len();
+            return Err(invalid(format!("Policies.{hash}.SANs"), "expected at most 255 names", found));
         }
         if let Some(san) = self.sans.iter().find(|san| san.is_empty() || san.len() > 253 || !san.is_ascii()) {
             return Err(invalid(format!("Policies.{hash}.SANs"), "expected 1 to 253 ASCII characters", san));
@@ -245,6 +318,10 @@ impl ReferenceValues {
         if self.collateral_grace > MAX_GRACE_SECONDS {
             let rule = "expected at most 7776000, 90 days";
             return Err(invalid("ReferenceValues.collateralGrace", rule, self.collateral_grace));
+        }
+        if self.snp.len() + self.tdx.len() > MAX_LIST {
+            let found = self.snp.len() + self.tdx.len();
+            return Err(invalid("ReferenceValues", "expected at most 255 entries", found));
         }
         for (index, entry) in self.snp.iter().enumerate() {
             entry.validate(&format!("ReferenceValues.snp[{index}]"))?;
@@ -356,8 +433,51 @@ mod tests {
 
     #[test]
     fn null_and_wrong_types_are_refused_with_a_position() {
-        assert!(Manifest::parse(b"null").unwrap_err().to_string().contains("line 1 column 4"));
-        assert!(refusal(|m| m["Policies"] = json!({ "zz": {} })).contains("64 hex digits"));
+        assert!(Manifest::parse(b"null").unwrap_err().to_string().contains("invalid type: null"));
+        assert!(Manifest::parse(b"{,").unwrap_err().to_string().contains("line 1 column 2"));
+        assert!(refusal(|m| m["Policies"] = json!({ "zz": {} })).contains("Policies.zz: "));
+        let wrong = refusal(|m| m["Policies"]["11".repeat(32)]["SANs"] = json!(["a", 1]));
+        assert!(wrong.contains(&format!("Policies.{}.SANs[1]: invalid type", "11".repeat(32))), "{wrong}");
+        let wrong = refusal(|m| m["Policies"]["11".repeat(32)]["Role"] = json!("king"));
+        assert!(wrong.contains(".Role: unknown variant `king`"), "{wrong}");
+    }
+
+    #[test]
+    fn names_are_read_in_any_case_and_unknown_ones_reported() {
+        let text = valid()
+            .to_string()
+            .replace("Policies", "policies")
+            .replace("TrustedMeasurement", "trustedmeasurement");
+        let manifest = Manifest::parse(text.as_bytes()).unwrap();
+        assert_eq!(manifest.policies.len(), 1);
+        assert_eq!(manifest.unknown(), ["SomethingNewer"]);
+        let twice = valid().to_string().replacen('{', "{\"policies\": {}, ", 1);
+        assert!(
+            Manifest::parse(twice.as_bytes()).unwrap_err().to_string().contains("olicies: is there twice")
+        );
+    }
+
+    #[test]
+    fn thresholds_are_of_the_keys_that_are_listed() {
+        let owners = |m: &mut Value| m["WorkloadOwnerPubKeys"] = json!(["0a", "0b", "0c"]);
+        for (threshold, good) in [(0, false), (1, true), (3, true), (4, false)] {
+            let mut value = valid();
+            owners(&mut value);
+            value["WorkloadOwnerThreshold"] = json!(threshold);
+            value["SeedshareOwnerPubKeys"] = json!(["01", "02", "03"]);
+            value["SeedShareOwnerThreshold"] = json!(threshold);
+            let outcome = Manifest::parse(value.to_string().as_bytes());
+            assert_eq!(outcome.is_ok(), good, "{threshold}: {outcome:?}");
+        }
+        let digests_only = refusal(|m| {
+            m["WorkloadOwnerKeyDigests"] = json!(["11".repeat(32), "22".repeat(32)]);
+            m["WorkloadOwnerThreshold"] = json!(2);
+        });
+        assert!(digests_only.contains("WorkloadOwnerThreshold: expected 1 up to the number of"));
+        assert!(
+            refusal(|m| m["AuditorPubKeys"] = json!(["0a", "0A"]))
+                .contains("AuditorPubKeys[1]: expected each key once")
+        );
     }
 
     #[test]

@@ -42,6 +42,19 @@ pub mod history {
     tonic::include_proto!("contrast.history.v1");
 }
 
+/// Manifest changes that several owners must sign (our own).
+pub mod proposals {
+    #![allow(
+        missing_docs,
+        unreachable_pub,
+        clippy::all,
+        clippy::pedantic,
+        clippy::allow_attributes_without_reason,
+        reason = "generated"
+    )]
+    tonic::include_proto!("contrast.proposals.v1");
+}
+
 /// gRPC paths under which older and newer clients call the same services; the first of each pair
 /// is answered as the second (spec control-plane.md 1.2, 1.3).
 pub const PATH_ALIASES: [(&str, &str); 2] = [

@@ -1,0 +1,341 @@
+//! Owners with real keys, against a ledger on a store in memory.
+
+use std::sync::Arc;
+
+use keys::{generate_seedshare_owner_key, generate_workload_owner_key, sign_ecdsa_sha256};
+use manifest::{KeyDigest, Manifest, OwnerKey, PolicyHash, ReplicaId, RequestId, Timestamp, TransitionHash};
+use serde_json::{Value, json};
+use storage_schema::MemoryStore;
+use tokio::sync::watch;
+use zeroize::Zeroizing;
+
+use super::{
+    ApproveProposal, Ledger, Phase, ProposalReply, ProposeManifest, Recover, RecoverError, RecoverReply,
+    SetManifest, SetManifestError, SetManifestReply, WithdrawProposal,
+};
+use crate::FixedClock;
+
+const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+const POLICY: &[u8] = b"policy of the Coordinator";
+const REQUEST: RequestId = RequestId::from_bytes([2; 16]);
+
+type TestLedger = Ledger<MemoryStore, FixedClock>;
+
+struct Owner {
+    pem: Zeroizing<String>,
+    public: Vec<u8>,
+}
+
+impl Owner {
+    fn workload() -> Self {
+        let (pem, public) = generate_workload_owner_key().unwrap();
+        Self { pem, public }
+    }
+
+    fn seedshare() -> Self {
+        let (pem, public) = generate_seedshare_owner_key().unwrap();
+        Self { pem, public }
+    }
+
+    fn digest(&self) -> KeyDigest {
+        KeyDigest::of(&self.public)
+    }
+
+    fn sign(&self, transition: &TransitionHash) -> Vec<u8> {
+        sign_ecdsa_sha256(&self.pem, transition.to_string().as_bytes()).unwrap()
+    }
+}
+
+fn open(store: &Arc<MemoryStore>) -> TestLedger {
+    let (publish, _) = watch::channel(TestLedger::nothing());
+    let replica = ReplicaId::from_bytes([1; 16]);
+    Ledger::open(Arc::clone(store), FixedClock(NOW), replica, Arc::new(publish)).unwrap()
+}
+
+fn manifest(note: u32, change: impl Fn(&mut Value)) -> Manifest {
+    let mut value = json!({
+        "Policies": { PolicyHash::of(POLICY).to_string(): { "SANs": ["coordinator"], "Role": "coordinator" } },
+        "ReferenceValues": { "snp": [{
+            "ProductName": "Milan",
+            "TrustedMeasurement": "22".repeat(48),
+            "MinimumTCB": { "BootloaderVersion": 3, "TEEVersion": 0, "SNPVersion": 8, "MicrocodeVersion": 115 },
+            "Platform": note.to_string(),
+        }] },
+    });
+    change(&mut value);
+    Manifest::parse(value.to_string().as_bytes()).unwrap()
+}
+
+fn with_owners(note: u32, needed: u32, owners: &[&Owner]) -> Manifest {
+    manifest(note, |m| {
+        m["WorkloadOwnerPubKeys"] = owners.iter().map(|owner| hex::encode(&owner.public)).collect();
+        m["WorkloadOwnerThreshold"] = needed.into();
+    })
+}
+
+fn set(
+    ledger: &mut TestLedger,
+    manifest: Manifest,
+    signatures: Vec<Vec<u8>>,
+) -> Result<SetManifestReply, SetManifestError> {
+    let policies = vec![POLICY.to_vec()];
+    ledger.set_manifest(&SetManifest {
+        manifest,
+        policies,
+        previous: None,
+        caller: None,
+        signatures,
+        request: REQUEST,
+    })
+}
+
+fn latest(ledger: &TestLedger) -> TransitionHash {
+    ledger.state.latest().unwrap().transition
+}
+
+fn next(ledger: &TestLedger, manifest: &Manifest) -> TransitionHash {
+    TransitionHash::chain(Some(latest(ledger)), manifest.hash())
+}
+
+fn propose(
+    ledger: &mut TestLedger,
+    manifest: &Manifest,
+    by: &Owner,
+) -> Result<ProposalReply, SetManifestError> {
+    let signature = by.sign(&next(ledger, manifest));
+    let policies = vec![POLICY.to_vec()];
+    ledger.propose(&ProposeManifest { manifest: manifest.clone(), policies, signature, request: REQUEST })
+}
+
+#[test]
+fn two_of_three_owners_change_the_manifest_and_one_does_not() {
+    let [anna, ben, cleo, stranger] = std::array::from_fn(|_| Owner::workload());
+    let mut ledger = open(&Arc::default());
+    let owners = [&anna, &ben, &cleo];
+    set(&mut ledger, with_owners(1, 2, &owners), vec![]).unwrap();
+    let first = latest(&ledger);
+
+    // One signature, however often it is repeated, or one owner's key, is one owner.
+    let change = with_owners(2, 2, &owners);
+    let transition = next(&ledger, &change);
+    let alone = set(&mut ledger, change.clone(), vec![anna.sign(&transition), anna.sign(&transition)]);
+    assert!(matches!(alone, Err(SetManifestError::TooFewSignatures { needed: 2, valid: 1 })));
+    let by_key = SetManifest {
+        manifest: change.clone(),
+        policies: vec![POLICY.to_vec()],
+        previous: None,
+        caller: Some(anna.digest()),
+        signatures: vec![],
+        request: REQUEST,
+    };
+    assert!(matches!(ledger.set_manifest(&by_key), Err(SetManifestError::TooFewSignatures { valid: 0, .. })));
+
+    assert!(matches!(propose(&mut ledger, &change, &stranger), Err(SetManifestError::UntrustedSignature)));
+    let Ok(ProposalReply::Pending { transition: name, signed, needed: 2 }) =
+        propose(&mut ledger, &change, &anna)
+    else {
+        panic!("one signature is not enough")
+    };
+    assert_eq!((name, signed), (transition, vec![anna.digest()]));
+    assert_eq!(ledger.state.proposals()[&transition].manifest, change.hash());
+
+    // A retry, another's signature of something else, and a stranger's, add nothing.
+    let approve = |ledger: &mut TestLedger, signature| {
+        ledger.approve(&ApproveProposal { transition, signature, request: REQUEST })
+    };
+    assert!(
+        matches!(approve(&mut ledger, anna.sign(&transition)), Ok(ProposalReply::Pending { signed, .. }) if signed.len() == 1)
+    );
+    assert!(matches!(approve(&mut ledger, ben.sign(&first)), Err(SetManifestError::UntrustedSignature)));
+    assert!(matches!(
+        approve(&mut ledger, stranger.sign(&transition)),
+        Err(SetManifestError::UntrustedSignature)
+    ));
+    assert_eq!(latest(&ledger), first);
+
+    assert!(
+        matches!(approve(&mut ledger, ben.sign(&transition)), Ok(ProposalReply::Set(reply)) if reply.transition == transition)
+    );
+    assert_eq!(latest(&ledger), transition);
+    assert!(ledger.state.proposals().is_empty());
+    assert!(matches!(
+        approve(&mut ledger, cleo.sign(&transition)),
+        Err(SetManifestError::UnknownProposal(_))
+    ));
+
+    // Both signatures at once need no proposal.
+    let change = with_owners(3, 1, &owners);
+    let transition = next(&ledger, &change);
+    set(&mut ledger, change, vec![ben.sign(&transition), cleo.sign(&transition)]).unwrap();
+}
+
+#[test]
+fn proposals_survive_a_restart_can_be_withdrawn_and_are_void_after_another_change() {
+    let [anna, ben] = std::array::from_fn(|_| Owner::workload());
+    let store = Arc::default();
+    let mut ledger = open(&store);
+    set(&mut ledger, with_owners(1, 2, &[&anna, &ben]), vec![]).unwrap();
+    let [change, other] = [2, 3].map(|note| with_owners(note, 2, &[&anna, &ben]));
+    let transition = next(&ledger, &change);
+    propose(&mut ledger, &change, &anna).unwrap();
+    propose(&mut ledger, &other, &ben).unwrap();
+    assert_eq!(open(&store).state.proposals().len(), 2, "read back from the log");
+
+    let withdraw = |ledger: &mut TestLedger, caller| {
+        ledger.withdraw(&WithdrawProposal { transition, caller, request: REQUEST })
+    };
+    assert!(matches!(withdraw(&mut ledger, None), Err(SetManifestError::NoKey)));
+    assert!(matches!(
+        withdraw(&mut ledger, Some(KeyDigest::of(b"no"))),
+        Err(SetManifestError::NotAnOwner(_))
+    ));
+    withdraw(&mut ledger, Some(ben.digest())).unwrap();
+    assert_eq!(ledger.state.proposals().len(), 1);
+
+    propose(&mut ledger, &change, &anna).unwrap();
+    assert!(matches!(propose(&mut ledger, &other, &anna), Ok(ProposalReply::Set(_))), "the second signature");
+    assert!(ledger.state.proposals().is_empty(), "the first begins at a past transition");
+}
+
+#[test]
+fn an_older_manifest_with_digests_alone_accepts_signatures() {
+    let anna = Owner::workload();
+    let older = |note| manifest(note, |m| m["WorkloadOwnerKeyDigests"] = json!([anna.digest()]));
+    let mut ledger = open(&Arc::default());
+    set(&mut ledger, older(1), vec![]).unwrap();
+    let transition = next(&ledger, &older(2));
+    let stranger = Owner::workload().sign(&transition);
+    assert!(matches!(set(&mut ledger, older(2), vec![stranger]), Err(SetManifestError::UntrustedSignature)));
+    set(&mut ledger, older(2), vec![anna.sign(&transition)]).unwrap();
+}
+
+#[test]
+fn the_bootstrap_key_must_sign_the_first_manifest_and_no_later_one() {
+    let [bootstrap, anna] = std::array::from_fn(|_| Owner::workload());
+    let mut ledger =
+        open(&Arc::default()).with_bootstrap_key(Some(OwnerKey::from_der(bootstrap.public.clone())));
+    let first = with_owners(1, 1, &[&anna]);
+    let transition = TransitionHash::chain(None, first.hash());
+    let refused = set(&mut ledger, first.clone(), vec![anna.sign(&transition)]);
+    assert!(matches!(refused, Err(SetManifestError::NeedsBootstrapKey(key)) if key == bootstrap.digest()));
+    set(&mut ledger, first, vec![bootstrap.sign(&transition)]).unwrap();
+    let second = with_owners(2, 1, &[&anna]);
+    let transition = next(&ledger, &second);
+    let refused = set(&mut ledger, second, vec![bootstrap.sign(&transition)]);
+    assert!(matches!(refused, Err(SetManifestError::UntrustedSignature)));
+}
+
+#[test]
+fn a_retry_after_a_lost_answer_is_told_that_the_change_took_effect() {
+    let mut ledger = open(&Arc::default());
+    let retry = SetManifest {
+        manifest: manifest(1, |_| {}),
+        policies: vec![POLICY.to_vec()],
+        previous: Some(TransitionHash::ZERO),
+        caller: None,
+        signatures: vec![],
+        request: REQUEST,
+    };
+    ledger.set_manifest(&retry).unwrap();
+    let again = ledger.set_manifest(&retry).unwrap_err();
+    assert!(
+        matches!(again, SetManifestError::AlreadySet { at: NOW, transition } if transition == latest(&ledger))
+    );
+    let other = SetManifest { manifest: manifest(2, |_| {}), ..retry };
+    assert!(matches!(ledger.set_manifest(&other), Err(SetManifestError::StaleTransition { .. })));
+}
+
+#[test]
+fn whoever_is_no_coordinator_any_more_cannot_open_the_next_mesh_key() {
+    let anna = Owner::workload();
+    let store = Arc::default();
+    let mut ledger = open(&store);
+    set(&mut ledger, with_owners(1, 1, &[&anna]), vec![]).unwrap();
+    let secret = |ledger: &TestLedger| match ledger.phase() {
+        Phase::Active(active) => active.replica_secret.clone(),
+        _ => panic!("in force"),
+    };
+    let wrapped = |ledger: &TestLedger| {
+        let mut wrapped = Vec::new();
+        let mut log = storage_schema::Log::open(
+            Arc::clone(&store),
+            storage_schema::StreamId::Control,
+            ledger.log_key(),
+            |_, event| {
+                if let storage_schema::Fact::ManifestSet { wrapped_mesh_key, .. } = event.fact {
+                    wrapped = wrapped_mesh_key;
+                }
+            },
+        )
+        .unwrap();
+        log.catch_up(|_, _| {}).unwrap();
+        wrapped
+    };
+    // `note` is part of the reference values, so this changes who may be a Coordinator.
+    let old = secret(&ledger);
+    let change = with_owners(2, 1, &[&anna]);
+    let transition = next(&ledger, &change);
+    set(&mut ledger, change, vec![anna.sign(&transition)]).unwrap();
+    assert!(old.unwrap_key(&wrapped(&ledger), &transition).is_err());
+
+    // This does not: a replica follows from the log alone.
+    let old = secret(&ledger);
+    let change = manifest(2, |m| {
+        m["WorkloadOwnerPubKeys"] = json!([hex::encode(&anna.public)]);
+        m["MinimumAPIVersion"] = json!("v1");
+    });
+    let transition = next(&ledger, &change);
+    set(&mut ledger, change, vec![anna.sign(&transition)]).unwrap();
+    let opened = old.unwrap_key(&wrapped(&ledger), &transition).unwrap();
+    let Phase::Active(active) = ledger.phase() else { panic!("in force") };
+    assert_eq!(opened.public_der(), active.ca.mesh_key().public_der());
+}
+
+#[test]
+fn two_of_three_seedshare_owners_recover_and_a_bad_share_is_named() {
+    let owners: [Owner; 3] = std::array::from_fn(|_| Owner::seedshare());
+    let store = Arc::default();
+    let mut ledger = open(&store);
+    let first = manifest(1, |m| {
+        m["SeedshareOwnerPubKeys"] = owners.iter().map(|owner| hex::encode(&owner.public)).collect();
+        m["SeedShareOwnerThreshold"] = 2.into();
+    });
+    let shares = set(&mut ledger, first, vec![]).unwrap().shares.unwrap();
+    let transition = latest(&ledger);
+    let parts: Vec<_> = owners
+        .iter()
+        .zip(&shares.shares)
+        .map(|(owner, share)| keys::decrypt_seed_share(&share.ciphertext, &owner.pem).unwrap())
+        .collect();
+
+    let send = |ledger: &mut TestLedger, owner: &Owner, part: &[u8]| {
+        let seed = Zeroizing::new(part.to_vec());
+        ledger.recover(&Recover { seed, salt: shares.salt, caller: Some(owner.digest()), request: REQUEST })
+    };
+    let mut ledger = open(&store);
+    assert!(matches!(
+        send(&mut ledger, &owners[0], &parts[0]),
+        Ok(RecoverReply::Waiting { received: 1, needed: 2 })
+    ));
+    // Again, another's part, a changed one, and a part of no sensible size.
+    assert!(matches!(
+        send(&mut ledger, &owners[0], &parts[0]),
+        Ok(RecoverReply::Waiting { received: 1, needed: 2 })
+    ));
+    let bad = send(&mut ledger, &owners[1], &parts[0]);
+    assert!(matches!(bad, Err(RecoverError::BadShare { owner, received: 1 }) if owner == owners[1].digest()));
+    let mut changed = parts[1].to_vec();
+    changed[40] ^= 1;
+    assert!(matches!(send(&mut ledger, &owners[1], &changed), Err(RecoverError::BadShare { .. })));
+    assert!(matches!(send(&mut ledger, &owners[1], &[1; 66]), Err(RecoverError::Malformed(_))));
+
+    // A restart forgets the part; it can be sent again.
+    let mut ledger = open(&store);
+    assert!(matches!(
+        send(&mut ledger, &owners[2], &parts[2]),
+        Ok(RecoverReply::Waiting { received: 1, .. })
+    ));
+    let done = send(&mut ledger, &owners[0], &parts[0]).unwrap();
+    assert_eq!(done, RecoverReply::Recovered(transition));
+    assert!(matches!(send(&mut ledger, &owners[1], &parts[1]), Err(RecoverError::AlreadyRecovered)));
+}

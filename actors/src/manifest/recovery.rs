@@ -1,0 +1,114 @@
+//! A seedshare owner brings the seed back, or several bring their parts one after another.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use keys::{CaKey, MeshCa, PartialSeed, ReplicaSecret, Salt, Seed, SeedEngine, combine_seed};
+use manifest::{KeyDigest, RequestId, TransitionHash};
+use storage_schema::{EventStore, Fact};
+
+use super::{
+    actor::Ledger,
+    messages::{LedgerError, Recover, RecoverError, RecoverReply},
+    state::{Entry, Phase, SeedShareRecord},
+};
+use crate::Clock;
+
+/// Parts of the seed that owners sent, in memory only: after a restart they send them again.
+#[derive(Default)]
+pub(super) struct ReceivedShares(BTreeMap<KeyDigest, PartialSeed>);
+
+impl ReceivedShares {
+    /// Adds a part that is the one made for `owner`; a second time changes nothing.
+    fn add(
+        &mut self,
+        owner: KeyDigest,
+        bytes: &[u8],
+        salt: &Salt,
+        record: &SeedShareRecord,
+    ) -> Result<(), RecoverError> {
+        let share = PartialSeed::from_bytes(bytes).map_err(RecoverError::Malformed)?;
+        let place = record.owners.iter().position(|listed| *listed == owner);
+        let commitment = place.and_then(|place| record.commitments.get(place));
+        if commitment.map(|commitment| commitment.0) != Some(share.commitment(salt)) {
+            return Err(RecoverError::BadShare { owner, received: self.0.len() });
+        }
+        self.0.insert(owner, share);
+        Ok(())
+    }
+}
+
+impl<S: EventStore, C: Clock> Ledger<S, C> {
+    pub(super) fn recover(&mut self, cmd: &Recover) -> Result<RecoverReply, RecoverError> {
+        match self.phase() {
+            Phase::NeedsRecovery => {}
+            Phase::Active(_) => return Err(RecoverError::AlreadyRecovered),
+            Phase::Uninitialised => return Err(RecoverError::NothingToRecover),
+        }
+        let latest = self.state.latest().ok_or(RecoverError::NothingToRecover)?.clone();
+        let current = self.manifest_of(&latest)?;
+        let owner = cmd.caller.ok_or(RecoverError::NoKey)?;
+        let transition = self.state.decide_recover(owner, &current)?;
+
+        let record = self.state.seed_shares();
+        if record.needed < 2 {
+            let seed = Seed::from_bytes(&cmd.seed).map_err(RecoverError::Malformed)?;
+            self.resume(&latest, &seed, &cmd.salt, owner, Vec::new(), cmd.request)?;
+            return Ok(RecoverReply::Recovered(transition));
+        }
+        self.received.add(owner, &cmd.seed, &cmd.salt, record)?;
+        let (received, needed) = (self.received.0.len(), record.needed);
+        if received < needed {
+            tracing::info!(%owner, received, needed, "seed share received");
+            return Ok(RecoverReply::Waiting { received, needed });
+        }
+        let shares: Vec<PartialSeed> = self.received.0.values().cloned().collect();
+        let seed = combine_seed(&shares).map_err(LedgerError::from)?;
+        let with = self.received.0.keys().copied().filter(|other| *other != owner).collect();
+        self.resume(&latest, &seed, &cmd.salt, owner, with, cmd.request)?;
+        self.received = ReceivedShares::default();
+        Ok(RecoverReply::Recovered(transition))
+    }
+
+    /// Goes on where the history stands, if this is the seed that wrote it.
+    fn resume(
+        &mut self,
+        latest: &Entry,
+        seed: &Seed,
+        salt: &Salt,
+        owner: KeyDigest,
+        with: Vec<KeyDigest>,
+        request: RequestId,
+    ) -> Result<(), RecoverError> {
+        let transition: TransitionHash = latest.transition;
+        let engine = SeedEngine::new(seed.clone(), *salt).map_err(LedgerError::from)?;
+        if Some(engine.log_key().public()) != self.log_key() {
+            return Err(RecoverError::WrongSeed("it does not yield the key that signed the event log"));
+        }
+        engine
+            .transaction_key()
+            .public()
+            .verify(&transition, &latest.signature)
+            .map_err(|_| RecoverError::WrongSeed("it does not yield the key that signed the transition"))?;
+
+        // A seedshare owner must not be able to derive the mesh CA key, so both are new.
+        let secret = ReplicaSecret::generate().map_err(LedgerError::from)?;
+        let mesh_key = CaKey::generate().map_err(LedgerError::from)?;
+        let wrapped_mesh_key = secret.wrap(&mesh_key, &transition).map_err(LedgerError::from)?;
+        let ca = MeshCa::new(&engine, mesh_key, self.clock.now()).map_err(LedgerError::from)?;
+        let fact = Fact::RecoveredByUser {
+            owner,
+            with,
+            transition,
+            wrapped_mesh_key,
+            root_ca: ca.root_der().to_vec(),
+            mesh_ca: ca.mesh_der().to_vec(),
+        };
+        self.commit(vec![fact], request, &engine)?;
+        let next = secret.ratchet(&transition).map_err(LedgerError::from)?;
+        if let Some(active) = self.activate(Arc::new(engine), ca, next)? {
+            self.publish(Phase::Active(Arc::new(active)));
+        }
+        tracing::info!(%transition, %owner, "recovered by seedshare owners");
+        Ok(())
+    }
+}

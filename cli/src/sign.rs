@@ -1,0 +1,94 @@
+//! `contrast sign`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, ensure};
+use manifest::{Manifest, ManifestHash, TransitionHash};
+use serde_json::json;
+
+use crate::{
+    client::{read, read_manifest},
+    printer::Printer,
+    set::read_key,
+};
+
+/// Sign a manifest change as a workload owner, without a Coordinator: for keys that are kept offline.
+///
+/// What is signed is the transition: the hash of the new manifest and of the whole history before it. The
+/// signature permits this one change and no other.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  contrast sign -m manifest.json --workload-owner-key workload-owner.pem\n  \
+    contrast set -c coordinator.example:1313 --signature signature.der\n\n\
+    With a key in an HSM:\n  contrast sign -m manifest.json --prepare --out transition.hex\n  \
+    openssl dgst -sha256 -sign pkcs11:... -out signature.der transition.hex"
+)]
+pub(crate) struct Args {
+    /// The new manifest.
+    #[arg(long, short, default_value = "manifest.json")]
+    manifest: PathBuf,
+    /// The transition in force, 64 hex digits. By default what `contrast verify` wrote to
+    /// `verify/latest-transition`; if that file does not exist, the manifest is signed as the first one.
+    #[arg(long, value_name = "HEX")]
+    latest_transition: Option<TransitionHash>,
+    /// Private key of a workload owner, P-384 or P-256, PEM.
+    #[arg(long, default_value = "workload-owner.pem", conflicts_with = "prepare")]
+    workload_owner_key: PathBuf,
+    /// Do not sign: write the text that another signer signs (ECDSA with SHA-256).
+    #[arg(long)]
+    prepare: bool,
+    /// Where to write; by default `signature.der`, or `transition.hex` with --prepare.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+pub(crate) fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
+    let manifest = read_manifest(&args.manifest)?;
+    let latest = match args.latest_transition {
+        Some(latest) => latest,
+        None => latest_transition(Path::new("verify/latest-transition"))?,
+    };
+    let transition = transition_after(latest, &manifest);
+    let text = transition.to_string();
+    let (content, default) = match args.prepare {
+        true => (text.clone().into_bytes(), "transition.hex"),
+        false => {
+            let key = read_key(&args.workload_owner_key)?;
+            let signature = keys::sign_ecdsa_sha256(&key, text.as_bytes())
+                .with_context(|| args.workload_owner_key.display().to_string())?;
+            (signature, "signature.der")
+        }
+    };
+    let out = args.out.unwrap_or_else(|| default.into());
+    std::fs::write(&out, content).with_context(|| format!("cannot write {}", out.display()))?;
+    let what = if args.prepare { "To be signed" } else { "Signed" };
+    let said = format!(
+        "{what}: transition {transition}\n  after: {latest}\n  manifest: {}\n  file: {}",
+        manifest.hash(),
+        out.display()
+    );
+    let value =
+        json!({ "transition": transition, "after": latest, "manifest": manifest.hash(), "file": out });
+    printer.result(&said, &value)
+}
+
+/// The transition that `manifest` makes after `latest`; zeros stand for no history.
+pub(crate) fn transition_after(latest: TransitionHash, manifest: &Manifest) -> TransitionHash {
+    TransitionHash::chain(Some(latest).filter(|latest| *latest != TransitionHash::ZERO), manifest.hash())
+}
+
+/// What the file that `verify` wrote says; zeros if there is none.
+pub(crate) fn latest_transition(path: &Path) -> anyhow::Result<TransitionHash> {
+    if !path.exists() {
+        return Ok(TransitionHash::ZERO);
+    }
+    let text = String::from_utf8(read(path)?).with_context(|| path.display().to_string())?;
+    text.trim().parse().with_context(|| path.display().to_string())
+}
+
+/// The latest transition of a history, recomputed from its manifests.
+pub(crate) fn latest_of(manifests: &[Vec<u8>]) -> anyhow::Result<TransitionHash> {
+    ensure!(!manifests.is_empty(), "no manifest configured");
+    let chain = |latest, manifest: &Vec<u8>| Some(TransitionHash::chain(latest, ManifestHash::of(manifest)));
+    Ok(manifests.iter().fold(None, chain).unwrap_or(TransitionHash::ZERO))
+}
