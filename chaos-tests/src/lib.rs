@@ -1,5 +1,8 @@
 //! What the tests and the load generator share: where the real programs are.
 
+pub mod etcd;
+pub mod process;
+
 use std::path::PathBuf;
 
 /// A program of this workspace, built beside the running test or tool.

@@ -20,6 +20,7 @@ mod log;
 mod memory;
 pub mod merkle;
 mod position;
+mod replicated;
 mod segment;
 mod sled_store;
 mod snapshot;
@@ -35,6 +36,7 @@ pub use event::{Approval, Authorisation, Event, Fact, ShareCommitment, StreamHea
 pub use log::{AppendError, Folded, Log, LogError};
 pub use memory::MemoryStore;
 pub use position::{Head, Position, Verified};
+pub use replicated::{Damage, Replicated};
 pub use segment::{SegmentError, open_signed_head, signed_head};
 pub use sled_store::SledStore;
 pub use snapshot::{Projection, SnapshotError};
