@@ -75,6 +75,9 @@ pub(crate) struct Config {
     pub(crate) checkpoint_seconds: u64,
 
     #[command(flatten)]
+    pub(crate) replicas: crate::replicas::ReplicaOptions,
+
+    #[command(flatten)]
     pub(crate) log: program::LogOptions,
 }
 

@@ -5,6 +5,7 @@ mod config;
 mod grpc;
 mod listener;
 mod probes;
+mod replicas;
 mod sources;
 mod wiring;
 

@@ -2,15 +2,17 @@
 
 use std::convert::Infallible;
 
-use actors::{Phase, Snapshot};
+use actors::Phase;
 use http_body_util::Full;
 use hyper::{Request, Response, StatusCode, body::Bytes, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpListener, sync::watch};
 
+use crate::wiring::Actors;
+
 pub(crate) async fn serve(
     socket: TcpListener,
-    snapshot: watch::Receiver<Snapshot>,
+    actors: Actors,
     mut stop: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
     loop {
@@ -19,9 +21,10 @@ pub(crate) async fn serve(
             _ = stop.wait_for(|stopped| *stopped) => return Ok(()),
         };
         let Ok((stream, _)) = accepted else { continue };
-        let snapshot = snapshot.clone();
+        let actors = actors.clone();
         let answer = service_fn(move |request: Request<hyper::body::Incoming>| {
-            let (status, text) = probe(request.uri().path(), &snapshot.borrow().phase);
+            let (status, text) =
+                probe(request.uri().path(), &actors.snapshot.borrow().phase, actors.standing.is_current());
             let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
             *response.status_mut() = status;
             async { Ok::<_, Infallible>(response) }
@@ -33,16 +36,16 @@ pub(crate) async fn serve(
     }
 }
 
-fn probe(path: &str, phase: &Phase) -> (StatusCode, &'static str) {
+fn probe(path: &str, phase: &Phase, is_current: bool) -> (StatusCode, &'static str) {
     let state = match phase {
         Phase::Uninitialised => "no manifest configured\n",
         Phase::NeedsRecovery => "coordinator is in recovery mode\n",
+        Phase::Active(_) if !is_current => "not known whether the manifest is still in force\n",
         Phase::Active(_) => "ready\n",
     };
     match (path, phase) {
-        ("/probe/startup" | "/probe/liveness", _) | ("/probe/readiness", Phase::Active(_)) => {
-            (StatusCode::OK, state)
-        }
+        ("/probe/startup" | "/probe/liveness", _) => (StatusCode::OK, state),
+        ("/probe/readiness", Phase::Active(_)) if is_current => (StatusCode::OK, state),
         ("/probe/readiness", _) => (StatusCode::SERVICE_UNAVAILABLE, state),
         _ => (StatusCode::NOT_FOUND, "not found\n"),
     }

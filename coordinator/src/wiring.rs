@@ -4,14 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use actix::{Actor as _, Supervisor, SyncArbiter};
 use actors::{
-    Authority, Clock as _, Journal, Ledger, Mailbox, Recovery, Snapshot, SystemClock, Verifiers,
+    Authority, Clock as _, Journal, Ledger, LedgerError, Mailbox, Recovery, Snapshot, SystemClock, Verifiers,
     verify_streams,
 };
 use anyhow::Context as _;
 use atls::{ClientAuth, ServerConfig};
 use attestation::{Issuer, simulated::SimulatedMachine};
 use manifest::ReplicaId;
-use storage_schema::{Archive, SledStore};
+use storage_schema::{Archive, LogError, Replicated, SledStore, StoreError};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -24,6 +24,7 @@ use crate::{
     grpc::{HistoryApi, MeshApi, ProposalsApi, UserApi},
     listener::{Limits, Listener, PeerPolicy},
     probes,
+    replicas::{self, ClusterApi, ReplicaApi, Standing},
 };
 
 /// Time for requests under way to finish after a signal.
@@ -34,12 +35,14 @@ const ROOM: usize = 8192;
 /// The same for manifest changes and recoveries, which are few and may be 16 MiB each.
 const LEDGER_ROOM: usize = 16;
 
-pub(crate) type Store = SledStore;
+pub(crate) type Store = Replicated<SledStore>;
 
 /// What the edge talks to. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Actors {
     pub(crate) certificate_lifetime: Duration,
+    pub(crate) replica: ReplicaId,
+    pub(crate) standing: Arc<Standing>,
     pub(crate) store: Arc<Store>,
     pub(crate) archive: Arc<Archive<Store>>,
     pub(crate) stop: watch::Receiver<bool>,
@@ -64,6 +67,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let user = bind("user", config.user_listen).await?;
     let mesh = bind("mesh", config.mesh_listen).await?;
     let probe = bind("probe", config.probe_listen).await?;
+    let mesh_address = mesh.local_addr()?;
     tracing::info!(user = %user.local_addr()?, mesh = %mesh.local_addr()?, "listening");
 
     let tls = |client_auth| ServerConfig {
@@ -83,6 +87,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         .add_service(UserApi::service(actors.clone()))
         .add_service(HistoryApi::service(actors.clone()))
         .add_service(ProposalsApi::service(actors.clone()))
+        .add_service(ClusterApi::service(actors.clone()))
         .serve_with_incoming_shutdown(
             listener(tls(ClientAuth::Optional), PeerPolicy::User).incoming(user),
             wait_for(stopped.clone()),
@@ -90,6 +95,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let mesh_server = tonic::transport::Server::builder()
         .layer(crate::grpc::path_aliases())
         .add_service(MeshApi::service(actors.clone()))
+        .add_service(ReplicaApi::service(actors.clone()))
         .serve_with_incoming_shutdown(
             listener(tls(ClientAuth::Required), PeerPolicy::Mesh).incoming(mesh),
             wait_for(stopped.clone()),
@@ -97,8 +103,11 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let mut servers = tokio::task::JoinSet::new();
     servers.spawn(async move { user_server.await.context("user API") });
     servers.spawn(async move { mesh_server.await.context("mesh API") });
-    servers.spawn(probes::serve(probe, actors.snapshot.clone(), stopped.clone()));
+    servers.spawn(probes::serve(probe, actors.clone(), stopped.clone()));
     let every = Duration::from_secs(config.checkpoint_seconds);
+    let mut options = config.replicas.clone();
+    options.own = Some(mesh_address);
+    tokio::spawn(replicas::keep(actors.clone(), Arc::clone(&issuer), options, stopped.clone()));
     let checkpoints = tokio::spawn(checkpoints::keep(actors.clone(), every, stopped));
 
     let mut terminate = signal(SignalKind::terminate())?;
@@ -121,6 +130,14 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         tracing::warn!("no last checkpoint within {DRAIN:?}");
     }
     Ok(())
+}
+
+/// Works until stopped.
+pub(crate) async fn until_stopped(mut stopped: watch::Receiver<bool>, work: impl Future) {
+    tokio::select! {
+        _ = work => {}
+        _ = stopped.wait_for(|stopped| *stopped) => {}
+    }
 }
 
 async fn wait_for(mut stopped: watch::Receiver<bool>) {
@@ -146,13 +163,16 @@ async fn actor_system(config: Config, stop: watch::Receiver<bool>) -> anyhow::Re
 fn start_actors(config: &Config, stop: watch::Receiver<bool>) -> anyhow::Result<Actors> {
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let replica = ReplicaId::from_bytes(keys::random()?);
-    let store = Arc::new(SledStore::open(&config.state_dir)?);
+    let (store, standing) = replicas::open_store(&config.state_dir, &config.replicas)?;
+    let store = Arc::new(store);
     let (publish, snapshot) = watch::channel(Ledger::<Store, SystemClock>::nothing());
     let publish = Arc::new(publish);
     // Once here, so that a log that cannot be trusted is an error at start, not a crash later.
-    let opened = Ledger::open(Arc::clone(&store), SystemClock, replica, Arc::clone(&publish))?;
     let archive = Arc::new(Archive::new(Arc::clone(&store)));
-    verify_streams(&archive, opened.log_key(), &snapshot.borrow().state)?;
+    patiently(|| {
+        let opened = Ledger::open(Arc::clone(&store), SystemClock, replica, Arc::clone(&publish))?;
+        verify_streams(&archive, opened.log_key(), &snapshot.borrow().state)
+    })?;
     tracing::info!(%replica, manifests = snapshot.borrow().state.entries().len(), "event log verified");
 
     let (ledger_store, bootstrap_key) = (Arc::clone(&store), config.bootstrap_key.clone());
@@ -175,6 +195,8 @@ fn start_actors(config: &Config, stop: watch::Receiver<bool>) -> anyhow::Result<
         config.certificate_seconds.map_or(keys::DEFAULT_LEAF_LIFETIME, Duration::from_secs);
     Ok(Actors {
         certificate_lifetime,
+        replica,
+        standing,
         store,
         archive,
         stop,
@@ -185,6 +207,22 @@ fn start_actors(config: &Config, stop: watch::Receiver<bool>) -> anyhow::Result<
         authority,
         recovery,
     })
+}
+
+/// Tries until the shared store answers: without it nothing can be known about the log.
+fn patiently(mut open: impl FnMut() -> Result<(), LedgerError>) -> Result<(), LedgerError> {
+    loop {
+        match open() {
+            Err(
+                LedgerError::Store(error @ StoreError::Unavailable(_))
+                | LedgerError::Log(LogError::Store(error @ StoreError::Unavailable(_))),
+            ) => {
+                tracing::warn!(%error, "waiting for the event store");
+                std::thread::sleep(Duration::from_millis(500));
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 /// The time, for the edge.

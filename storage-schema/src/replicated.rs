@@ -6,7 +6,7 @@
 //! once, and never believed. Without a shared store this is the local engine, and nothing else.
 //!
 //! The copy takes only what [`crate::Log`] verified, and only once the log's key is known to be the
-//! right one ([`Replicated::trust`]): a forged log that a hostile store shows to a new replica leaves
+//! right one ([`EventStore::trust`]): a forged log that a hostile store shows to a new replica leaves
 //! nothing behind.
 
 use std::{
@@ -71,11 +71,6 @@ impl<L: EventStore> Replicated<L> {
         self.shared.is_some()
     }
 
-    /// From now on what is verified is copied: the log's key was found to come from the seed.
-    pub fn trust(&self) {
-        self.trusted.store(true, Ordering::Release);
-    }
-
     /// What the shared store was last caught at; `None` once it shows the right past again.
     pub fn damage(&self) -> Option<Damage> {
         self.damage.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -99,7 +94,7 @@ impl<L: EventStore> Replicated<L> {
     }
 
     /// Number of segments in the copy.
-    fn copied(&self, stream: &StreamId) -> Result<u64, StoreError> {
+    pub fn copied(&self, stream: &StreamId) -> Result<u64, StoreError> {
         if let Some(known) = self.table().get(stream) {
             return Ok(*known);
         }
@@ -193,6 +188,10 @@ impl<L: EventStore> EventStore for Replicated<L> {
         self.check(stream, last, page.first())?;
         page.retain(|(place, _)| *place >= index);
         Ok(page)
+    }
+
+    fn trust(&self) {
+        self.trusted.store(true, Ordering::Release);
     }
 
     fn keep(&self, stream: &StreamId, index: u64, segment: &[u8]) -> Result<(), StoreError> {

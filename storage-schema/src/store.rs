@@ -152,6 +152,10 @@ pub trait EventStore: Send + Sync + 'static {
         max_bytes: usize,
     ) -> Result<Vec<(u64, Vec<u8>)>, StoreError>;
 
+    /// Takes note that the log's key was found to come from the seed, so that what [`EventStore::keep`]
+    /// gets is the deployment's own log and not one that the store invented.
+    fn trust(&self) {}
+
     /// Takes note that the log verified this segment, which [`EventStore::read`] returned. An engine
     /// with a copy of its own keeps it there.
     fn keep(&self, stream: &StreamId, index: u64, segment: &[u8]) -> Result<(), StoreError> {

@@ -29,11 +29,22 @@ impl MeshApi {
     }
 }
 
-fn workload<T>(request: &Request<T>) -> Result<Arc<Workload>, Failure> {
+pub(crate) fn workload<T>(request: &Request<T>) -> Result<Arc<Workload>, Failure> {
     match request.extensions().get::<Peer>() {
         Some(Peer::Workload(workload)) => Ok(Arc::clone(workload)),
         Some(Peer::Refused(reason)) => Err(Failure::Refused(reason.to_string())),
         Some(Peer::User(_)) | None => Err(Failure::Fault("a connection without a verdict".into())),
+    }
+}
+
+impl MeshApi {
+    fn check_current(&self) -> Result<(), Failure> {
+        if self.0.standing.is_current() {
+            return Ok(());
+        }
+        let text = "this replica has not heard from the event store for too long to know whether the manifest \
+                    is still in force; try another replica, or again";
+        Err(Failure::Unavailable(text.into()))
     }
 }
 
@@ -45,6 +56,7 @@ impl Service for MeshApi {
         request: Request<NewMeshCertRequest>,
     ) -> Result<Response<NewMeshCertResponse>, Status> {
         let workload = workload(&request)?;
+        self.check_current()?;
         let active = Arc::clone(&workload.active);
         let command = IssueMeshCert {
             active: Arc::clone(&active),
@@ -61,6 +73,8 @@ impl Service for MeshApi {
         };
         let reply = self.0.authority.ask(command).await.map_err(Failure::Ask)?;
         let identity = reply.map_err(Failure::Issue)?;
+        // Durable, but not handed out if the manifest may have been replaced too long ago by now.
+        self.check_current()?;
         let (serial, policy) = (identity.certificate.serial, workload.claims.policy_hash());
         tracing::info!(%serial, %policy, platform = %workload.claims.platform(), "certificate issued");
         let public = active.ca.public();
