@@ -50,11 +50,7 @@ pub struct Issued {
     pub secret: Vec<u8>,
 }
 
-async fn channel(
-    port: u16,
-    key: ConnectionKey,
-    issuer: Option<Arc<dyn Issuer>>,
-) -> anyhow::Result<Channel> {
+async fn channel(port: u16, key: ConnectionKey, issuer: Option<Arc<dyn Issuer>>) -> anyhow::Result<Channel> {
     let connecting = async {
         let stream = TcpStream::connect(("127.0.0.1", port)).await?;
         stream.set_nodelay(true)?;
@@ -65,7 +61,10 @@ async fn channel(
             let once = Arc::clone(&once);
             async move { once.lock().await.take().ok_or_else(|| std::io::Error::other("connection closed")) }
         });
-        Ok(Endpoint::from_static("http://coordinator").timeout(PATIENCE).connect_with_connector(connector).await?)
+        Ok(Endpoint::from_static("http://coordinator")
+            .timeout(PATIENCE)
+            .connect_with_connector(connector)
+            .await?)
     };
     tokio::time::timeout(PATIENCE, connecting).await.context("no connection in time")?
 }
@@ -76,7 +75,12 @@ async fn user(port: u16, key: Option<&str>) -> anyhow::Result<Channel> {
 }
 
 /// Sets a manifest after `previous`, as the workload owner.
-pub async fn set(port: u16, plan: &Plan, manifest: &Manifest, previous: Option<TransitionHash>) -> SetOutcome {
+pub async fn set(
+    port: u16,
+    plan: &Plan,
+    manifest: &Manifest,
+    previous: Option<TransitionHash>,
+) -> SetOutcome {
     let channel = match user(port, Some(&plan.owner_key)).await {
         Ok(channel) => channel,
         Err(error) => return SetOutcome::Refused(format!("not sent: {error:#}")),
@@ -98,9 +102,10 @@ fn judge(status: &Status) -> SetOutcome {
     let text = status.message().to_owned();
     match status.code() {
         Code::FailedPrecondition if text.contains("history moved on") => SetOutcome::Stale(text),
-        Code::FailedPrecondition | Code::PermissionDenied | Code::InvalidArgument | Code::ResourceExhausted => {
-            SetOutcome::Refused(text)
-        }
+        Code::FailedPrecondition
+        | Code::PermissionDenied
+        | Code::InvalidArgument
+        | Code::ResourceExhausted => SetOutcome::Refused(text),
         _ => SetOutcome::Unknown(format!("{:?}: {text}", status.code())),
     }
 }

@@ -1,11 +1,15 @@
 //! What the tests and the load generator share: where the real programs are.
 
+pub mod check;
 pub mod client;
 pub mod etcd;
 pub mod fleet;
+pub mod linearizable;
 pub mod plan;
 pub mod process;
 pub mod proxy;
+pub mod run;
+pub mod scenario;
 
 use std::path::PathBuf;
 

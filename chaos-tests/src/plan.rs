@@ -71,6 +71,16 @@ impl Plan {
         vec![COORDINATOR.to_vec(), WORKLOAD.to_vec()]
     }
 
+    /// The same plan, for another task.
+    pub fn reopen(&self) -> Self {
+        Self {
+            machine: self.machine.clone(),
+            owner_key: self.owner_key.clone(),
+            seedshare_key: self.seedshare_key.clone(),
+            body: self.body.clone(),
+        }
+    }
+
     /// A manifest that differs from that of any other number.
     pub fn manifest(&self, number: u64) -> anyhow::Result<Manifest> {
         let mut body = self.body.clone();

@@ -68,7 +68,12 @@ impl Proxy {
     }
 }
 
-async fn connection(client: TcpStream, target: SocketAddr, link: watch::Receiver<Link>, passed: Arc<AtomicU64>) {
+async fn connection(
+    client: TcpStream,
+    target: SocketAddr,
+    link: watch::Receiver<Link>,
+    passed: Arc<AtomicU64>,
+) {
     let Ok(server) = TcpStream::connect(target).await else { return };
     let _ = (client.set_nodelay(true), server.set_nodelay(true)); // only a matter of speed
     let (client_read, client_write) = client.into_split();

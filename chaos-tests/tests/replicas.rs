@@ -39,7 +39,9 @@ async fn three_replicas_join_follow_survive_and_recover() {
     for port in fleet.mesh_ports() {
         issued.push(client::certificate(port, &issuer).await.unwrap());
     }
-    assert!(issued.windows(2).all(|pair| pair[0].secret == pair[1].secret && pair[0].mesh_ca == pair[1].mesh_ca));
+    assert!(
+        issued.windows(2).all(|pair| pair[0].secret == pair[1].secret && pair[0].mesh_ca == pair[1].mesh_ca)
+    );
 
     // A change at the second is in force at all of them, from the log alone.
     let second = fleet.plan.manifest(2).unwrap();

@@ -11,6 +11,8 @@ mod remembered;
 mod set;
 mod sign;
 mod source;
+mod status;
+mod store;
 mod verify;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -44,6 +46,8 @@ enum Command {
     Proposals(proposals::Args),
     History(history::Args),
     Audit(audit::Args),
+    Status(status::Args),
+    Store(store::Args),
     /// Print a completion script for a shell.
     Completion {
         /// The shell.
@@ -65,6 +69,8 @@ async fn main() -> ExitCode {
         Command::Proposals(args) => proposals::run(args, &printer).await,
         Command::History(args) => history::run(args, &printer).await,
         Command::Audit(args) => audit::run(args, &printer).await,
+        Command::Status(args) => status::run(args, &printer).await,
+        Command::Store(args) => store::run(args, &printer).await,
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "contrast", &mut std::io::stdout());
             Ok(())

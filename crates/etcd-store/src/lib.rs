@@ -9,11 +9,13 @@
 //! too large for one key is kept as a blob that its key names.
 //! Source: design section 4; the key-value, watch and auth services of etcd's API version 3.
 
+mod args;
 mod client;
 mod keys;
 mod store;
 mod watch;
 
+pub use args::EtcdArgs;
 pub use client::{ConnectError, EtcdOptions, TlsFiles};
 pub use store::{EtcdStore, Health};
 
