@@ -24,7 +24,7 @@ pub use self::{
     attestation::{Verifiers, VerifyError, VerifyEvidence},
     ca::{Authority, IssueError, IssueMeshCert, IssueServiceCert, IssuedIdentity},
     clock::{Clock, FixedClock, SystemClock},
-    event_log::{Append, Journal, JournalError, RecordRefusal},
+    event_log::{Append, CommitSeen, Journal, JournalError, OnCommit, RecordRefusal},
     mailbox::{AskError, Mailbox, Traced},
     manifest::{
         Active, Adopt, AdoptError, ApproveProposal, CaRecord, Entry, Follow, Ledger, LedgerError, Permit,

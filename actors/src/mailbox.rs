@@ -51,6 +51,11 @@ impl<A: Actor> Mailbox<A> {
         Self { address, room: Arc::new(Semaphore::new(capacity)), capacity }
     }
 
+    /// How many questions are waiting or under way.
+    pub fn under_way(&self) -> usize {
+        self.capacity.saturating_sub(self.room.available_permits())
+    }
+
     /// Asks and waits for the answer. A full mailbox is an error at once, never a queue that grows.
     pub async fn ask<M>(&self, message: M) -> Result<M::Result, AskError>
     where

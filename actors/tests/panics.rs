@@ -133,7 +133,10 @@ fn authority_and_journal_serve_on() {
         deployment.ledger.ask(deployment.set()).await.unwrap().unwrap();
         let (authority_fuse, journal_fuse) = (Fuse::default(), Fuse::default());
         let (store, fuse) = (Arc::clone(&deployment.store), journal_fuse.clone());
-        let journal = Mailbox::new(Supervisor::start(move |_| Journal::new(&store, fuse, REPLICA)), 4);
+        let journal = Mailbox::new(
+            Supervisor::start(move |_| Journal::new(&store, fuse, REPLICA, Arc::new(|_| {}))),
+            4,
+        );
         let (for_authority, fuse) = (journal.clone(), authority_fuse.clone());
         let authority = Supervisor::start(move |_| Authority::new(for_authority, fuse, 1));
         let authority = Mailbox::new(authority, 4);

@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod client;
+pub mod deployment;
 pub mod etcd;
 pub mod fleet;
 pub mod linearizable;

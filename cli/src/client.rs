@@ -56,14 +56,7 @@ impl Coordinator {
             peer.evidence.as_ref().ok_or_else(|| Refused(format!("{address} sent no evidence")))?;
         let claims = attestation::verify(evidence, &peer.report_data(), &manifest.reference_values, now())
             .map_err(|refusal| Refused(format!("the Coordinator at {address}: {refusal}")))?;
-        let policy = claims.policy_hash();
-        let role = manifest.policies.get(&policy).map(|entry| entry.role);
-        if role != Some(Role::Coordinator) {
-            let text = format!(
-                "{address} is genuine, but its policy {policy} is not a Coordinator's in the manifest"
-            );
-            return Err(Refused(text).into());
-        }
+        check_role(address, &claims, manifest)?;
         let once = Arc::new(Mutex::new(Some(TokioIo::new(stream))));
         let connector = tower::service_fn(move |_| {
             let once = Arc::clone(&once);
@@ -91,6 +84,18 @@ impl Coordinator {
     pub(crate) fn history(&self) -> HistoryClient<Channel> {
         HistoryClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
+}
+
+/// Whether what was proven is a Coordinator of the manifest.
+pub(crate) fn check_role(address: &str, claims: &Claims, manifest: &Manifest) -> anyhow::Result<()> {
+    let policy = claims.policy_hash();
+    let role = manifest.policies.get(&policy).map(|entry| entry.role);
+    if role == Some(Role::Coordinator) {
+        return Ok(());
+    }
+    let text =
+        format!("{address} is genuine, but its policy {policy} is not a Coordinator's in the manifest");
+    Err(Refused(text).into())
 }
 
 /// A refusal stays one (exit code 1); anything else is a fault.

@@ -4,6 +4,7 @@ mod audit;
 mod client;
 mod dev;
 mod history;
+mod http;
 mod printer;
 mod proposals;
 mod recover;

@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     client::{Coordinator, failure, read, read_manifest},
+    http::{HttpCoordinator, HttpOptions, is_http},
     printer::Printer,
     remembered::{self, Memory},
     set::{SeedSharesFile, read_key},
@@ -17,9 +18,10 @@ use crate::{
 /// Give a restarted Coordinator its seed back.
 ///
 /// Example: contrast recover -c coordinator.example:1313 --seedshare-owner-key seedshare-owner.pem
+/// Through a proxy: contrast recover -c https://coordinator.example ...
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The Coordinator, as host:port.
+    /// The Coordinator, as host:port, or as the URL of its HTTP API.
     #[arg(long, short, env = "CONTRAST_COORDINATOR")]
     coordinator: String,
     /// The manifest in force: the Coordinator is verified by it before it gets the seed.
@@ -35,6 +37,8 @@ pub(crate) struct Args {
     #[arg(long)]
     force: bool,
     #[command(flatten)]
+    http: HttpOptions,
+    #[command(flatten)]
     memory: Memory,
 }
 
@@ -44,6 +48,11 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let shares = serde_json::from_slice(&read(&args.seed_shares)?)
         .with_context(|| args.seed_shares.display().to_string())?;
     let memory = args.memory.path(&args.manifest);
+    if is_http(&args.coordinator) {
+        let coordinator = HttpCoordinator::new(&args.coordinator, &args.http)?;
+        let answer = send_http(&coordinator, &manifest, &shares, &key, &memory).await?;
+        return report(answer, printer);
+    }
     let answer = send(&args.coordinator, &manifest, &shares, &key, args.force, &memory).await?;
     report(answer, printer)
 }
@@ -62,6 +71,21 @@ pub(crate) fn report(answer: RecoverResponse, printer: &Printer) -> anyhow::Resu
         "recovered": recovered, "shares_received": received, "shares_needed": needed
     });
     printer.result(&text, &value)
+}
+
+async fn send_http(
+    coordinator: &HttpCoordinator,
+    manifest: &Manifest,
+    shares: &SeedSharesFile,
+    key: &Zeroizing<String>,
+    memory: &Path,
+) -> anyhow::Result<RecoverResponse> {
+    let (seed, salt) = shares.open(key)?;
+    let hpke_key = coordinator.attest_key(manifest).await?;
+    remembered::check(coordinator, memory).await?;
+    let (shares_received, shares_needed) = coordinator.recover(&hpke_key, &seed, &salt, key).await?;
+    remembered::check(coordinator, memory).await?;
+    Ok(RecoverResponse { shares_received, shares_needed })
 }
 
 pub(crate) async fn send(

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use storage_schema::{
     Checkpoint, Head, LogId, StreamId,
     merkle::{Hash, verify_consistency},
@@ -64,9 +64,26 @@ fn remember(path: &Path, known: &Known) -> anyhow::Result<()> {
     write().with_context(|| format!("cannot write {}", path.display()))
 }
 
+/// Something that shows heads of its control stream.
+pub(crate) trait Heads {
+    /// The head, with a proof that it extends `extends` events. `None`: it has fewer.
+    async fn head(&self, extends: u64) -> anyhow::Result<Option<HeadResponse>>;
+}
+
+impl Heads for Coordinator {
+    async fn head(&self, extends: u64) -> anyhow::Result<Option<HeadResponse>> {
+        let request = HeadRequest { stream: StreamId::Control.to_string(), extends };
+        match self.history().head(request).await {
+            Ok(answer) => Ok(Some(answer.into_inner())),
+            Err(status) if status.code() == Code::OutOfRange => Ok(None),
+            Err(status) => Err(failure(status)),
+        }
+    }
+}
+
 /// Fetches the head of the control stream, demands that it extends the remembered one, and
 /// remembers it. `None`: the Coordinator has no history yet, and none is remembered.
-pub(crate) async fn check(coordinator: &Coordinator, path: &Path) -> anyhow::Result<Option<Known>> {
+pub(crate) async fn check(coordinator: &impl Heads, path: &Path) -> anyhow::Result<Option<Known>> {
     let remembered = recall(path)?;
     let Some((known, proof)) = head(coordinator, remembered.as_ref()).await? else {
         return match remembered {
@@ -112,24 +129,16 @@ fn rolled_back(remembered: &Checkpoint, shown: &str) -> anyhow::Error {
 }
 
 async fn head(
-    coordinator: &Coordinator,
+    coordinator: &impl Heads,
     remembered: Option<&Checkpoint>,
 ) -> anyhow::Result<Option<(Known, Vec<Hash>)>> {
-    let ask = async |extends| {
-        let request = HeadRequest { stream: StreamId::Control.to_string(), extends };
-        coordinator.history().head(request).await.map(tonic::Response::into_inner)
-    };
-    let answer = match ask(remembered.map_or(0, |checkpoint| checkpoint.size)).await {
-        Ok(answer) => answer,
-        Err(status) if status.code() == Code::OutOfRange => {
-            let shown = open(&ask(0).await.map_err(failure)?)?;
-            let Some(remembered) = remembered else { bail!(failure(status)) };
-            let shown = shown.map_or("it has no event at all".to_owned(), |(known, _)| {
-                line(&known.log, known.head.size, &known.head.root)
-            });
-            return Err(rolled_back(remembered, &shown));
-        }
-        Err(status) => return Err(failure(status)),
+    let Some(answer) = coordinator.head(remembered.map_or(0, |checkpoint| checkpoint.size)).await? else {
+        let shown = coordinator.head(0).await?.context("a log with fewer than no events")?;
+        let remembered = remembered.context("a log with fewer than no events")?;
+        let shown = open(&shown)?.map_or("it has no event at all".to_owned(), |(known, _)| {
+            line(&known.log, known.head.size, &known.head.root)
+        });
+        return Err(rolled_back(remembered, &shown));
     };
     open(&answer)
 }

@@ -10,9 +10,10 @@ use zeroize::Zeroizing;
 
 use crate::{
     client::{Coordinator, failure, read, read_manifest},
+    http::{HttpCoordinator, HttpOptions, is_http},
     printer::{Printer, Refused},
     remembered::{self, Memory},
-    sign::latest_transition,
+    sign::{latest_of, latest_transition, transition_after},
 };
 
 /// Set the manifest on an attested Coordinator.
@@ -20,7 +21,7 @@ use crate::{
 /// Example: contrast set -c coordinator.example:1313 -m manifest.json --policies ./policies
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The Coordinator, as host:port.
+    /// The Coordinator, as host:port, or as the URL of its HTTP API.
     #[arg(long, short, env = "CONTRAST_COORDINATOR")]
     coordinator: String,
     /// The new manifest. The Coordinator is verified by it.
@@ -46,6 +47,8 @@ pub(crate) struct Args {
     /// Where to write the certificates, and after the first manifest the seed shares.
     #[arg(long, default_value = ".")]
     workspace_dir: PathBuf,
+    #[command(flatten)]
+    http: HttpOptions,
     #[command(flatten)]
     memory: Memory,
 }
@@ -96,11 +99,35 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
         (true, Some(latest)) => Some(latest),
         (true, None) => Some(latest_transition(Path::new("verify/latest-transition"))?),
     };
+    if is_http(&args.coordinator) {
+        let coordinator = HttpCoordinator::new(&args.coordinator, &args.http)?;
+        let memory = args.memory.path(&args.manifest);
+        coordinator.attest_key(&manifest).await?;
+        remembered::check(&coordinator, &memory).await?;
+        let mut signatures = signatures;
+        if let Some(key) = &key {
+            let shown = coordinator.attest(&manifest).await?;
+            let transition = transition_after(latest_of(&shown.manifests)?, &manifest);
+            signatures.push(keys::sign_ecdsa_sha256(key, transition.to_string().as_bytes())?);
+        }
+        let answer = coordinator.set(&manifest, &policies, &signatures).await?;
+        remembered::check(&coordinator, &memory).await?;
+        return report(&args.workspace_dir, &manifest, &answer, printer);
+    }
     let change = Change { manifest: &manifest, policies, signatures, previous };
     let key = key.as_deref().map(String::as_str);
     let memory = args.memory.path(&args.manifest);
     let answer = send(&args.coordinator, change, key, &memory).await?;
-    store(&args.workspace_dir, &answer)?;
+    report(&args.workspace_dir, &manifest, &answer, printer)
+}
+
+fn report(
+    workspace: &Path,
+    manifest: &Manifest,
+    answer: &SetManifestResponse,
+    printer: &Printer,
+) -> anyhow::Result<()> {
+    store(workspace, answer)?;
     let text = format!("Manifest set: {}", manifest.hash());
     printer.result(&text, &serde_json::json!({ "manifest": manifest.hash() }))
 }

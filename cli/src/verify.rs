@@ -9,16 +9,19 @@ use wire::user::GetManifestsRequest;
 
 use crate::{
     client::{Coordinator, failure, read_manifest},
+    http::{Attested, HttpCoordinator, HttpOptions, is_http},
     printer::{Printer, Refused},
-    remembered::{self, Memory},
+    remembered::{self, Known, Memory},
+    sign::latest_of,
 };
 
 /// Verify a Coordinator as a data owner: evidence, manifest, history, root CA.
 ///
 /// Example: contrast verify -c coordinator.example:1313 -m manifest.json
+/// Through a proxy: contrast verify -c https://coordinator.example -m manifest.json
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The Coordinator, as host:port.
+    /// The Coordinator, as host:port, or as the URL of its HTTP API.
     #[arg(long, short, env = "CONTRAST_COORDINATOR")]
     coordinator: String,
     /// The manifest that must be in force, byte for byte.
@@ -27,6 +30,8 @@ pub(crate) struct Args {
     /// Where to write root CA, mesh CA and the history.
     #[arg(long, default_value = "verify")]
     directory: PathBuf,
+    #[command(flatten)]
+    http: HttpOptions,
     #[command(flatten)]
     memory: Memory,
 }
@@ -55,7 +60,10 @@ pub(crate) struct Verified {
 pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let manifest = read_manifest(&args.manifest)?;
     let memory = args.memory.path(&args.manifest);
-    let verified = check(&args.coordinator, &manifest, &memory).await?;
+    let verified = match is_http(&args.coordinator) {
+        true => check_http(&HttpCoordinator::new(&args.coordinator, &args.http)?, &manifest, &memory).await?,
+        false => check(&args.coordinator, &manifest, &memory).await?,
+    };
     write(&args.directory, &verified)?;
     let text = format!(
         "Verified: {} on {}\n  TCB: {}\n  manifests: {}, in force: {}\n  history: {} events, \
@@ -79,41 +87,63 @@ pub(crate) async fn check(address: &str, manifest: &Manifest, memory: &Path) -> 
     let known = known.ok_or_else(|| Refused("no manifest configured".into()))?;
     let answer =
         coordinator.user().get_manifests(GetManifestsRequest {}).await.map_err(failure)?.into_inner();
-    let history: Vec<ManifestHash> = answer.manifests.iter().map(|bytes| ManifestHash::of(bytes)).collect();
-    let in_force = answer.manifests.last().map(Vec::as_slice).unwrap_or_default();
+    let latest = answer.latest_transition.unwrap_or_default();
+    if latest_of(&answer.manifests)?.as_bytes().to_vec() != latest.transition_hash {
+        return Err(
+            Refused("the Coordinator's history does not add up to its latest transition".into()).into()
+        );
+    }
+    let shown = Attested {
+        claims: coordinator.claims,
+        manifests: answer.manifests,
+        policies: answer.policies,
+        root_ca: answer.root_ca,
+        mesh_ca: answer.mesh_ca,
+    };
+    judge(shown, manifest, known)
+}
+
+/// The same through a proxy.
+pub(crate) async fn check_http(
+    coordinator: &HttpCoordinator,
+    manifest: &Manifest,
+    memory: &Path,
+) -> anyhow::Result<Verified> {
+    // The evidence covers the latest transition and both certificates.
+    let shown = coordinator.attest(manifest).await?;
+    let known = remembered::check(coordinator, memory).await?;
+    judge(shown, manifest, known.ok_or_else(|| Refused("no manifest configured".into()))?)
+}
+
+fn judge(shown: Attested, manifest: &Manifest, known: Known) -> anyhow::Result<Verified> {
+    let Attested { claims, manifests, policies, root_ca, mesh_ca } = shown;
+    let history: Vec<ManifestHash> = manifests.iter().map(|bytes| ManifestHash::of(bytes)).collect();
+    let in_force = manifests.last().map(Vec::as_slice).unwrap_or_default();
     if in_force != manifest.bytes() {
         let found = ManifestHash::of(in_force);
         let text = format!("the Coordinator enforces manifest {found}, not the given {}", manifest.hash());
         return Err(Refused(text).into());
     }
-    let computed =
-        history.iter().fold(None, |previous, manifest| Some(TransitionHash::chain(previous, *manifest)));
-    let latest = answer.latest_transition.unwrap_or_default();
-    if computed.map(|hash| hash.as_bytes().to_vec()) != Some(latest.transition_hash) {
-        return Err(
-            Refused("the Coordinator's history does not add up to its latest transition".into()).into()
-        );
-    }
     for hash in manifest.policies.keys() {
-        if !answer.policies.iter().any(|policy| PolicyHash::of(policy) == *hash) {
+        if !policies.iter().any(|policy| PolicyHash::of(policy) == *hash) {
             return Err(
                 Refused(format!("the Coordinator does not show the document of policy {hash}")).into()
             );
         }
     }
     Ok(Verified {
-        platform: coordinator.claims.platform().to_string(),
-        tcb: coordinator.claims.tcb(),
-        coordinator_policy: coordinator.claims.policy_hash(),
+        platform: claims.platform().to_string(),
+        tcb: claims.tcb(),
+        coordinator_policy: claims.policy_hash(),
         history,
-        latest_transition: computed.unwrap_or(TransitionHash::ZERO),
+        latest_transition: latest_of(&manifests)?,
         log: known.log.to_string(),
         events: known.head.size,
         checkpoint: known.note,
-        manifests: answer.manifests,
-        policies: answer.policies,
-        root_pem: String::from_utf8(answer.root_ca).context("root CA is not PEM")?,
-        mesh_pem: String::from_utf8(answer.mesh_ca).context("mesh CA is not PEM")?,
+        manifests,
+        policies,
+        root_pem: String::from_utf8(root_ca).context("root CA is not PEM")?,
+        mesh_pem: String::from_utf8(mesh_ca).context("mesh CA is not PEM")?,
     })
 }
 

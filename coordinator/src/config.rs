@@ -32,6 +32,20 @@ pub(crate) struct Config {
     #[arg(long, env = "CONTRAST_MESH_LISTEN", default_value = "0.0.0.0:7777")]
     pub(crate) mesh_listen: SocketAddr,
 
+    /// Where HTTP clients connect, maybe through a proxy (plain HTTP; the attestation is in the answers).
+    /// `off` for none. By default port 1314 beside the user API if the user API is on its standard port, else `off`.
+    #[arg(long, env = "CONTRAST_HTTP_LISTEN", value_name = "ADDRESS", value_parser = listen)]
+    pub(crate) http_listen: Option<Listen>,
+
+    /// Where workloads use the transit engine (TLS with mesh certificates on both sides). `off` for none.
+    /// By default port 8200 beside the user API if the user API is on its standard port, else `off`.
+    #[arg(long, env = "CONTRAST_TRANSIT_LISTEN", value_name = "ADDRESS", value_parser = listen)]
+    pub(crate) transit_listen: Option<Listen>,
+
+    /// Serve metrics at /metrics beside the probes. As a variable: any value.
+    #[arg(long, env = "CONTRAST_METRICS", num_args = 0..=1, default_missing_value = "on", value_name = "ANY")]
+    pub(crate) metrics: Option<String>,
+
     /// Where probes connect (plain HTTP).
     #[arg(long, env = "CONTRAST_PROBE_LISTEN", default_value = "0.0.0.0:9102")]
     pub(crate) probe_listen: SocketAddr,
@@ -66,7 +80,11 @@ pub(crate) struct Config {
     #[arg(long, env = "CONTRAST_MAX_CONNECTIONS", default_value_t = 4096)]
     pub(crate) max_connections: usize,
 
-    /// Longest handshake, evidence included, in seconds.
+    /// Connections at once from one address (IPv6: from one /64), on each listener; a proxy is one.
+    #[arg(long, env = "CONTRAST_MAX_CONNECTIONS_PER_SOURCE", default_value_t = 1024)]
+    pub(crate) max_connections_per_source: usize,
+
+    /// Longest handshake, evidence included, in seconds; its first message must come within 5.
     #[arg(long, env = "CONTRAST_HANDSHAKE_SECONDS", default_value_t = 30)]
     pub(crate) handshake_seconds: u64,
 
@@ -79,6 +97,30 @@ pub(crate) struct Config {
 
     #[command(flatten)]
     pub(crate) log: program::LogOptions,
+}
+
+/// An address, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Listen(Option<SocketAddr>);
+
+fn listen(text: &str) -> Result<Listen, String> {
+    match text {
+        "off" => Ok(Listen(None)),
+        address => address
+            .parse()
+            .map(|address| Listen(Some(address)))
+            .map_err(|_| "expected an address with a port, such as 0.0.0.0:1314, or off".to_owned()),
+    }
+}
+
+impl Config {
+    /// The address of a listener that is only there by default beside a standard user API: several
+    /// Coordinators on one machine must not fight for its port.
+    pub(crate) fn beside_user_api(&self, given: Option<Listen>, port: u16) -> Option<SocketAddr> {
+        let standard =
+            || (self.user_listen.port() == 1313).then(|| SocketAddr::new(self.user_listen.ip(), port));
+        given.map_or_else(standard, |Listen(address)| address)
+    }
 }
 
 fn bootstrap_key(text: &str) -> Result<OwnerKey, String> {

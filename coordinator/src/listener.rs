@@ -7,12 +7,14 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Instant,
 };
 
 use actors::{Active, Phase, RecordRefusal, VerifyEvidence};
 use atls::{PeerCertificate, ServerConfig};
 use attestation::Claims;
 use manifest::{EvidenceHash, RequestId};
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -23,7 +25,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
 use crate::{
-    sources::Sources,
+    metrics::{self, Metrics, Refusal},
+    sources::{Sources, UnderWay},
     wiring::{Actors, now},
 };
 
@@ -41,9 +44,11 @@ pub(crate) struct Limits {
     pub(crate) handshakes: usize,
     pub(crate) handshakes_per_source: usize,
     pub(crate) connections: usize,
+    pub(crate) connections_per_source: usize,
 }
 
 pub(crate) struct Listener {
+    pub(crate) name: &'static str,
     pub(crate) tls: ServerConfig,
     pub(crate) policy: PeerPolicy,
     pub(crate) limits: Limits,
@@ -75,7 +80,14 @@ pub(crate) struct Workload {
 pub(crate) struct Connection {
     stream: TlsStream<TcpStream>,
     peer: Peer,
-    _permit: OwnedSemaphorePermit,
+    open: Gauge,
+    _place: (OwnedSemaphorePermit, UnderWay),
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.open.dec();
+    }
 }
 
 type Incoming = ReceiverStream<io::Result<Connection>>;
@@ -92,6 +104,8 @@ impl Listener {
         let connections = Arc::new(Semaphore::new(self.limits.connections));
         let handshakes = Arc::new(Semaphore::new(self.limits.handshakes));
         let sources = Sources::new(self.limits.handshakes_per_source);
+        // Whoever completes a handshake holds a place for as long as it likes: not all of them.
+        let open_from = Sources::new(self.limits.connections_per_source);
         let mut stop = self.stop.clone();
         loop {
             let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
@@ -102,13 +116,15 @@ impl Listener {
             };
             match accepted {
                 Ok((stream, source)) => {
-                    let Some(under_way) = sources.begin(source.ip()) else {
-                        tracing::debug!(%source, "connection dropped: too many handshakes under way from there");
+                    let (under_way, open) = (sources.begin(source.ip()), open_from.begin(source.ip()));
+                    let Some((under_way, open)) = under_way.zip(open) else {
+                        self.refused("too many from one source");
+                        tracing::debug!(%source, "connection dropped: too many under way from there");
                         continue;
                     };
                     let (listener, ready) = (Arc::clone(&self), ready.clone());
                     tokio::spawn(async move {
-                        let connection = listener.handshake(stream, source, permit).await;
+                        let connection = listener.handshake(stream, source, (permit, open)).await;
                         drop((handshake, under_way));
                         if let Some(connection) = connection {
                             // Fails only when the server is gone, and the connection with it.
@@ -124,11 +140,15 @@ impl Listener {
         }
     }
 
+    fn refused(&self, reason: &'static str) {
+        self.actors.metrics.refused.get_or_create(&Refusal { listener: self.name, reason }).inc();
+    }
+
     async fn handshake(
         &self,
         stream: TcpStream,
         source: SocketAddr,
-        permit: OwnedSemaphorePermit,
+        place: (OwnedSemaphorePermit, UnderWay),
     ) -> Option<Connection> {
         let _ = stream.set_nodelay(true); // only a matter of speed
         let active = match (self.policy, &self.actors.snapshot.borrow().phase) {
@@ -136,24 +156,40 @@ impl Listener {
             (PeerPolicy::Mesh, Phase::Active(active)) => Some(Arc::clone(active)),
             (PeerPolicy::Mesh, _) => {
                 tracing::debug!(%source, "no manifest in force: workload told to wait");
+                self.refused("no manifest in force");
                 return None;
             }
         };
+        let started = Instant::now();
         let accepted = match atls::accept(stream, &self.tls, now()).await {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%source, %error, "handshake refused");
+                self.refused("handshake");
                 return None;
             }
         };
+        let label = &metrics::Listener { listener: self.name };
+        let handshakes = &self.actors.metrics.handshakes;
+        handshakes.get_or_create(label).observe(started.elapsed().as_secs_f64());
         let peer = match active {
             None => Peer::User(accepted.peer.map(Arc::new)),
-            Some(active) => self.judge(accepted.peer?, active, source).await,
+            Some(active) => self.actors.judge(accepted.peer?, active, source).await,
         };
-        Some(Connection { stream: accepted.stream, peer, _permit: permit })
+        let open = self.actors.metrics.connections.get_or_create_owned(label);
+        open.inc();
+        Some(Connection { stream: accepted.stream, peer, open, _place: place })
     }
+}
 
-    async fn judge(&self, certificate: PeerCertificate, active: Arc<Active>, source: SocketAddr) -> Peer {
+impl Actors {
+    /// Verifies a workload's evidence by the manifest in force. A refusal is recorded.
+    pub(crate) async fn judge(
+        &self,
+        certificate: PeerCertificate,
+        active: Arc<Active>,
+        source: SocketAddr,
+    ) -> Peer {
         let expected = certificate.report_data();
         let Some(evidence) = certificate.evidence else {
             return self
@@ -163,7 +199,11 @@ impl Listener {
         let document = evidence.document.clone();
         let manifest = Arc::clone(&active.manifest);
         let request = VerifyEvidence { evidence, expected, manifest, now: now() };
-        let reason = match self.actors.verifiers.ask(request).await {
+        let started = Instant::now();
+        let verdict = self.verifiers.ask(request).await;
+        let outcome = if matches!(verdict, Ok(Ok(_))) { "accepted" } else { "refused" };
+        Metrics::took(&self.metrics.verification, outcome, started.elapsed());
+        let reason = match verdict {
             Ok(Ok(claims)) if active.manifest.policies.contains_key(&claims.policy_hash()) => {
                 let (spki_der, nonce) = (certificate.spki_der, certificate.nonce.as_bytes().to_vec());
                 let workload = Workload { active, claims, evidence: document, spki_der, nonce };
@@ -190,6 +230,7 @@ impl Listener {
         source: SocketAddr,
     ) -> Peer {
         tracing::warn!(%source, %reason, "workload refused");
+        self.metrics.attestation_failures.inc();
         let Ok(request) = keys::random().map(RequestId::from_bytes) else {
             return Peer::Refused(reason.into());
         };
@@ -201,7 +242,7 @@ impl Listener {
             request,
             engine,
         };
-        match self.actors.journal.ask(record).await {
+        match self.journal.ask(record).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, "refusal not recorded"),
             Err(error) => tracing::error!(%error, "refusal not recorded"),

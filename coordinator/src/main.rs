@@ -3,10 +3,15 @@
 mod checkpoints;
 mod config;
 mod grpc;
+mod http;
 mod listener;
+mod metrics;
 mod probes;
 mod replicas;
+mod servers;
 mod sources;
+mod transit;
+mod web;
 mod wiring;
 
 use anyhow::Context as _;

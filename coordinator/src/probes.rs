@@ -1,18 +1,26 @@
-//! Probes for the cluster: plain HTTP, nothing secret (spec control-plane.md 8.3).
+//! Probes for the cluster and metrics: plain HTTP, nothing secret (spec control-plane.md 8.3, 8.4).
 
 use std::convert::Infallible;
 
 use actors::Phase;
 use http_body_util::Full;
-use hyper::{Request, Response, StatusCode, body::Bytes, service::service_fn};
+use hyper::{
+    Request, Response, StatusCode,
+    body::Bytes,
+    header::{CONTENT_TYPE, HeaderValue},
+    service::service_fn,
+};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpListener, sync::watch};
 
-use crate::wiring::Actors;
+use crate::{metrics::scrape, wiring::Actors};
+
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 pub(crate) async fn serve(
     socket: TcpListener,
     actors: Actors,
+    with_metrics: bool,
     mut stop: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
     loop {
@@ -23,10 +31,21 @@ pub(crate) async fn serve(
         let Ok((stream, _)) = accepted else { continue };
         let actors = actors.clone();
         let answer = service_fn(move |request: Request<hyper::body::Incoming>| {
-            let (status, text) =
-                probe(request.uri().path(), &actors.snapshot.borrow().phase, actors.standing.is_current());
-            let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
-            *response.status_mut() = status;
+            let response = match request.uri().path() {
+                "/metrics" if with_metrics => {
+                    let text = scrape(&actors.metrics, &actors);
+                    let mut response = Response::new(Full::new(Bytes::from(text)));
+                    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(OPEN_METRICS));
+                    response
+                }
+                path => {
+                    let is_current = actors.standing.is_current();
+                    let (status, text) = probe(path, &actors.snapshot.borrow().phase, is_current);
+                    let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+                    *response.status_mut() = status;
+                    response
+                }
+            };
             async { Ok::<_, Infallible>(response) }
         });
         let connection = hyper::server::conn::http1::Builder::new()

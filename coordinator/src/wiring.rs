@@ -1,19 +1,17 @@
-//! Starts the actors and the listeners, and stops them in order.
+//! Starts the actors and the servers, and stops them in order.
 
 use std::{sync::Arc, time::Duration};
 
 use actix::{Actor as _, Supervisor, SyncArbiter};
 use actors::{
-    Authority, Clock as _, Journal, Ledger, LedgerError, Mailbox, Recovery, Snapshot, SystemClock, Verifiers,
-    verify_streams,
+    Authority, Clock as _, Journal, Ledger, LedgerError, Mailbox, OnCommit, Recovery, Snapshot, SystemClock,
+    Verifiers, verify_streams,
 };
 use anyhow::Context as _;
-use atls::{ClientAuth, ServerConfig};
 use attestation::{Issuer, simulated::SimulatedMachine};
 use manifest::ReplicaId;
 use storage_schema::{Archive, LogError, Replicated, SledStore, StoreError};
 use tokio::{
-    net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::{oneshot, watch},
 };
@@ -21,14 +19,13 @@ use tokio::{
 use crate::{
     checkpoints,
     config::Config,
-    grpc::{HistoryApi, MeshApi, ProposalsApi, UserApi},
-    listener::{Limits, Listener, PeerPolicy},
-    probes,
-    replicas::{self, ClusterApi, ReplicaApi, Standing},
+    metrics::Metrics,
+    replicas::{self, Standing},
+    servers,
 };
 
 /// Time for requests under way to finish after a signal.
-const DRAIN: Duration = Duration::from_secs(20);
+pub(crate) const DRAIN: Duration = Duration::from_secs(20);
 
 /// Questions that an actor has waiting or under way before it answers "try again".
 const ROOM: usize = 8192;
@@ -43,6 +40,7 @@ pub(crate) struct Actors {
     pub(crate) certificate_lifetime: Duration,
     pub(crate) replica: ReplicaId,
     pub(crate) standing: Arc<Standing>,
+    pub(crate) metrics: Metrics,
     pub(crate) store: Arc<Store>,
     pub(crate) archive: Arc<Archive<Store>>,
     pub(crate) stop: watch::Receiver<bool>,
@@ -61,52 +59,10 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let (stop, stopped) = watch::channel(false);
     let actors = actor_system(config.clone(), stopped.clone()).await?;
 
-    let bind = async |name, address| {
-        TcpListener::bind(address).await.with_context(|| format!("--{name}-listen {address}"))
-    };
-    let user = bind("user", config.user_listen).await?;
-    let mesh = bind("mesh", config.mesh_listen).await?;
-    let probe = bind("probe", config.probe_listen).await?;
-    let mesh_address = mesh.local_addr()?;
-    tracing::info!(user = %user.local_addr()?, mesh = %mesh.local_addr()?, "listening");
-
-    let tls = |client_auth| ServerConfig {
-        issuer: Arc::clone(&issuer),
-        client_auth,
-        handshake_timeout: Duration::from_secs(config.handshake_seconds),
-    };
-    let limits = Limits {
-        handshakes: config.max_handshakes,
-        handshakes_per_source: config.max_handshakes_per_source,
-        connections: config.max_connections,
-    };
-    let listener =
-        |tls, policy| Listener { tls, policy, limits, actors: actors.clone(), stop: stopped.clone() };
-    let user_server = tonic::transport::Server::builder()
-        .layer(crate::grpc::path_aliases())
-        .add_service(UserApi::service(actors.clone()))
-        .add_service(HistoryApi::service(actors.clone()))
-        .add_service(ProposalsApi::service(actors.clone()))
-        .add_service(ClusterApi::service(actors.clone()))
-        .serve_with_incoming_shutdown(
-            listener(tls(ClientAuth::Optional), PeerPolicy::User).incoming(user),
-            wait_for(stopped.clone()),
-        );
-    let mesh_server = tonic::transport::Server::builder()
-        .layer(crate::grpc::path_aliases())
-        .add_service(MeshApi::service(actors.clone()))
-        .add_service(ReplicaApi::service(actors.clone()))
-        .serve_with_incoming_shutdown(
-            listener(tls(ClientAuth::Required), PeerPolicy::Mesh).incoming(mesh),
-            wait_for(stopped.clone()),
-        );
-    let mut servers = tokio::task::JoinSet::new();
-    servers.spawn(async move { user_server.await.context("user API") });
-    servers.spawn(async move { mesh_server.await.context("mesh API") });
-    servers.spawn(probes::serve(probe, actors.clone(), stopped.clone()));
+    let mut servers = servers::start(&config, &issuer, &actors, &stopped).await?;
     let every = Duration::from_secs(config.checkpoint_seconds);
     let mut options = config.replicas.clone();
-    options.own = Some(mesh_address);
+    options.own = Some(config.mesh_listen);
     tokio::spawn(replicas::keep(actors.clone(), Arc::clone(&issuer), options, stopped.clone()));
     let checkpoints = tokio::spawn(checkpoints::keep(actors.clone(), every, stopped));
 
@@ -138,11 +94,6 @@ pub(crate) async fn until_stopped(mut stopped: watch::Receiver<bool>, work: impl
         _ = work => {}
         _ = stopped.wait_for(|stopped| *stopped) => {}
     }
-}
-
-async fn wait_for(mut stopped: watch::Receiver<bool>) {
-    // An error means that the sender is gone, which is a stop as well.
-    let _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
 /// Starts the actors on a thread of their own, where they live until the process ends; their pools
@@ -185,7 +136,10 @@ fn start_actors(config: &Config, stop: watch::Receiver<bool>) -> anyhow::Result<
     let ledger = Mailbox::new(ledger, LEDGER_ROOM);
     let verifiers = Mailbox::new(SyncArbiter::start(threads, Verifiers::default), ROOM);
     let journal_store = Arc::clone(&store);
-    let journal = Supervisor::start(move |_| Journal::new(&journal_store, SystemClock, replica));
+    let metrics = Metrics::default();
+    let measure = metrics.clone();
+    let on_commit: OnCommit = Arc::new(move |commit| measure.commit_seen(commit));
+    let journal = Supervisor::start(move |_| Journal::new(&journal_store, SystemClock, replica, on_commit));
     let journal = Mailbox::new(journal, ROOM);
     let for_authority = journal.clone();
     let authority = Supervisor::start(move |_| Authority::new(for_authority, SystemClock, threads));
@@ -197,6 +151,7 @@ fn start_actors(config: &Config, stop: watch::Receiver<bool>) -> anyhow::Result<
         certificate_lifetime,
         replica,
         standing,
+        metrics,
         store,
         archive,
         stop,

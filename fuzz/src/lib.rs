@@ -26,7 +26,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 11] = [
     Target { name: "segment", run: segment, seeds: segments },
     Target { name: "event", run: event, seeds: events },
     Target { name: "checkpoint", run: checkpoint, seeds: checkpoints },
@@ -34,6 +34,8 @@ pub const TARGETS: [Target; 9] = [
     Target { name: "manifest", run: manifest, seeds: manifests },
     Target { name: "evidence", run: evidence, seeds: evidences },
     Target { name: "certificate", run: certificate, seeds: certificates },
+    Target { name: "certification-request", run: certification_request, seeds: certification_requests },
+    Target { name: "seed-share", run: seed_share, seeds: seed_shares },
     Target { name: "kubernetes", run: kubernetes, seeds: yamls },
     Target { name: "identifiers", run: identifiers, seeds: identifier_texts },
 ];
@@ -189,6 +191,36 @@ fn certificate(bytes: &[u8]) {
     if let Ok(nonce) = atls::Nonce::random() {
         let _ = atls::PeerCertificate::parse(bytes, nonce, NOW);
     }
+}
+
+fn certification_request(bytes: &[u8]) {
+    let _ = keys::key_of_csr(bytes);
+    let _ = keys::workload_secret_id_of(bytes);
+    let _ = keys::check_workload_owner_key(bytes);
+    let _ = keys::encrypt_seed_share(&[1; 64], bytes);
+}
+
+fn certification_requests() -> Vec<Vec<u8>> {
+    let request = rcgen::KeyPair::generate().and_then(|key| {
+        let request = rcgen::CertificateParams::default().serialize_request(&key)?;
+        Ok(vec![request.der().to_vec(), rcgen::PublicKeyData::subject_public_key_info(&key)])
+    });
+    request.into_iter().flatten().chain(certificates()).collect()
+}
+
+fn seed_share(bytes: &[u8]) {
+    let Ok(share) = keys::PartialSeed::from_bytes(bytes) else { return };
+    let mut other = bytes.to_vec();
+    other[0] = other[0].wrapping_add(1);
+    if let Ok(other) = keys::PartialSeed::from_bytes(&other) {
+        let _ = keys::combine_seed(&[share.clone(), other]);
+    }
+    let _ = keys::combine_seed(&[share.clone(), share]);
+}
+
+fn seed_shares() -> Vec<Vec<u8>> {
+    let shares = keys::Seed::generate().and_then(|seed| keys::split_seed(&seed, 2, 3));
+    shares.iter().flatten().map(|share| share.expose().to_vec()).collect()
 }
 
 fn certificates() -> Vec<Vec<u8>> {

@@ -6,7 +6,10 @@
 
 mod refusals;
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use actix::{
     Actor, ActorFutureExt as _, Addr, AsyncContext as _, Context, Handler, Message, ResponseFuture,
@@ -68,6 +71,18 @@ pub struct RecordRefusal {
     pub engine: Arc<SeedEngine>,
 }
 
+/// One group commit, for whoever measures.
+#[derive(Clone, Copy, Debug)]
+pub struct CommitSeen {
+    /// From the first byte to the end of the flush.
+    pub took: Duration,
+    /// How many events.
+    pub events: usize,
+}
+
+/// Is told of each group commit.
+pub type OnCommit = Arc<dyn Fn(CommitSeen) + Send + Sync>;
+
 type Waiting = (Append, oneshot::Sender<Result<(), JournalError>>);
 
 /// Gathers events for the next commit.
@@ -81,7 +96,7 @@ pub struct Journal<S: EventStore, C: Clock + Unpin> {
 
 impl<S: EventStore, C: Clock + Unpin> Journal<S, C> {
     /// A journal whose stream is named by this incarnation.
-    pub fn new(store: &Arc<S>, clock: C, replica: ReplicaId) -> Self
+    pub fn new(store: &Arc<S>, clock: C, replica: ReplicaId, on_commit: OnCommit) -> Self
     where
         C: Clone,
     {
@@ -91,6 +106,7 @@ impl<S: EventStore, C: Clock + Unpin> Journal<S, C> {
             store: Arc::clone(&store),
             clock: for_writer.clone(),
             replica,
+            on_commit: Arc::clone(&on_commit),
             log: None,
         });
         Self { writer, waiting: Vec::new(), committing: false, clock, refusals: Refusals::default() }
@@ -163,6 +179,7 @@ struct Writer<S, C> {
     store: Arc<S>,
     clock: C,
     replica: ReplicaId,
+    on_commit: OnCommit,
     log: Option<Log<S>>,
 }
 
@@ -185,6 +202,7 @@ impl<S: EventStore, C: Clock + Unpin> Handler<Commit> for Writer<S, C> {
 impl<S: EventStore, C: Clock + Unpin> Writer<S, C> {
     fn commit(&mut self, batch: Vec<Append>) -> Result<(), JournalError> {
         let Some(engine) = batch.first().map(|append| Arc::clone(&append.engine)) else { return Ok(()) };
+        let started = Instant::now();
         let (at, replica) = (self.clock.now(), self.replica);
         let log = match &mut self.log {
             Some(log) => log,
@@ -209,6 +227,7 @@ impl<S: EventStore, C: Clock + Unpin> Writer<S, C> {
             events.extend(facts.into_iter().map(|fact| Event { at, replica, request, fact }));
         }
         log.append(&events, engine.log_key())?;
+        (self.on_commit)(CommitSeen { took: started.elapsed(), events: events.len() });
         Ok(())
     }
 }

@@ -34,7 +34,7 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
         let current = match self.phase() {
             Phase::Active(active) => Some(active),
             Phase::Uninitialised => None,
-            Phase::NeedsRecovery => return Err(SetManifestError::NeedsRecovery),
+            Phase::NeedsRecovery => return Err(self.state.while_waiting(&cmd.manifest)),
         };
         let in_force = current.as_ref().map(|active| active.manifest.as_ref());
         let permit = self.state.decide_set_manifest(cmd, in_force, self.bootstrap_key.as_ref())?;

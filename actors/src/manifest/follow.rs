@@ -100,7 +100,7 @@ pub enum AdoptError {
 }
 
 /// A change that was sent to the store and not answered, and the keys that open it.
-pub struct Unsure {
+pub(super) struct Unsure {
     pub(super) manifest: ManifestHash,
     pub(super) request: RequestId,
     pub(super) engine: Arc<SeedEngine>,

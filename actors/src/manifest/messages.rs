@@ -201,6 +201,18 @@ pub enum SetManifestError {
     /// The seed is not in memory.
     #[error("coordinator is in recovery mode")]
     NeedsRecovery,
+    /// The seed is not in memory, and this is a retry of the change that was made last.
+    #[error(
+        "coordinator is in recovery mode; this very manifest was set at {at}, as transition {transition}: recover \
+         with its seed shares. If it was the first one and the shares never arrived, nobody got anything from this \
+         Coordinator yet: remove its state and set the manifest again"
+    )]
+    SetBeforeRestart {
+        /// Where the history stands.
+        transition: TransitionHash,
+        /// Since when.
+        at: Timestamp,
+    },
     /// Not the caller's doing.
     #[error(transparent)]
     Fault(#[from] LedgerError),

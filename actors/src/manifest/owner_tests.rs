@@ -227,7 +227,8 @@ fn the_bootstrap_key_must_sign_the_first_manifest_and_no_later_one() {
 
 #[test]
 fn a_retry_after_a_lost_answer_is_told_that_the_change_took_effect() {
-    let mut ledger = open(&Arc::default());
+    let store = Arc::default();
+    let mut ledger = open(&store);
     let retry = SetManifest {
         manifest: manifest(1, |_| {}),
         policies: vec![POLICY.to_vec()],
@@ -240,6 +241,11 @@ fn a_retry_after_a_lost_answer_is_told_that_the_change_took_effect() {
     let again = ledger.set_manifest(&retry).unwrap_err();
     assert!(
         matches!(again, SetManifestError::AlreadySet { at: NOW, transition } if transition == latest(&ledger))
+    );
+    // The process died between the flush and the answer.
+    let again = open(&store).set_manifest(&retry).unwrap_err();
+    assert!(
+        matches!(again, SetManifestError::SetBeforeRestart { at: NOW, transition } if transition == latest(&ledger))
     );
     let other = SetManifest { manifest: manifest(2, |_| {}), ..retry };
     assert!(matches!(ledger.set_manifest(&other), Err(SetManifestError::StaleTransition { .. })));

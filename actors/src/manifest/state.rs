@@ -245,6 +245,16 @@ impl State {
         }
     }
 
+    /// What a change is told while the seed is away.
+    pub(super) fn while_waiting(&self, manifest: &Manifest) -> SetManifestError {
+        match self.latest() {
+            Some(latest) if latest.manifest == manifest.hash() => {
+                SetManifestError::SetBeforeRestart { transition: latest.transition, at: latest.at }
+            }
+            _ => SetManifestError::NeedsRecovery,
+        }
+    }
+
     /// Whether a workload owner may propose this manifest: the owners who signed it with this, at most
     /// one, and the transition it would make.
     pub fn decide_propose(

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use anyhow::{Context as _, ensure};
 use attestation::{Evidence, Platform, ReportData};
 use manifest::{Manifest, TransitionHash};
-use storage_schema::{BlobHash, Event, Fact};
+use storage_schema::{Approval, Authorisation, BlobHash, Event, Fact};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 /// What past decisions are judged by: the manifests, by the transition that brought them into force.
@@ -28,13 +28,61 @@ pub(super) enum Verdict {
 impl Judge {
     /// Takes note of a manifest; `blob` is its content.
     pub(super) fn manifest_set(&mut self, fact: &Fact, blob: Option<&Vec<u8>>) -> anyhow::Result<()> {
-        let Fact::ManifestSet { manifest: hash, previous, transition, .. } = fact else { return Ok(()) };
+        let Fact::ManifestSet { manifest: hash, previous, transition, authorised_by, approvals, .. } = fact
+        else {
+            return Ok(());
+        };
         let blob = blob.with_context(|| format!("the content of manifest {hash} is missing"))?;
         let manifest = Manifest::parse(blob)?;
         ensure!(manifest.hash() == *hash, "the content of manifest {hash} is another one");
         let computed = TransitionHash::chain(*previous, *hash);
         ensure!(computed == *transition, "manifest {hash}: its transition is not {transition}");
+        let of = || format!("manifest {hash}");
+        self.approved(*previous, transition, authorised_by, approvals).with_context(of)?;
         self.manifests.insert(*transition, manifest);
+        Ok(())
+    }
+
+    /// Whether the signatures that are said to permit a change do so. A key of a connection left none.
+    fn approved(
+        &self,
+        previous: Option<TransitionHash>,
+        transition: &TransitionHash,
+        right: &Authorisation,
+        approvals: &[Approval],
+    ) -> anyhow::Result<()> {
+        let Some(old) = previous.and_then(|previous| self.manifests.get(&previous)) else { return Ok(()) };
+        let message = transition.to_string();
+        let mut signed = std::collections::BTreeSet::new();
+        for Approval { owner, signature } in approvals {
+            let full = old.workload_owner_pub_keys.iter().find(|key| key.digest() == *owner);
+            let is_theirs = match full {
+                Some(key) => keys::verify_ecdsa_sha256(key.der(), message.as_bytes(), signature).is_ok(),
+                None => {
+                    let digests = &old.workload_owner_key_digests;
+                    keys::recover_signer(message.as_bytes(), signature, digests) == Some(*owner)
+                }
+            };
+            ensure!(is_theirs, "the signature of {owner} is not a workload owner's over this change");
+            signed.insert(owner);
+        }
+        // Changes of before signatures were recorded have none, and need one at most.
+        let needed = old.workload_owners_needed();
+        let enough = signed.len() >= needed || needed == 1;
+        ensure!(enough, "{} signatures, but {needed} workload owners had to sign", signed.len());
+        ensure!(!matches!(right, Authorisation::First), "anyone set it, although there was one before");
+        Ok(())
+    }
+
+    /// Whether a certificate that the Coordinator gave itself is by the authority of its time.
+    pub(super) fn service_certificate_issued(&self, fact: &Fact) -> anyhow::Result<()> {
+        let Fact::ServiceCertificateIssued { serial, certificate, transition, .. } = fact else {
+            return Ok(());
+        };
+        let (_, parsed) = X509Certificate::from_der(certificate)
+            .with_context(|| format!("certificate {serial}: not X.509"))?;
+        let signed = self.is_signed(&parsed, transition);
+        ensure!(signed, "certificate {serial}: no mesh CA of the manifest in force signed it");
         Ok(())
     }
 

@@ -82,7 +82,7 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
             let Source::Live(coordinator) = source else {
                 anyhow::bail!("a checkpoint is signed by a live Coordinator: give --coordinator");
             };
-            let known = check(&coordinator, &from.memory_path()).await?;
+            let known = check(coordinator.as_ref(), &from.memory_path()).await?;
             let note = known.map(|known| known.note).filter(|note| !note.is_empty());
             let note = note.ok_or_else(|| Refused("the Coordinator waits for its seed".into()))?;
             printer.result(&note, &serde_json::json!({ "checkpoint": note }))

@@ -217,6 +217,9 @@ impl Check {
                     Verdict::NotRepeatable => self.outcome.certificates_not_repeatable += 1,
                 }
             }
+            fact @ Fact::ServiceCertificateIssued { .. } => {
+                self.judge.service_certificate_issued(fact).with_context(place)?;
+            }
             _ => {}
         }
         self.outcome.events += 1;

@@ -87,6 +87,33 @@ impl HistoryApi {
     }
 }
 
+/// The signed head of a stream with a proof that it extends an older one. `None` for an error: the work
+/// was cut off.
+pub(crate) async fn control_head(
+    actors: &Actors,
+    stream: StreamId,
+    extends: u64,
+) -> Result<HeadResponse, Option<LogError>> {
+    let active = match &actors.snapshot.borrow().phase {
+        Phase::Active(active) => Some(Arc::clone(active)),
+        Phase::NeedsRecovery | Phase::Uninitialised => None,
+    };
+    let key = active.as_ref().map(|active| active.engine.log_key().public());
+    let reader = actors.clone();
+    let read = move || {
+        let (head, proof) = reader.archive.consistency(stream, key, extends)?;
+        let Some(last) = head.segments.checked_sub(1) else { return Ok((head, proof, Vec::new())) };
+        let segment = reader.store.read(&stream, last, 1)?.into_iter().next().map(|(_, bytes)| bytes);
+        let signed = segment.and_then(|bytes| signed_head(&bytes).map(<[u8]>::to_vec));
+        Ok::<_, LogError>((head, proof, signed.unwrap_or_default()))
+    };
+    let (head, proof, signed_head) =
+        tokio::task::spawn_blocking(read).await.map_err(|_| None)?.map_err(Some)?;
+    let checkpoint = active.map(|active| Checkpoint::sign(&head, active.engine.log_key()));
+    let (consistency, checkpoint) = (nodes(proof), checkpoint.unwrap_or_default());
+    Ok(HeadResponse { signed_head, consistency, checkpoint })
+}
+
 fn nodes(proof: Vec<[u8; 32]>) -> Vec<Vec<u8>> {
     proof.into_iter().map(|node| node.to_vec()).collect()
 }
@@ -113,17 +140,11 @@ impl Service for HistoryApi {
     #[tracing::instrument(skip_all)]
     async fn head(&self, request: Request<HeadRequest>) -> Result<Response<HeadResponse>, Status> {
         let stream = self.readable(&request, &request.get_ref().stream)?;
-        let (key, extends) = (self.log_key(), request.get_ref().extends);
-        let answer = self.blocking(move |actors| {
-            let (head, proof) = actors.archive.consistency(stream, key, extends)?;
-            let Some(last) = head.segments.checked_sub(1) else { return Ok((head, proof, Vec::new())) };
-            let segment = actors.store.read(&stream, last, 1)?.into_iter().next().map(|(_, bytes)| bytes);
-            let signed = segment.and_then(|bytes| signed_head(&bytes).map(<[u8]>::to_vec));
-            Ok((head, proof, signed.unwrap_or_default()))
-        });
-        let (head, proof, signed_head) = answer.await?;
-        let checkpoint = self.checkpoint(&head);
-        Ok(Response::new(HeadResponse { signed_head, consistency: nodes(proof), checkpoint }))
+        let head = control_head(&self.actors, stream, request.get_ref().extends).await;
+        Ok(Response::new(head.map_err(|error| match error {
+            Some(error) => Failure::Log(error),
+            None => Failure::Fault("reading the log was cut off".into()),
+        })?))
     }
 
     #[tracing::instrument(skip_all)]

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     listener::{Peer, Workload},
+    metrics::Metrics,
     wiring::Actors,
 };
 
@@ -37,17 +38,6 @@ pub(crate) fn workload<T>(request: &Request<T>) -> Result<Arc<Workload>, Failure
     }
 }
 
-impl MeshApi {
-    fn check_current(&self) -> Result<(), Failure> {
-        if self.0.standing.is_current() {
-            return Ok(());
-        }
-        let text = "this replica has not heard from the event store for too long to know whether the manifest \
-                    is still in force; try another replica, or again";
-        Err(Failure::Unavailable(text.into()))
-    }
-}
-
 #[tonic::async_trait]
 impl Service for MeshApi {
     #[tracing::instrument(skip_all, fields(request))]
@@ -56,7 +46,7 @@ impl Service for MeshApi {
         request: Request<NewMeshCertRequest>,
     ) -> Result<Response<NewMeshCertResponse>, Status> {
         let workload = workload(&request)?;
-        self.check_current()?;
+        self.0.standing.check_current()?;
         let active = Arc::clone(&workload.active);
         let command = IssueMeshCert {
             active: Arc::clone(&active),
@@ -71,10 +61,13 @@ impl Service for MeshApi {
             nonce: workload.nonce.clone(),
             request: request_id()?,
         };
+        let started = std::time::Instant::now();
         let reply = self.0.authority.ask(command).await.map_err(Failure::Ask)?;
+        let outcome = if reply.is_ok() { "issued" } else { "failed" };
+        Metrics::took(&self.0.metrics.issuing, outcome, started.elapsed());
         let identity = reply.map_err(Failure::Issue)?;
         // Durable, but not handed out if the manifest may have been replaced too long ago by now.
-        self.check_current()?;
+        self.0.standing.check_current()?;
         let (serial, policy) = (identity.certificate.serial, workload.claims.policy_hash());
         tracing::info!(%serial, %policy, platform = %workload.claims.platform(), "certificate issued");
         let public = active.ca.public();

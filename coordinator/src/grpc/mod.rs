@@ -6,7 +6,7 @@ mod proposals_api;
 pub(crate) mod status;
 pub(crate) mod user_api;
 
-pub(crate) use history_api::HistoryApi;
+pub(crate) use history_api::{HistoryApi, control_head};
 pub(crate) use mesh_api::MeshApi;
 pub(crate) use proposals_api::ProposalsApi;
 pub(crate) use user_api::UserApi;

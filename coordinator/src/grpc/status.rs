@@ -64,7 +64,8 @@ fn set_manifest(error: &SetManifestError) -> Code {
         SetManifestError::StaleTransition { .. }
         | SetManifestError::AlreadySet { .. }
         | SetManifestError::NothingToChange
-        | SetManifestError::NeedsRecovery => Code::FailedPrecondition,
+        | SetManifestError::NeedsRecovery
+        | SetManifestError::SetBeforeRestart { .. } => Code::FailedPrecondition,
         SetManifestError::SeedshareOwnerKey { .. } | SetManifestError::OwnerKey { .. } => {
             Code::InvalidArgument
         }

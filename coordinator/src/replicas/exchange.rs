@@ -31,6 +31,9 @@ pub(super) async fn keep(peers: &Peers, every: Duration) {
             if let Err(error) = &outcome {
                 tracing::debug!(peer = %address, error = %format!("{error:#}"), "no heads exchanged");
             }
+            if matches!(&outcome, Ok(peer) if peer.replica == peers.actors.replica.to_string()) {
+                continue; // this replica itself, under a name that stands for all of them
+            }
             peers.actors.standing.peer(&address, outcome.map_err(|error| format!("{error:#}")));
         }
     }

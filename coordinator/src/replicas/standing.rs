@@ -9,6 +9,8 @@ use std::{
 use etcd_store::EtcdStore;
 use tokio::sync::watch;
 
+use crate::grpc::status::Failure;
+
 /// A replica that does not know for longer than this whether a manifest was set elsewhere issues nothing:
 /// the bound on certificates under a manifest that was replaced.
 pub(crate) const STALE_AFTER: Duration = Duration::from_secs(10);
@@ -96,6 +98,17 @@ impl Standing {
         !inner.forked && inner.confirmed.is_some_and(|at| at.elapsed() < STALE_AFTER)
     }
 
+    /// What a request for a certificate gets when the view is too old.
+    pub(crate) fn check_current(&self) -> Result<(), Failure> {
+        if self.is_current() {
+            return Ok(());
+        }
+        let text = "this replica has not heard from the event store for too long to know whether the manifest \
+                    is still in force; try another replica, or again";
+        Err(Failure::Unavailable(text.into()))
+    }
+
+    /// Two histories have the signature of this deployment.
     pub(crate) fn forked(&self) {
         self.inner().forked = true;
     }

@@ -11,6 +11,7 @@
 
 mod certificate;
 mod client;
+pub mod hpke;
 mod nonce;
 mod server;
 

@@ -43,6 +43,11 @@ impl Nonce {
         Ok(Self(bytes))
     }
 
+    /// Wraps bytes that are a nonce already.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
     /// The raw bytes.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
@@ -54,7 +59,8 @@ impl Nonce {
     }
 
     /// The client's nonce from its hello. The first ALPN entry that begins with `atls` decides;
-    /// without one, the server name does, as older clients have it.
+    /// without one, the server name does, as clients of 2024 have it. Base64 is no DNS name, though, so
+    /// rustls refuses the hellos of those clients before they come here.
     pub(crate) fn from_hello<'a>(
         mut alpn: impl Iterator<Item = &'a [u8]>,
         server_name: Option<&str>,

@@ -20,6 +20,10 @@ use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
 use crate::{CertificateError, ConnectionKey, Nonce, NonceError, PeerCertificate};
 
+/// Longest wait for a client's hello, which costs nothing to make. The rest may take as long as evidence
+/// takes; but whoever does not even say hello shall not hold a place meanwhile.
+const HELLO: Duration = Duration::from_secs(5);
+
 /// Whether a client must show a certificate. Either way one is asked for, because clients read
 /// the server's nonce from that request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +94,8 @@ async fn handshake<S>(stream: S, config: &ServerConfig, now: Timestamp) -> Resul
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+    let hello = LazyConfigAcceptor::new(Acceptor::default(), stream);
+    let start = tokio::time::timeout(HELLO, hello).await.map_err(|_| AcceptError::Timeout(HELLO))??;
     let hello = start.client_hello();
     let alpn = hello.alpn().into_iter().flatten();
     let client_nonce = Nonce::from_hello(alpn, hello.server_name())?;

@@ -51,6 +51,7 @@ pub struct MeshCa {
     public: PublicCa,
     root_der: Vec<u8>,
     mesh_der: Vec<u8>,
+    intermediate_der: Vec<u8>,
 }
 
 /// What a workload's certificate shall say.
@@ -110,6 +111,7 @@ impl MeshCa {
             },
             root_der: root.der().to_vec(),
             mesh_der: mesh.der().to_vec(),
+            intermediate_der: intermediate.der().to_vec(),
         })
     }
 
@@ -153,6 +155,11 @@ impl MeshCa {
     /// Mesh CA certificate, DER.
     pub fn mesh_der(&self) -> &[u8] {
         &self.mesh_der
+    }
+
+    /// Mesh CA key certified by the root, DER.
+    pub fn intermediate_der(&self) -> &[u8] {
+        &self.intermediate_der
     }
 
     /// The mesh CA key, for peers.
@@ -271,6 +278,22 @@ pub fn key_of_csr(der: &[u8]) -> Result<Vec<u8>, KeyError> {
     Ok(request.certification_request_info.subject_pki.raw.to_vec())
 }
 
+/// The workload secret that a certificate names (spec control-plane.md 4.4). The certificate's signature
+/// is the caller's to check.
+pub fn workload_secret_id_of(certificate_der: &[u8]) -> Result<Option<WorkloadSecretId>, KeyError> {
+    let malformed =
+        || KeyError::Malformed { what: "certificate", expected: "X.509 with a workload secret id" };
+    let (_, certificate) =
+        x509_parser::certificate::X509Certificate::from_der(certificate_der).map_err(|_| malformed())?;
+    let oid = x509_parser::oid_registry::Oid::from(&WORKLOAD_SECRET_ID_OID).map_err(|_| malformed())?;
+    let Some(extension) = certificate.get_extension_unique(&oid).map_err(|_| malformed())? else {
+        return Ok(None);
+    };
+    let value = p384::pkcs8::der::asn1::OctetStringRef::from_der(extension.value);
+    let text = value.map(|value| value.as_bytes()).map_err(|_| malformed())?;
+    Ok(WorkloadSecretId::new(std::str::from_utf8(text).map_err(|_| malformed())?))
+}
+
 /// A workload's public key, which came with its connection.
 struct ForeignKey {
     bits: Vec<u8>,
@@ -377,6 +400,8 @@ mod tests {
         };
         assert_eq!(value("1.3.9901.2.1.1").unwrap(), [2, 1, 3]);
         assert_eq!(value("1.3.9901.3.1").unwrap(), b"\x04\x0bdefault/web");
+        assert_eq!(workload_secret_id_of(&issued.der).unwrap(), WorkloadSecretId::new("default/web"));
+        assert_eq!(workload_secret_id_of(ca().mesh_der()), Ok(None));
     }
 
     #[test]

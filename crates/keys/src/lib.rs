@@ -15,7 +15,10 @@ mod signing;
 mod threshold;
 mod transit;
 
-pub use ca::{ClaimExtension, DEFAULT_LEAF_LIFETIME, IssuedCert, LeafRequest, MeshCa, PublicCa, key_of_csr};
+pub use ca::{
+    ClaimExtension, DEFAULT_LEAF_LIFETIME, IssuedCert, LeafRequest, MeshCa, PublicCa, key_of_csr,
+    workload_secret_id_of,
+};
 pub use engine::{Salt, Seed, SeedEngine, WorkloadSecret, WorkloadSecretId};
 pub use owner::{
     check_workload_owner_key, recover_signer, sign_ecdsa_sha256, sign_rsa_pss, verify_ecdsa_sha256,
@@ -65,6 +68,28 @@ pub enum KeyError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("signature does not verify")]
 pub struct SignatureError;
+
+/// SHA-256 over the parts one after another.
+pub fn sha256(parts: &[&[u8]]) -> [u8; 32] {
+    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    parts.iter().for_each(|part| context.update(part));
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(context.finish().as_ref());
+    bytes
+}
+
+/// HMAC-SHA-256.
+pub fn hmac_sha256(key: &[u8; 32], message: &[u8]) -> [u8; 32] {
+    let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, key);
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(aws_lc_rs::hmac::sign(&key, message).as_ref());
+    bytes
+}
+
+/// Whether two secrets are equal, in a time that does not depend on where they differ.
+pub fn equal(left: &[u8], right: &[u8]) -> bool {
+    aws_lc_rs::constant_time::verify_slices_are_equal(left, right).is_ok()
+}
 
 /// Random bytes from the operating system's generator.
 pub fn random<const N: usize>() -> Result<[u8; N], KeyError> {

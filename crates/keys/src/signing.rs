@@ -3,11 +3,16 @@
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use manifest::TransitionHash;
 use p384::{
+    NistP384,
     ecdsa::{
         DerSignature, Signature, SigningKey, VerifyingKey,
         signature::hazmat::{PrehashSigner as _, PrehashVerifier as _},
     },
-    pkcs8::{DecodePrivateKey as _, DecodePublicKey as _, EncodePrivateKey as _, EncodePublicKey as _},
+    elliptic_curve::sec1::ToEncodedPoint as _,
+    pkcs8::{
+        AssociatedOid as _, DecodePrivateKey as _, DecodePublicKey as _, EncodePrivateKey as _,
+        EncodePublicKey as _,
+    },
 };
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -141,7 +146,17 @@ impl CaKey {
 
     /// PEM `EC PRIVATE KEY`, SEC1: the form in which a peer receives it.
     pub fn to_sec1_pem(&self) -> Result<Zeroizing<String>, KeyError> {
-        self.0.to_sec1_pem(p384::pkcs8::LineEnding::LF).map_err(|_| KeyError::Library("key encoding"))
+        // SecretKey::to_sec1_pem leaves the curve out, and then OpenSSL and Go do not read the key.
+        let scalar = Zeroizing::new(self.0.to_bytes());
+        let point = self.0.public_key().to_encoded_point(false);
+        let key = sec1::EcPrivateKey {
+            private_key: &scalar,
+            parameters: Some(sec1::EcParameters::NamedCurve(NistP384::OID)),
+            public_key: Some(point.as_bytes()),
+        };
+        let encoding = |_| KeyError::Library("key encoding");
+        let der = sec1::der::SecretDocument::encode_msg(&key).map_err(encoding)?;
+        der.to_pem("EC PRIVATE KEY", p384::pkcs8::LineEnding::LF).map_err(encoding)
     }
 
     /// Reads the form of [`Self::to_sec1_pem`].
@@ -197,6 +212,9 @@ mod tests {
         let key = CaKey::generate().unwrap();
         let pem = key.to_sec1_pem().unwrap();
         assert!(pem.starts_with("-----BEGIN EC PRIVATE KEY-----"));
+        let (_, der) = sec1::der::SecretDocument::from_pem(&pem).unwrap();
+        let names_p384 = der.as_bytes().windows(7).any(|part| part == [6, 5, 0x2b, 0x81, 4, 0, 0x22]);
+        assert!(names_p384, "others read a key only if it names its curve");
         assert_eq!(CaKey::from_sec1_pem(&pem).unwrap().public_der(), key.public_der());
         assert_eq!(CaKey::from_pkcs8(&key.to_pkcs8().unwrap()).unwrap().public_der(), key.public_der());
     }

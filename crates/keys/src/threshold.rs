@@ -6,7 +6,6 @@
 
 use std::convert::Infallible;
 
-use aws_lc_rs::digest::{self, SHA256};
 use rand_core::{TryCryptoRng, TryRng};
 use vsss_rs::Gf256;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
@@ -43,13 +42,7 @@ impl PartialSeed {
 
     /// What identifies this share without giving it away.
     pub fn commitment(&self, salt: &Salt) -> [u8; 32] {
-        let mut context = digest::Context::new(&SHA256);
-        for part in [CONTEXT, salt.as_bytes(), &self.0] {
-            context.update(part);
-        }
-        let mut bytes = [0; 32];
-        bytes.copy_from_slice(context.finish().as_ref());
-        bytes
+        crate::sha256(&[CONTEXT, salt.as_bytes(), &self.0])
     }
 }
 

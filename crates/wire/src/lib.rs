@@ -3,6 +3,8 @@
 //!
 //! Messages that carry secrets print no content in `Debug`.
 
+pub mod http;
+
 /// What operators and data owners ask: manifests, history, recovery (spec control-plane.md 1.2).
 pub mod user {
     #![allow(

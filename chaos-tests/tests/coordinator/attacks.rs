@@ -1,0 +1,157 @@
+//! Whoever attacks is refused, and the others are served meanwhile.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use atls::{ClientConfig, ConnectionKey};
+use attestation::{Issuer, simulated::SimulatedMachine};
+use chaos_tests::deployment::{Deployment, WEB, now};
+use hyper_util::rt::TokioIo;
+use manifest::PolicyHash;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpSocket, TcpStream},
+    sync::Mutex,
+};
+use tonic::transport::Endpoint;
+use wire::mesh::{NewMeshCertRequest, mesh_api_client::MeshApiClient};
+
+use crate::done;
+
+/// Connects from an address of loopback: to the server each is another host.
+async fn from(source: [u8; 4], to: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::new(IpAddr::from(source), 0))?;
+    socket.connect(to).await
+}
+
+/// One certificate for an honest workload.
+async fn certificate(mesh: SocketAddr, issuer: Arc<dyn Issuer>) -> Result<(), String> {
+    let key = Arc::new(ConnectionKey::generate().map_err(|error| error.to_string())?);
+    let stream = TcpStream::connect(mesh).await.map_err(|error| error.to_string())?;
+    stream.set_nodelay(true).map_err(|error| error.to_string())?;
+    let config = ClientConfig { key, issuer: Some(issuer), handshake_timeout: Duration::from_secs(30) };
+    let (stream, _) = atls::connect(stream, &config, now()).await.map_err(|error| error.to_string())?;
+    let once = Arc::new(Mutex::new(Some(TokioIo::new(stream))));
+    let connector = tower::service_fn(move |_| {
+        let once = Arc::clone(&once);
+        async move { once.lock().await.take().ok_or_else(|| std::io::Error::other("used")) }
+    });
+    let channel = Endpoint::from_static("http://coordinator").connect_with_connector(connector).await;
+    let channel = channel.map_err(|error| error.to_string())?;
+    let answer = MeshApiClient::new(channel).new_mesh_cert(NewMeshCertRequest::default()).await;
+    answer.map(|_| ()).map_err(|status| status.to_string())
+}
+
+/// Opens connections, sends `bytes` on each and holds them, again and again until told to stop.
+async fn hold(source: [u8; 4], to: SocketAddr, bytes: Vec<u8>, trickle: bool, stop: Arc<AtomicBool>) {
+    while !stop.load(Ordering::SeqCst) {
+        let mut held = Vec::new();
+        for _ in 0..100 {
+            let Ok(mut stream) = from(source, to).await else { break };
+            let _ = stream.write_all(&bytes).await;
+            held.push(stream);
+        }
+        for _ in 0..20 {
+            tokio::time::sleep(Duration::from_millis(50)).await; // this attack is about time
+            if trickle {
+                for stream in &mut held {
+                    let _ = stream.write_all(b"a").await;
+                }
+            }
+        }
+    }
+}
+
+/// A hello of attested TLS as far as the server reads before it makes evidence, then nothing.
+async fn flood(source: [u8; 4], to: SocketAddr, stop: Arc<AtomicBool>) {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let roots = rustls::RootCertStore::empty();
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let nonce = [b"atls:v1:nonce:".as_slice(), "00".repeat(32).as_bytes()].concat();
+    config.alpn_protocols = vec![nonce, b"h2".to_vec()];
+    let config = Arc::new(config);
+    while !stop.load(Ordering::SeqCst) {
+        let name = rustls::pki_types::ServerName::try_from("coordinator").unwrap();
+        let mut client = rustls::ClientConnection::new(Arc::clone(&config), name).unwrap();
+        let mut hello = Vec::new();
+        client.write_tls(&mut hello).unwrap();
+        if let Ok(mut stream) = from(source, to).await {
+            let _ = stream.write_all(&hello).await;
+            let _ = tokio::time::timeout(Duration::from_millis(100), stream.read(&mut [0; 64])).await;
+        }
+    }
+}
+
+#[test]
+fn honest_workloads_are_served_while_others_attack() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let deployment = Deployment::start(&[], |_, _| {}).unwrap();
+    done(&deployment, &["set"]);
+    let machine = SimulatedMachine::open(&deployment.path("machine")).unwrap();
+    let issuer: Arc<dyn Issuer> = Arc::new(machine.guest(PolicyHash::of(WEB)));
+    let ports = deployment.ports;
+
+    // How long honest ones take, four at a time.
+    let measure = |count: usize| {
+        runtime.block_on(async {
+            let mut took = Vec::new();
+            for _ in 0..count / 4 {
+                let started = Instant::now();
+                let four = (0..4).map(|_| tokio::spawn(certificate(ports.mesh, Arc::clone(&issuer))));
+                for one in four.collect::<Vec<_>>() {
+                    one.await.unwrap().unwrap();
+                    took.push(started.elapsed());
+                }
+            }
+            took.sort();
+            (took[took.len() / 2], took[took.len() * 99 / 100])
+        })
+    };
+    let calm = measure(100);
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let hello = [&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3], [7_u8; 32].as_slice()].concat();
+    for to in [ports.mesh, ports.user, ports.http, ports.transit] {
+        // Half-open, slow, oversized and senseless.
+        runtime.spawn(hold([127, 0, 0, 2], to, Vec::new(), false, Arc::clone(&stop)));
+        runtime.spawn(hold([127, 0, 0, 3], to, hello.clone(), true, Arc::clone(&stop)));
+        runtime.spawn(hold(
+            [127, 0, 0, 3],
+            to,
+            b"POST /v1/manifest HTTP/1.1\r\nHost: ".to_vec(),
+            true,
+            Arc::clone(&stop),
+        ));
+        runtime.spawn(hold([127, 0, 0, 2], to, vec![0x16; 70_000], false, Arc::clone(&stop)));
+    }
+    for to in [ports.mesh, ports.user] {
+        runtime.spawn(flood([127, 0, 0, 3], to, Arc::clone(&stop)));
+    }
+    let attacked = measure(200);
+    let status = deployment.get(ports.http, "/v1/status").unwrap();
+    stop.store(true, Ordering::SeqCst);
+    println!("certificates, p50 and p99: calm {calm:?}, under attack {attacked:?}");
+    assert!(status.contains("\"ready\""), "{status}");
+    assert!(attacked.1 < Duration::from_secs(5), "honest workloads wait {:?}", attacked.1);
+
+    let text = deployment.get(ports.probe, "/metrics").unwrap();
+    let refused = |reason: &str| {
+        let line = text.lines().find(|line| line.contains("listener=\"mesh\"") && line.contains(reason));
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).unwrap_or_default()
+    };
+    assert!(refused("too many from one source") > 0, "{text}");
+    assert!(refused("reason=\"handshake\"") > 0, "{text}");
+    assert!(!deployment.log().contains("panicked"));
+    done(&deployment, &["verify"]);
+}

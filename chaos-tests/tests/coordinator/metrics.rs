@@ -1,0 +1,53 @@
+//! Metrics, and what is built on them.
+
+use std::{collections::BTreeSet, fs};
+
+use chaos_tests::deployment::{Deployment, WEB};
+
+use crate::{done, drive, repository};
+
+/// Names of metrics in a text of PromQL, JSON or YAML.
+fn names(text: &str) -> BTreeSet<&str> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    text.split(|c| !is_name(c)).filter(|word| word.starts_with("contrast_") && !word.ends_with('_')).collect()
+}
+
+#[test]
+fn metrics_have_their_names_and_dashboard_and_alerts_name_no_others() {
+    let deployment = Deployment::start(&[], |_, _| {}).unwrap();
+    done(&deployment, &["set"]);
+    drive(&deployment, "handshakes");
+    assert!(deployment.initializer(WEB, "web").unwrap().status.success());
+    assert!(!deployment.initializer(b"a policy that nobody allowed", "other").unwrap().status.success());
+    deployment.get(deployment.ports.http, "/v1/status").unwrap();
+    let text = deployment.get(deployment.ports.probe, "/metrics").unwrap();
+    for line in [
+        "contrast_coordinator_manifest_generation 1",
+        "contrast_meshapi_attestation_failures_total 1",
+        "contrast_grpc_server_started_total{grpc_type=\"unary\",grpc_service=\"meshapi.MeshAPI\",grpc_method=\"NewMeshCert\"} 2",
+        "grpc_method=\"NewMeshCert\",grpc_code=\"OK\"} 1",
+        "grpc_method=\"NewMeshCert\",grpc_code=\"PermissionDenied\"} 1",
+        "grpc_method=\"SetManifest\",grpc_code=\"OK\"} 1",
+        "contrast_grpc_server_msg_sent_total{grpc_type=\"unary\",grpc_service=\"meshapi.MeshAPI\",grpc_method=\"NewMeshCert\"} 1",
+        "contrast_coordinator_verification_seconds_count{outcome=\"accepted\"} 2",
+        "contrast_coordinator_issuing_seconds_count{outcome=\"issued\"} 1",
+        "contrast_coordinator_refused_total{listener=\"user\",reason=\"handshake\"} 5",
+        "contrast_coordinator_http_requests_total{listener=\"http\",route=\"/v1/status\",code=\"200\"} 1",
+        "contrast_coordinator_queue_depth{actor=\"ledger\"} 0",
+        "contrast_grpc_server_handling_seconds_bucket{le=\"0.0005\"",
+    ] {
+        assert!(text.contains(line), "{line} is missing in\n{text}");
+    }
+
+    let known: BTreeSet<&str> = names(&text);
+    let folder = repository().join("deploy/monitoring");
+    for name in ["alerts.yml", "dashboard.json"] {
+        let content = fs::read_to_string(folder.join(name)).unwrap();
+        let used = names(&content);
+        assert!(used.len() > 5, "{name} uses metrics");
+        let unknown: Vec<&&str> = used.difference(&known).collect();
+        assert!(unknown.is_empty(), "{name} names {unknown:?}, which the Coordinator does not have");
+    }
+    let dashboard = fs::read(folder.join("dashboard.json")).unwrap();
+    assert!(serde_json::from_slice::<serde_json::Value>(&dashboard).unwrap()["panels"].is_array());
+}

@@ -1,0 +1,149 @@
+//! What owners do with the command line: sign elsewhere, agree on changes, recover together.
+
+use std::{fs, path::Path, process::Command};
+
+use chaos_tests::deployment::Deployment;
+use manifest::{Manifest, ManifestBody, OwnerKey};
+
+use crate::{done, refused, run};
+
+/// Writes the key files of owners with these names, and gives their public keys.
+fn workload_owners(directory: &Path, names: &[&str]) -> Vec<OwnerKey> {
+    let owner = |name: &&str| {
+        let (pem, public) = keys::generate_workload_owner_key().unwrap();
+        fs::write(directory.join(format!("{name}.pem")), pem.as_bytes()).unwrap();
+        OwnerKey::from_der(public)
+    };
+    names.iter().map(owner).collect()
+}
+
+fn changed(deployment: &Deployment, name: &str, change: impl Fn(&mut ManifestBody)) -> Manifest {
+    let mut body = deployment.manifest().unwrap().body().clone();
+    change(&mut body);
+    fs::write(deployment.path(name), body.to_json()).unwrap();
+    Manifest::parse(&body.to_json()).unwrap()
+}
+
+#[test]
+fn two_of_three_owners_agree_on_a_change() {
+    let deployment = Deployment::start(&[], |body, directory| {
+        body.workload_owner_pub_keys = workload_owners(directory, &["anna", "ben", "cleo"]);
+        body.workload_owner_threshold = Some(2);
+    })
+    .unwrap();
+    done(&deployment, &["set"]);
+    changed(&deployment, "next.json", |body| body.minimum_api_version = "v1".into());
+
+    let alone = refused(&deployment, &["set", "-m", "next.json", "--workload-owner-key", "anna.pem"]);
+    assert!(alone.contains("demands the signatures of 2 workload owners"), "{alone}");
+    let propose = ["proposals", "propose", "--next", "next.json", "--workload-owner-key", "anna.pem"];
+    let proposed = done(&deployment, &propose);
+    assert_eq!((proposed["set"].as_bool(), proposed["needed"].as_u64()), (Some(false), Some(2)));
+    let name = proposed["transition"].as_str().unwrap();
+
+    let listed = done(&deployment, &["proposals", "list"]);
+    assert_eq!(listed[0]["transition"], name);
+    assert_eq!(listed[0]["signed"].as_array().unwrap().len(), 1);
+    let shown = done(&deployment, &["proposals", "show", &name[..8], "--save", "proposal"]);
+    assert_eq!(shown["values"][0]["path"], "MinimumAPIVersion");
+    assert_eq!(
+        fs::read(deployment.path("proposal/manifest.json")).unwrap(),
+        fs::read(deployment.path("next.json")).unwrap()
+    );
+
+    let again = done(&deployment, &["proposals", "approve", &name[..8], "--workload-owner-key", "anna.pem"]);
+    assert_eq!(again["set"], false, "the same owner twice is one owner");
+    let (stranger, _) = keys::generate_workload_owner_key().unwrap();
+    fs::write(deployment.path("stranger.pem"), stranger.as_bytes()).unwrap();
+    let refusal =
+        refused(&deployment, &["proposals", "approve", &name[..8], "--workload-owner-key", "stranger.pem"]);
+    assert!(refusal.contains("not by a workload owner"), "{refusal}");
+    let set = done(&deployment, &["proposals", "approve", &name[..8], "--workload-owner-key", "ben.pem"]);
+    assert_eq!((set["set"].as_bool(), set["transition"].as_str()), (Some(true), Some(name)));
+    done(&deployment, &["verify", "-m", "next.json"]);
+    let history = done(&deployment, &["history", "list", "-m", "next.json"]);
+    assert!(history[1]["set_by"].as_str().unwrap().starts_with("signatures by"), "{history}");
+    assert_eq!(done(&deployment, &["proposals", "list", "-m", "next.json"]), serde_json::json!([]));
+
+    // An auditor checks both signatures again, without the Coordinator.
+    let audit = ["audit", "export", "-m", "next.json", "--out", "audit.jsonl"];
+    assert!(deployment.contrast(&audit).unwrap().status.success());
+    done(&deployment, &["audit", "verify", "audit.jsonl"]);
+}
+
+#[test]
+fn a_key_that_is_kept_elsewhere_signs_a_change_and_the_first_manifest() {
+    let directory = tempfile::tempdir().unwrap();
+    let bootstrap = workload_owners(directory.path(), &["bootstrap"]).remove(0);
+    let deployment = Deployment::start(&["--bootstrap-key", &bootstrap.to_string()], |_, _| {}).unwrap();
+    fs::copy(directory.path().join("bootstrap.pem"), deployment.path("bootstrap.pem")).unwrap();
+    let bare = refused(&deployment, &["set"]);
+    assert!(bare.contains("only with a signature by the bootstrap key"), "{bare}");
+    done(&deployment, &["sign", "--workload-owner-key", "bootstrap.pem", "--out", "first.der"]);
+    done(&deployment, &["set", "--signature", "first.der"]);
+
+    // The hand-over to an external signer is a file of 64 hex digits, and OpenSSL is one.
+    done(&deployment, &["verify"]);
+    changed(&deployment, "next.json", |body| body.minimum_api_version = "v1".into());
+    done(&deployment, &["sign", "-m", "next.json", "--prepare"]);
+    assert_eq!(fs::read(deployment.path("transition.hex")).unwrap().len(), 64);
+    let at = |name: &str| deployment.path(name);
+    let sign = |key: &str, out: &str| {
+        let mut openssl = Command::new("openssl");
+        openssl.args(["dgst", "-sha256", "-sign"]).arg(at(key)).arg("-out").arg(at(out));
+        run(openssl.arg(at("transition.hex")));
+    };
+    sign("bootstrap.pem", "wrong.der");
+    let refusal = refused(&deployment, &["set", "-m", "next.json", "--signature", "wrong.der"]);
+    assert!(refusal.contains("the signature is not by a workload owner"), "{refusal}");
+    sign("workload-owner.pem", "next.der");
+    done(&deployment, &["set", "-m", "next.json", "--signature", "next.der", "--atomic"]);
+
+    // The same once more is told what happened.
+    let again = refused(&deployment, &["set", "-m", "next.json", "--signature", "next.der", "--atomic"]);
+    assert!(again.contains("this very change took effect at"), "{again}");
+}
+
+#[test]
+fn two_of_three_seedshare_owners_recover_across_a_restart() {
+    let mut deployment = Deployment::start(&[], |body, directory| {
+        let owner = |name: &&str| {
+            let (pem, public) = keys::generate_seedshare_owner_key().unwrap();
+            fs::write(directory.join(format!("{name}.pem")), pem.as_bytes()).unwrap();
+            OwnerKey::from_der(public)
+        };
+        body.seedshare_owner_pub_keys = ["dora", "emil", "fay"].iter().map(owner).collect();
+        body.seed_share_owner_threshold = Some(2);
+    })
+    .unwrap();
+    done(&deployment, &["set"]);
+    deployment.kill();
+    deployment.launch().unwrap();
+    let recover = |deployment: &Deployment, name: &str| {
+        let key = format!("{name}.pem");
+        let answer = done(deployment, &["recover", "--seedshare-owner-key", &key]);
+        (answer["recovered"].as_bool().unwrap(), answer["shares_received"].as_u64().unwrap())
+    };
+    assert_eq!(recover(&deployment, "dora"), (false, 1));
+    assert_eq!(recover(&deployment, "dora"), (false, 1), "again is harmless");
+    deployment.kill();
+    deployment.launch().unwrap();
+    assert_eq!(recover(&deployment, "emil"), (false, 1), "a restart forgets shares, which can be sent again");
+
+    // A share of another owner is refused by name, before it could spoil anything.
+    let path = deployment.path("seedshares.json");
+    let genuine = fs::read_to_string(&path).unwrap();
+    let mut shares: serde_json::Value = serde_json::from_str(&genuine).unwrap();
+    let fay = manifest::OwnerKey::from_der(
+        hex::decode(shares["SeedShares"][2]["PublicKey"].as_str().unwrap()).unwrap(),
+    );
+    let forged = keys::encrypt_seed_share(&[3; 65], fay.der()).unwrap();
+    shares["SeedShares"][2]["EncryptedSeed"] = hex::encode(forged).into();
+    fs::write(&path, shares.to_string()).unwrap();
+    let bad = refused(&deployment, &["recover", "--seedshare-owner-key", "fay.pem"]);
+    assert!(bad.contains(&format!("share of seedshare owner {}", fay.digest())), "{bad}");
+    fs::write(&path, genuine).unwrap();
+
+    assert!(recover(&deployment, "fay").0);
+    done(&deployment, &["verify"]);
+}

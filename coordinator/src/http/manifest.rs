@@ -1,0 +1,83 @@
+//! Setting a manifest (spec control-plane.md 9.5). Updates are authorised by signatures alone: there is no
+//! client key here that would prove anything.
+
+use std::sync::Arc;
+
+use actors::{Phase, SetManifest};
+use axum::{extract::Request, response::Response};
+use manifest::Manifest;
+use serde::{Deserialize, Serialize};
+
+use super::{Api, Base64, answer, attest::gate, error::ApiError, read};
+use crate::grpc::user_api::request_id;
+
+/// Largest request, in bytes.
+const MAX_REQUEST_BYTES: usize = 16 << 20;
+
+#[derive(Deserialize)]
+struct SetRequest {
+    manifest: Base64,
+    policies: Vec<Base64>,
+    #[serde(default)]
+    signatures: Vec<Base64>,
+}
+
+#[derive(Serialize)]
+struct SetAnswer {
+    version: &'static str,
+    root_ca: Base64,
+    mesh_ca: Base64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seed_shares_doc: Option<SeedSharesDoc>,
+}
+
+#[derive(Serialize)]
+struct SeedSharesDoc {
+    seed_shares: Vec<SeedShare>,
+    salt: Base64,
+}
+
+#[derive(Serialize)]
+struct SeedShare {
+    public_key: String,
+    encrypted_seed: Base64,
+}
+
+pub(super) async fn set(api: Arc<Api>, request: Request) -> Result<Response, ApiError> {
+    let phase = api.actors.snapshot.borrow().phase.clone();
+    let needed = match &phase {
+        Phase::Active(active) => {
+            gate(active, 1)?;
+            active.manifest.workload_owners_needed()
+        }
+        Phase::Uninitialised | Phase::NeedsRecovery => 1,
+    };
+    let SetRequest { manifest, policies, signatures } = read(request, MAX_REQUEST_BYTES).await?;
+    if signatures.len() > needed.max(1) {
+        let text = format!("signatures: expected at most {}, got {}", needed.max(1), signatures.len());
+        return Err(ApiError::malformed(text));
+    }
+    let command = SetManifest {
+        manifest: Manifest::parse(&manifest.0).map_err(|error| ApiError::malformed(error.to_string()))?,
+        policies: policies.into_iter().map(|policy| policy.0).collect(),
+        previous: None,
+        caller: None,
+        signatures: signatures.into_iter().map(|signature| signature.0).collect(),
+        request: request_id().map_err(|_| ApiError::internal("no random numbers"))?,
+    };
+    let reply = api.actors.ledger.ask(command).await??;
+    let share = |share: actors::SeedShare| SeedShare {
+        public_key: share.owner.to_string(),
+        encrypted_seed: Base64(share.ciphertext),
+    };
+    let document = |shares: actors::SeedShares| SeedSharesDoc {
+        seed_shares: shares.shares.into_iter().map(share).collect(),
+        salt: Base64(shares.salt.as_bytes().to_vec()),
+    };
+    answer(&SetAnswer {
+        version: env!("CARGO_PKG_VERSION"),
+        root_ca: Base64(reply.root_pem.into()),
+        mesh_ca: Base64(reply.mesh_pem.into()),
+        seed_shares_doc: reply.shares.map(document),
+    })
+}

@@ -1,0 +1,78 @@
+//! Recovery through a proxy: the seed is sealed to the HPKE key that `/v1/attest-key` vouches for, and
+//! the seedshare owner signs inside. What an owner signs names the sealed message, so that a signature
+//! serves no other.
+
+use std::sync::Arc;
+
+use actors::{Recover, RecoverReply};
+use atls::hpke::Sealed;
+use axum::{extract::Request, response::Response};
+use keys::Salt;
+use manifest::KeyDigest;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::{Api, Base64, answer, error::ApiError, read};
+use crate::grpc::user_api::request_id;
+
+/// Largest request, in bytes: RSA-8192 twice, and room.
+const MAX_REQUEST_BYTES: usize = 16 << 10;
+
+#[derive(Deserialize)]
+struct RecoverRequest {
+    encapsulated_key: Base64,
+    ciphertext: Base64,
+}
+
+/// What is sealed. It has no `Debug`: it is the seed.
+#[derive(Deserialize)]
+struct Inner {
+    seed: Base64,
+    salt: Base64,
+    /// The owner's key, PKCS#1 DER.
+    public_key: Base64,
+    /// RSASSA-PSS with SHA-256 over [`wire::recovery_message`].
+    signature: Base64,
+}
+
+#[derive(Serialize)]
+struct Recovered {
+    version: &'static str,
+    recovered: bool,
+    shares_received: usize,
+    shares_needed: usize,
+}
+
+pub(super) async fn recover(api: Arc<Api>, request: Request) -> Result<Response, ApiError> {
+    let RecoverRequest { encapsulated_key, ciphertext } = read(request, MAX_REQUEST_BYTES).await?;
+    let sealed = Sealed { encapsulated_key: encapsulated_key.0, ciphertext: ciphertext.0 };
+    let opened = api.hpke.open(&sealed, wire::http::RECOVER, &[]);
+    let opened =
+        opened.map_err(|error| ApiError::malformed(format!("{error}; fetch /v1/attest-key again")))?;
+    // The parser's words could quote the seed.
+    let inner: Inner = serde_json::from_slice(&opened)
+        .map_err(|_| ApiError::malformed("the sealed message is not the expected JSON"))?;
+    let seed = Zeroizing::new(inner.seed.0);
+    let salt = Salt::from_bytes(&inner.salt.0).map_err(|error| ApiError::malformed(error.to_string()))?;
+
+    let message =
+        wire::http::recovery_message(api.hpke.public(), &sealed.encapsulated_key, &seed, salt.as_bytes());
+    keys::verify_rsa_pss(&inner.public_key.0, &message, &inner.signature.0)
+        .map_err(|_| ApiError::denied("the signature is not by the given key over this message"))?;
+    let command = Recover {
+        seed,
+        salt,
+        caller: Some(KeyDigest::of(&inner.public_key.0)),
+        request: request_id().map_err(|_| ApiError::internal("no random numbers"))?,
+    };
+    let (received, needed) = match api.actors.ledger.ask(command).await?? {
+        RecoverReply::Recovered(_) => (0, 0),
+        RecoverReply::Waiting { received, needed } => (received, needed),
+    };
+    answer(&Recovered {
+        version: env!("CARGO_PKG_VERSION"),
+        recovered: needed == 0,
+        shares_received: received,
+        shares_needed: needed,
+    })
+}

@@ -1,0 +1,231 @@
+//! Metrics, in OpenMetrics text (spec control-plane.md 8.4). Names and labels are an interface:
+//! `deploy/monitoring` uses them, and a test compares.
+
+mod grpc;
+
+use std::time::Duration;
+
+use actors::{CommitSeen, Phase};
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
+    registry::{Registry, Unit},
+};
+
+pub(crate) use self::grpc::{CountCalls, GrpcMetrics};
+use crate::wiring::Actors;
+
+/// Bounds of everything that takes time, in seconds.
+const SECONDS: [f64; 11] = [0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0];
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct Listener {
+    pub(crate) listener: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct Outcome {
+    pub(crate) outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct Refusal {
+    pub(crate) listener: &'static str,
+    pub(crate) reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub(crate) struct Route {
+    pub(crate) listener: &'static str,
+    pub(crate) route: &'static str,
+    pub(crate) code: u16,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Actor {
+    actor: &'static str,
+}
+
+/// Everything that is counted as it happens. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Metrics {
+    pub(crate) attestation_failures: Counter,
+    pub(crate) verification: Family<Outcome, Histogram>,
+    pub(crate) issuing: Family<Outcome, Histogram>,
+    pub(crate) connections: Family<Listener, Gauge>,
+    pub(crate) handshakes: Family<Listener, Histogram>,
+    pub(crate) refused: Family<Refusal, Counter>,
+    pub(crate) requests: Family<Route, Counter>,
+    pub(crate) grpc: GrpcMetrics,
+    commit: Histogram,
+    commit_events: Histogram,
+    generation: Gauge,
+    ready: Gauge,
+    shares: Gauge,
+    proposals: Gauge,
+    queue: Family<Actor, Gauge>,
+    storage_refused: Gauge,
+    storage_alarms: Gauge,
+    view_age: Gauge<f64, std::sync::atomic::AtomicU64>,
+}
+
+pub(crate) fn seconds() -> Histogram {
+    Histogram::new(SECONDS)
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            attestation_failures: Counter::default(),
+            verification: Family::new_with_constructor(seconds),
+            issuing: Family::new_with_constructor(seconds),
+            connections: Family::default(),
+            handshakes: Family::new_with_constructor(seconds),
+            refused: Family::default(),
+            requests: Family::default(),
+            grpc: GrpcMetrics::default(),
+            commit: seconds(),
+            commit_events: Histogram::new([1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0]),
+            generation: Gauge::default(),
+            ready: Gauge::default(),
+            shares: Gauge::default(),
+            proposals: Gauge::default(),
+            queue: Family::default(),
+            storage_refused: Gauge::default(),
+            storage_alarms: Gauge::default(),
+            view_age: Gauge::default(),
+        }
+    }
+}
+
+impl Metrics {
+    /// What happened to one group commit of the journal.
+    pub(crate) fn commit_seen(&self, commit: CommitSeen) {
+        self.commit.observe(commit.took.as_secs_f64());
+        #[expect(clippy::cast_precision_loss, reason = "a batch has no 2^52 events")]
+        self.commit_events.observe(commit.events as f64);
+    }
+
+    /// Adds how long something took and how it ended.
+    pub(crate) fn took(family: &Family<Outcome, Histogram>, outcome: &'static str, took: Duration) {
+        family.get_or_create(&Outcome { outcome }).observe(took.as_secs_f64());
+    }
+
+    fn registry(&self) -> Registry {
+        let mut registry = Registry::with_prefix("contrast");
+        let info = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("coordinator", "The program", info);
+        registry.register(
+            "coordinator_manifest_generation",
+            "Number of manifests so far, 0 until one is active",
+            self.generation.clone(),
+        );
+        registry.register(
+            "coordinator_ready",
+            "1 while a manifest is in force and the seed in memory",
+            self.ready.clone(),
+        );
+        registry.register(
+            "coordinator_seed_shares_needed",
+            "How many seedshare owners it takes to recover",
+            self.shares.clone(),
+        );
+        registry.register(
+            "coordinator_proposals",
+            "Manifest changes that wait for signatures",
+            self.proposals.clone(),
+        );
+        registry.register(
+            "coordinator_queue_depth",
+            "Questions that an actor has waiting or under way",
+            self.queue.clone(),
+        );
+        registry.register(
+            "coordinator_storage_refused",
+            "How often the shared store showed another past than the one that was verified",
+            self.storage_refused.clone(),
+        );
+        registry.register(
+            "coordinator_storage_alarms",
+            "What the shared store or a peer was caught at since the start",
+            self.storage_alarms.clone(),
+        );
+        registry.register_with_unit(
+            "coordinator_view_age",
+            "Time since the control stream was known to be complete here; 0 without a shared store",
+            Unit::Seconds,
+            self.view_age.clone(),
+        );
+        registry.register("coordinator_connections", "Open connections", self.connections.clone());
+        registry.register("coordinator_refused", "Connections refused", self.refused.clone());
+        registry.register("coordinator_http_requests", "Requests answered over HTTP", self.requests.clone());
+        registry.register(
+            "meshapi_attestation_failures",
+            "Workloads whose evidence was refused",
+            self.attestation_failures.clone(),
+        );
+        registry.register_with_unit(
+            "coordinator_verification",
+            "Verification of evidence, waiting for a thread included",
+            Unit::Seconds,
+            self.verification.clone(),
+        );
+        registry.register_with_unit(
+            "coordinator_issuing",
+            "Issuing of certificates, the flush of the event included",
+            Unit::Seconds,
+            self.issuing.clone(),
+        );
+        registry.register_with_unit(
+            "coordinator_handshake",
+            "Handshakes, evidence of both sides included",
+            Unit::Seconds,
+            self.handshakes.clone(),
+        );
+        registry.register_with_unit(
+            "coordinator_commit",
+            "Group commits of the event log, the flush included",
+            Unit::Seconds,
+            self.commit.clone(),
+        );
+        registry.register(
+            "coordinator_commit_events",
+            "Events in a group commit",
+            self.commit_events.clone(),
+        );
+        self.grpc.register(&mut registry);
+        registry
+    }
+}
+
+/// The text that a scrape gets.
+pub(crate) fn scrape(metrics: &Metrics, actors: &Actors) -> String {
+    let snapshot = actors.snapshot.borrow().clone();
+    let (generation, ready) = match &snapshot.phase {
+        Phase::Active(active) => {
+            (i64::try_from(active.generation).unwrap_or(i64::MAX), i64::from(actors.standing.is_current()))
+        }
+        Phase::Uninitialised | Phase::NeedsRecovery => (0, 0),
+    };
+    let number = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
+    metrics.storage_refused.set(i64::try_from(actors.store.refusals()).unwrap_or(i64::MAX));
+    metrics.storage_alarms.set(i64::try_from(actors.standing.alarms().len()).unwrap_or(i64::MAX));
+    metrics.view_age.set(actors.standing.age().map_or(0.0, |age| age.as_secs_f64()));
+    metrics.generation.set(generation);
+    metrics.ready.set(ready);
+    metrics.shares.set(number(snapshot.state.seed_shares().needed));
+    metrics.proposals.set(number(snapshot.state.proposals().len()));
+    for (actor, depth) in [
+        ("ledger", actors.ledger.under_way()),
+        ("journal", actors.journal.under_way()),
+        ("verifiers", actors.verifiers.under_way()),
+        ("authority", actors.authority.under_way()),
+        ("recovery", actors.recovery.under_way()),
+    ] {
+        metrics.queue.get_or_create(&Actor { actor }).set(number(depth));
+    }
+    let mut text = String::new();
+    // Fails only if writing to a String does.
+    let _ = encode(&mut text, &metrics.registry());
+    text
+}
