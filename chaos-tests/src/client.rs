@@ -139,6 +139,22 @@ pub async fn status(port: u16) -> anyhow::Result<StatusResponse> {
     Ok(answer.map_err(|status| anyhow::anyhow!("{:?}: {}", status.code(), status.message()))?.into_inner())
 }
 
+/// One connection that is asked over and over.
+pub struct Session(ClusterClient<Channel>);
+
+impl Session {
+    /// Connects to a replica.
+    pub async fn open(port: u16) -> anyhow::Result<Self> {
+        Ok(Self(ClusterClient::new(user(port, None).await?)))
+    }
+
+    /// Number of the manifest in force there.
+    pub async fn generation(&mut self) -> anyhow::Result<u64> {
+        let answer = self.0.status(StatusRequest {}).await;
+        Ok(answer.map_err(|status| anyhow::anyhow!("{}", status.message()))?.into_inner().generation)
+    }
+}
+
 /// Attests as the workload and gets its certificate.
 pub async fn certificate(port: u16, issuer: &Arc<dyn Issuer>) -> anyhow::Result<Issued> {
     let channel = channel(port, ConnectionKey::generate()?, Some(Arc::clone(issuer))).await?;

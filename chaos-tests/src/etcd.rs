@@ -45,6 +45,40 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// Another cluster of one member, in `directory`, on a copy of this one's data: what an administrator
+    /// who restores a backup has, or a host that shows different guests different disks. This one must
+    /// have one member.
+    pub fn fork(&mut self, directory: &Path) -> anyhow::Result<Self> {
+        let copy = Self {
+            members: vec![Member { process: None, client: free_port()?, peer: free_port()? }],
+            directory: directory.to_owned(),
+            is_tls: self.is_tls,
+        };
+        fs::create_dir_all(directory)?;
+        self.kill(0);
+        copy_directory(&self.data(0), &copy.data(0))?;
+        self.restart(0)?;
+        let mut copy = copy;
+        copy.restart(0)?;
+        for cluster in [&*self, &copy] {
+            wait_until("etcd has a leader", START, || Ok(cluster.ctl(&["get", "nothing"]).is_ok()))?;
+        }
+        Ok(copy)
+    }
+
+    /// Puts a copy of the data that was made earlier in the place of the data, or makes the copy.
+    pub fn swap_data(&mut self, copy: &Path, is_restore: bool) -> anyhow::Result<()> {
+        self.kill(0);
+        if is_restore {
+            fs::remove_dir_all(self.data(0))?;
+            copy_directory(copy, &self.data(0))?;
+        } else {
+            copy_directory(&self.data(0), copy)?;
+        }
+        self.restart(0)?;
+        wait_until("etcd has a leader", START, || Ok(self.ctl(&["get", "nothing"]).is_ok()))
+    }
+
     /// Number of members, those that were killed included.
     pub fn len(&self) -> usize {
         self.members.len()
@@ -151,6 +185,12 @@ impl Cluster {
         ensure!(output.status.success(), "etcdctl {args:?}: {}", String::from_utf8_lossy(&output.stderr));
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
+}
+
+fn copy_directory(from: &Path, to: &Path) -> anyhow::Result<()> {
+    let status = Command::new("cp").arg("-a").arg(from).arg(to).status()?;
+    ensure!(status.success(), "cannot copy {}", from.display());
+    Ok(())
 }
 
 fn make_certificates(directory: &Path) -> anyhow::Result<()> {

@@ -6,6 +6,7 @@ pub mod deployment;
 pub mod etcd;
 pub mod fleet;
 pub mod linearizable;
+pub mod model;
 pub mod plan;
 pub mod process;
 pub mod proxy;

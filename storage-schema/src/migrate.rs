@@ -68,6 +68,11 @@ pub fn migrate<A: EventStore, B: EventStore>(
         Some(key) => Some(key),
         None => Log::open(Arc::clone(from), StreamId::Control, None, |_, _| {})?.key(),
     };
+    // Before anything is written: is there another deployment's log?
+    let (ours, theirs) = (from.read(&StreamId::Control, 0, 1)?, to.read(&StreamId::Control, 0, 1)?);
+    if !theirs.is_empty() && ours.first() != theirs.first() {
+        return Err(MigrateError::Occupied { stream: StreamId::Control, index: 0 });
+    }
     let mut streams = from.streams()?;
     streams.sort_by_key(|stream| *stream == StreamId::Control);
     let mut done = Migrated { streams: streams.len(), ..Migrated::default() };

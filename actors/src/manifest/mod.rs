@@ -26,3 +26,6 @@ pub use state::{Active, CaRecord, Entry, Phase, SeedShareRecord, Snapshot, State
 
 #[cfg(test)]
 mod owner_tests;
+
+#[cfg(test)]
+mod follow_tests;

@@ -29,16 +29,21 @@ impl ReplicaApi {
     }
 }
 
-/// The head of the control stream here, signed.
+/// The head of the control stream here, signed: of the verified copy, which a shared store that lies now
+/// cannot take back.
 pub(super) async fn own_head(actors: &Actors) -> anyhow::Result<Head> {
-    let (store, archive, replica) = (Arc::clone(&actors.store), Arc::clone(&actors.archive), actors.replica);
+    let (store, replica) = (Arc::clone(&actors.store), actors.replica);
+    let archive = Arc::clone(&actors.archive);
     let signed = tokio::task::spawn_blocking(move || {
-        let head = archive.head(StreamId::Control, None)?;
-        let Some(last) = head.segments.checked_sub(1) else { return Ok(Vec::new()) };
-        let segment = store.read(&StreamId::Control, last, 1)?.into_iter().next();
-        Ok::<_, LogError>(
-            segment.and_then(|(_, bytes)| signed_head(&bytes).map(<[u8]>::to_vec)).unwrap_or_default(),
-        )
+        let control = StreamId::Control;
+        let segments = match store.copied(&control)? {
+            0 => archive.head(control, None)?.segments, // this replica joined a moment ago
+            copied => copied,
+        };
+        let Some(last) = segments.checked_sub(1) else { return Ok(Vec::new()) };
+        let segment = store.read(&control, last, 1)?.into_iter().next();
+        let signed = segment.and_then(|(_, bytes)| signed_head(&bytes).map(<[u8]>::to_vec));
+        Ok::<_, LogError>(signed.unwrap_or_default())
     });
     Ok(Head { signed_head: signed.await??, replica: replica.as_bytes().to_vec() })
 }
