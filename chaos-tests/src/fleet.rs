@@ -105,7 +105,8 @@ impl Fleet {
             .args(["--policy-hash", &Plan::coordinator().to_string()])
             .args(["--etcd-endpoints", &endpoints.join(","), "--peers", &peers.join(",")])
             .args(["--exchange-seconds", "2", "--checkpoint-seconds", "5"])
-            .env("NO_COLOR", "1");
+            .env("NO_COLOR", "1")
+            .env_remove("RUST_BACKTRACE"); // the reason of an end shall be in the last lines
         let log = self.directory.join(format!("replica-{number}.log"));
         replica.process = Some(Process::start(&mut command, &log)?);
         Ok(())

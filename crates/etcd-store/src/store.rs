@@ -135,23 +135,6 @@ impl EtcdStore {
         Ok(u64::try_from(self.block(asking)?).unwrap_or_default())
     }
 
-    /// Deletes blobs, which every live replica must hold.
-    pub fn drop_blobs(&self, hashes: &[BlobHash]) -> Result<(), StoreError> {
-        for hash in hashes {
-            let request =
-                DeleteRangeRequest { key: self.keys.blob_part(hash, 0), range_end: self.keys.blob_end(hash) };
-            let client = Arc::clone(&self.client);
-            self.block(async move {
-                let asked = client.ask(|asked, _| {
-                    let request = asked.request(request.clone());
-                    async move { KvClient::new(asked.channel).delete_range(request).await }
-                });
-                asked.await.map(drop)
-            })?;
-        }
-        Ok(())
-    }
-
     fn waiting(&self) -> MutexGuard<'_, BTreeMap<[u8; 32], Vec<u8>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
