@@ -11,7 +11,7 @@ use std::{
 };
 
 use attestation::simulated::{SimulatedKind, SimulatedMachine};
-use manifest::{Manifest, ManifestBody, OwnerKey, PolicyEntry, PolicyHash, Role, Timestamp};
+use manifest::{Manifest, ManifestBody, OwnerKey, PolicyEntry, PolicyHash, ReferenceValues, Role, Timestamp};
 
 use crate::program;
 
@@ -92,7 +92,7 @@ impl Deployment {
             fs::write(directory.path().join("machine").join(name), content)?;
         }
         let machine = SimulatedMachine::open(&directory.path().join("machine"))?;
-        let mut body = Self::manifest_body(&machine);
+        let mut body = Self::manifest_body(machine.reference_values());
         for (name, policy) in [("coordinator", COORDINATOR), ("web", WEB)] {
             fs::create_dir_all(directory.path().join("policies"))?;
             fs::write(directory.path().join("policies").join(name), policy)?;
@@ -110,7 +110,7 @@ impl Deployment {
         Ok(deployment)
     }
 
-    fn manifest_body(machine: &SimulatedMachine) -> ManifestBody {
+    fn manifest_body(reference_values: ReferenceValues) -> ManifestBody {
         let entry = |name: &str, secret: &str, role| PolicyEntry {
             sans: vec![name.to_owned(), "*".to_owned()],
             workload_secret_id: secret.to_owned(),
@@ -122,7 +122,7 @@ impl Deployment {
                 (PolicyHash::of(WEB), entry("web", "web", Role::None)),
             ]
             .into(),
-            reference_values: machine.reference_values(),
+            reference_values,
             ..ManifestBody::default()
         }
     }

@@ -1,6 +1,17 @@
 //! What the tests and the load generator share: where the real programs are.
 
+pub mod check;
+pub mod client;
 pub mod deployment;
+pub mod etcd;
+pub mod fleet;
+pub mod linearizable;
+pub mod model;
+pub mod plan;
+pub mod process;
+pub mod proxy;
+pub mod run;
+pub mod scenario;
 
 use std::path::PathBuf;
 
@@ -11,4 +22,11 @@ pub fn program(name: &str) -> PathBuf {
     let this = std::env::current_exe().unwrap_or_default();
     let beside = this.ancestors().skip(1).take(2).map(|directory| directory.join(name));
     beside.into_iter().find(|path| path.is_file()).unwrap_or_else(|| PathBuf::from(name))
+}
+
+/// The time of the system's clock.
+#[expect(clippy::disallowed_methods, reason = "the edge of a program, where time enters")]
+pub fn now() -> manifest::Timestamp {
+    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    manifest::Timestamp::from_millis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
 }

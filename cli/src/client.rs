@@ -80,6 +80,10 @@ impl Coordinator {
         ProposalsClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
+    pub(crate) fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
     pub(crate) fn history(&self) -> HistoryClient<Channel> {
         HistoryClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }

@@ -18,6 +18,8 @@ mod runtime;
 mod set;
 mod sign;
 mod source;
+mod status;
+mod store;
 mod verify;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -60,6 +62,8 @@ enum Command {
     Endorsements(endorsements::Args),
     Runtime(runtime::Args),
     Coordinator(resources::coordinator::Args),
+    Status(status::Args),
+    Store(store::Args),
     /// Print a completion script for a shell.
     Completion {
         /// The shell.
@@ -89,6 +93,8 @@ async fn main() -> ExitCode {
         Command::Endorsements(args) => endorsements::run(args, cache, &printer).await,
         Command::Runtime(args) => runtime::run(&args, &printer),
         Command::Coordinator(args) => resources::coordinator::run(&args, &printer),
+        Command::Status(args) => status::run(args, &printer).await,
+        Command::Store(args) => store::run(args, &printer).await,
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "contrast", &mut std::io::stdout());
             Ok(())

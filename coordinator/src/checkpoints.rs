@@ -56,7 +56,7 @@ pub(crate) async fn close(actors: &Actors) {
 
 async fn reopen(actors: &Actors) {
     let store = Arc::clone(&actors.store);
-    let reopened = tokio::task::spawn_blocking(move || store.reopen()).await;
+    let reopened = tokio::task::spawn_blocking(move || store.local().reopen()).await;
     if !matches!(reopened, Ok(Ok(()))) {
         tracing::warn!("the event log could not be reopened; the next start takes longer");
     }

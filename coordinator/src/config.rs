@@ -96,6 +96,9 @@ pub(crate) struct Config {
     pub(crate) endorsements: endorsements::EndorsementOptions,
 
     #[command(flatten)]
+    pub(crate) replicas: crate::replicas::ReplicaOptions,
+
+    #[command(flatten)]
     pub(crate) log: program::LogOptions,
 }
 

@@ -244,7 +244,10 @@ impl Actors {
     }
 
     /// Judges evidence; if the vendor has to be asked for something first, on a thread that may wait.
-    async fn verify(&self, request: VerifyEvidence) -> Result<Result<Verified, VerifyError>, AskError> {
+    pub(crate) async fn verify(
+        &self,
+        request: VerifyEvidence,
+    ) -> Result<Result<Verified, VerifyError>, AskError> {
         let VerifyEvidence { expected, now, .. } = request;
         let manifest = Arc::clone(&request.manifest);
         let lacking = match self.verifiers.ask(request).await? {

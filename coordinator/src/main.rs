@@ -7,6 +7,7 @@ mod http;
 mod listener;
 mod metrics;
 mod probes;
+mod replicas;
 mod servers;
 mod sources;
 mod transit;

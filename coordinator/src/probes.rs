@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 
-use actors::{Phase, Snapshot};
+use actors::Phase;
 use http_body_util::Full;
 use hyper::{
     Request, Response, StatusCode,
@@ -19,8 +19,8 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 
 pub(crate) async fn serve(
     socket: TcpListener,
-    snapshot: watch::Receiver<Snapshot>,
-    metrics: Option<Actors>,
+    actors: Actors,
+    with_metrics: bool,
     mut stop: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
     loop {
@@ -29,17 +29,18 @@ pub(crate) async fn serve(
             _ = stop.wait_for(|stopped| *stopped) => return Ok(()),
         };
         let Ok((stream, _)) = accepted else { continue };
-        let (snapshot, metrics) = (snapshot.clone(), metrics.clone());
+        let actors = actors.clone();
         let answer = service_fn(move |request: Request<hyper::body::Incoming>| {
-            let response = match &metrics {
-                Some(actors) if request.uri().path() == "/metrics" => {
-                    let text = scrape(&actors.metrics, actors);
+            let response = match request.uri().path() {
+                "/metrics" if with_metrics => {
+                    let text = scrape(&actors.metrics, &actors);
                     let mut response = Response::new(Full::new(Bytes::from(text)));
                     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(OPEN_METRICS));
                     response
                 }
-                _ => {
-                    let (status, text) = probe(request.uri().path(), &snapshot.borrow().phase);
+                path => {
+                    let is_current = actors.standing.is_current();
+                    let (status, text) = probe(path, &actors.snapshot.borrow().phase, is_current);
                     let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
                     *response.status_mut() = status;
                     response
@@ -54,16 +55,16 @@ pub(crate) async fn serve(
     }
 }
 
-fn probe(path: &str, phase: &Phase) -> (StatusCode, &'static str) {
+fn probe(path: &str, phase: &Phase, is_current: bool) -> (StatusCode, &'static str) {
     let state = match phase {
         Phase::Uninitialised => "no manifest configured\n",
         Phase::NeedsRecovery => "coordinator is in recovery mode\n",
+        Phase::Active(_) if !is_current => "not known whether the manifest is still in force\n",
         Phase::Active(_) => "ready\n",
     };
     match (path, phase) {
-        ("/probe/startup" | "/probe/liveness", _) | ("/probe/readiness", Phase::Active(_)) => {
-            (StatusCode::OK, state)
-        }
+        ("/probe/startup" | "/probe/liveness", _) => (StatusCode::OK, state),
+        ("/probe/readiness", Phase::Active(_)) if is_current => (StatusCode::OK, state),
         ("/probe/readiness", _) => (StatusCode::SERVICE_UNAVAILABLE, state),
         _ => (StatusCode::NOT_FOUND, "not found\n"),
     }

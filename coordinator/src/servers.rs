@@ -15,7 +15,9 @@ use crate::{
     http::{self, Api},
     listener::{Limits, Listener, PeerPolicy},
     metrics::CountCalls,
-    probes, transit,
+    probes,
+    replicas::{ClusterApi, ReplicaApi},
+    transit,
     web::Web,
     wiring::{Actors, DRAIN},
 };
@@ -48,7 +50,6 @@ pub(crate) async fn start(
     let mut servers = JoinSet::new();
     grpc(&mut servers, config, issuer, actors, limits).await?;
 
-    let scrape = config.metrics.is_some().then(|| actors.clone());
     let web =
         |name, route| Web { name, limits, metrics: actors.metrics.clone(), stop: stopped.clone(), route };
     if let Some(address) = config.beside_user_api(config.http_listen, 1314) {
@@ -61,7 +62,7 @@ pub(crate) async fn start(
     }
     // Last, because an answer there says that the others listen.
     let probe = bind("probe", config.probe_listen).await?;
-    servers.spawn(probes::serve(probe, actors.snapshot.clone(), scrape, stopped.clone()));
+    servers.spawn(probes::serve(probe, actors.clone(), config.metrics.is_some(), stopped.clone()));
     Ok(servers)
 }
 
@@ -99,10 +100,12 @@ async fn grpc(
         .add_service(UserApi::service(actors.clone()))
         .add_service(HistoryApi::service(actors.clone()))
         .add_service(ProposalsApi::service(actors.clone()))
+        .add_service(ClusterApi::service(actors.clone()))
         .serve_with_incoming_shutdown(user, wait_for(actors.stop.clone()));
     let mesh = listener("mesh", ClientAuth::Required, PeerPolicy::Mesh).incoming(mesh);
     let mesh = server()
         .add_service(MeshApi::service(actors.clone()))
+        .add_service(ReplicaApi::service(actors.clone()))
         .serve_with_incoming_shutdown(mesh, wait_for(actors.stop.clone()));
     servers.spawn(async move { user.await.context("user API") });
     servers.spawn(async move { mesh.await.context("mesh API") });

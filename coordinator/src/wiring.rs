@@ -4,20 +4,26 @@ use std::{sync::Arc, time::Duration};
 
 use actix::{Actor as _, Supervisor, SyncArbiter};
 use actors::{
-    Authority, Clock as _, Journal, Ledger, Mailbox, OnCommit, Recovery, Snapshot, SystemClock, Verifiers,
-    verify_streams,
+    Authority, Clock as _, Journal, Ledger, LedgerError, Mailbox, OnCommit, Recovery, Snapshot, SystemClock,
+    Verifiers, verify_streams,
 };
 use anyhow::{Context as _, ensure};
 use attestation::{Issuer, ReportData};
 use endorsements::{EndorsedIssuer, Endorsements};
 use manifest::{PolicyHash, ReplicaId, Timestamp};
-use storage_schema::{Archive, SledStore};
+use storage_schema::{Archive, LogError, Replicated, SledStore, StoreError};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{oneshot, watch},
 };
 
-use crate::{checkpoints, config::Config, metrics::Metrics, servers};
+use crate::{
+    checkpoints,
+    config::Config,
+    metrics::Metrics,
+    replicas::{self, Standing},
+    servers,
+};
 
 /// Time for requests under way to finish after a signal.
 pub(crate) const DRAIN: Duration = Duration::from_secs(20);
@@ -32,12 +38,14 @@ const ROOM: usize = 8192;
 /// The same for manifest changes and recoveries, which are few and may be 16 MiB each.
 const LEDGER_ROOM: usize = 16;
 
-pub(crate) type Store = SledStore;
+pub(crate) type Store = Replicated<SledStore>;
 
 /// What the edge talks to. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Actors {
     pub(crate) certificate_lifetime: Duration,
+    pub(crate) replica: ReplicaId,
+    pub(crate) standing: Arc<Standing>,
     pub(crate) metrics: Metrics,
     pub(crate) store: Arc<Store>,
     pub(crate) archive: Arc<Archive<Store>>,
@@ -63,6 +71,9 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let mut servers = servers::start(&config, own_policy, &issuer, &actors, &stopped).await?;
     let every = Duration::from_secs(config.checkpoint_seconds);
     tokio::spawn(refresh(endorsements, stopped.clone()));
+    let mut options = config.replicas.clone();
+    options.own = Some(config.mesh_listen);
+    tokio::spawn(replicas::keep(actors.clone(), Arc::clone(&issuer), options, stopped.clone()));
     let checkpoints = tokio::spawn(checkpoints::keep(actors.clone(), every, stopped));
 
     let mut terminate = signal(SignalKind::terminate())?;
@@ -107,6 +118,14 @@ async fn refresh(endorsements: Arc<Endorsements>, mut stopped: watch::Receiver<b
     }
 }
 
+/// Works until stopped.
+pub(crate) async fn until_stopped(mut stopped: watch::Receiver<bool>, work: impl Future) {
+    tokio::select! {
+        _ = work => {}
+        _ = stopped.wait_for(|stopped| *stopped) => {}
+    }
+}
+
 /// Starts the actors on a thread of their own, where they live until the process ends; their pools
 /// have further threads. The listeners run on the runtime's.
 async fn actor_system(config: Config, stop: watch::Receiver<bool>) -> anyhow::Result<Actors> {
@@ -125,15 +144,18 @@ async fn actor_system(config: Config, stop: watch::Receiver<bool>) -> anyhow::Re
 fn start_actors(config: &Config, stop: watch::Receiver<bool>) -> anyhow::Result<Actors> {
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let replica = ReplicaId::from_bytes(keys::random()?);
-    let store = Arc::new(SledStore::open(&config.state_dir)?);
+    let (store, standing) = replicas::open_store(&config.state_dir, &config.replicas)?;
+    let store = Arc::new(store);
     let cache = config.state_dir.join("endorsements");
     let endorsements = Arc::new(config.endorsements.open(Some(cache)).context("endorsement cache")?);
     let (publish, snapshot) = watch::channel(Ledger::<Store, SystemClock>::nothing());
     let publish = Arc::new(publish);
     // Once here, so that a log that cannot be trusted is an error at start, not a crash later.
-    let opened = Ledger::open(Arc::clone(&store), SystemClock, replica, Arc::clone(&publish))?;
     let archive = Arc::new(Archive::new(Arc::clone(&store)));
-    verify_streams(&archive, opened.log_key(), &snapshot.borrow().state)?;
+    patiently(|| {
+        let opened = Ledger::open(Arc::clone(&store), SystemClock, replica, Arc::clone(&publish))?;
+        verify_streams(&archive, opened.log_key(), &snapshot.borrow().state)
+    })?;
     tracing::info!(%replica, manifests = snapshot.borrow().state.entries().len(), "event log verified");
 
     let (ledger_store, bootstrap_key) = (Arc::clone(&store), config.bootstrap_key.clone());
@@ -163,6 +185,8 @@ fn start_actors(config: &Config, stop: watch::Receiver<bool>) -> anyhow::Result<
         config.certificate_seconds.map_or(keys::DEFAULT_LEAF_LIFETIME, Duration::from_secs);
     Ok(Actors {
         certificate_lifetime,
+        replica,
+        standing,
         metrics,
         store,
         archive,
@@ -175,6 +199,22 @@ fn start_actors(config: &Config, stop: watch::Receiver<bool>) -> anyhow::Result<
         authority,
         recovery,
     })
+}
+
+/// Tries until the shared store answers: without it nothing can be known about the log.
+fn patiently(mut open: impl FnMut() -> Result<(), LedgerError>) -> Result<(), LedgerError> {
+    loop {
+        match open() {
+            Err(
+                LedgerError::Store(error @ StoreError::Unavailable(_))
+                | LedgerError::Log(LogError::Store(error @ StoreError::Unavailable(_))),
+            ) => {
+                tracing::warn!(%error, "waiting for the event store");
+                std::thread::sleep(Duration::from_millis(500));
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 /// The time, for the edge.

@@ -151,6 +151,11 @@ pub enum Fact {
     },
     /// A replica closed its stream in order. Replica stream, last event.
     ReplicaStopped,
+    /// The shared store, or a peer, showed a past that is not the one that was verified. Replica stream.
+    StorageRefused {
+        /// What it was caught at.
+        reason: String,
+    },
     /// A workload got a certificate. Replica stream.
     CertificateIssued {
         /// Serial number.
@@ -277,6 +282,7 @@ impl Fact {
             Self::RecoveredByUser { .. } => "RecoveredByUser",
             Self::RecoveryGranted { .. } => "RecoveryGranted",
             Self::RecoveryReceived { .. } => "RecoveryReceived",
+            Self::StorageRefused { .. } => "StorageRefused",
             Self::ReplicaStarted { .. } => "ReplicaStarted",
             Self::ReplicaStopped => "ReplicaStopped",
             Self::CertificateIssued { .. } => "CertificateIssued",

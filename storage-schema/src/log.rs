@@ -219,6 +219,7 @@ impl<S: EventStore> Log<S> {
                 })
             };
             let events: Vec<(u64, Event)> = (first..).zip(events).map(decode).collect::<Result<_, _>>()?;
+            self.store.keep(&stream, index, &bytes)?;
             for leaf in leaves {
                 self.tiles.push(self.store.as_ref(), &stream, leaf)?;
             }

@@ -118,6 +118,22 @@ pub enum StoreError {
     /// Another process has the directory open.
     #[error("{0} is in use by another process; stop it, or choose another state directory")]
     InUse(String),
+    /// A store over the network does not answer. Whether a write took effect is not known.
+    #[error("the shared event store does not answer: {0}")]
+    Unavailable(String),
+    /// A store that shows another past than the one that was verified before.
+    #[error(
+        "stream {stream}: the shared store {what} at segment {index}, which this replica verified before; \
+         it was rolled back, restored from elsewhere, or lies"
+    )]
+    Diverged {
+        /// The stream.
+        stream: StreamId,
+        /// The segment.
+        index: u64,
+        /// What it does.
+        what: &'static str,
+    },
     /// The disk or the engine.
     #[error("event store: {0}")]
     Fault(String),
@@ -135,6 +151,17 @@ pub trait EventStore: Send + Sync + 'static {
         index: u64,
         max_bytes: usize,
     ) -> Result<Vec<(u64, Vec<u8>)>, StoreError>;
+
+    /// Takes note that the log's key was found to come from the seed, so that what [`EventStore::keep`]
+    /// gets is the deployment's own log and not one that the store invented.
+    fn trust(&self) {}
+
+    /// Takes note that the log verified this segment, which [`EventStore::read`] returned. An engine
+    /// with a copy of its own keeps it there.
+    fn keep(&self, stream: &StreamId, index: u64, segment: &[u8]) -> Result<(), StoreError> {
+        let _ = (stream, index, segment);
+        Ok(())
+    }
 
     /// Stores a blob under its SHA-256; durable at the latest with the next append.
     fn put_blob(&self, bytes: &[u8]) -> Result<BlobHash, StoreError>;

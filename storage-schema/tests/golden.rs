@@ -99,6 +99,7 @@ fn facts() -> Vec<(u8, Fact)> {
         (1, Fact::RecoveryReceived { from: "10.0.0.2:7777".into() }),
         (1, Fact::ReplicaStarted { version: "0.1.0".into() }),
         (1, Fact::ReplicaStopped),
+        (1, Fact::StorageRefused { reason: "rolled back".into() }),
         (1, certificate_issued(vec![], "", vec![])),
         (2, certificate_issued(vec![17; 32], "ReferenceValues.snp[0]", vec![])),
         (3, certificate_issued(vec![17; 32], "ReferenceValues.snp[0]", vec![24; 91])),

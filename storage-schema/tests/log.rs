@@ -1,6 +1,11 @@
 //! The log on each engine: what was acknowledged is there, and what was changed is named.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+#[path = "conformance/mod.rs"]
+mod conformance;
+#[path = "replicated/mod.rs"]
+mod replicated;
+
 use std::{path::Path, sync::Arc};
 
 use keys::LogKey;
@@ -42,57 +47,15 @@ fn fill<S: EventStore>(store: &Arc<S>) -> Vec<Event> {
     all
 }
 
-/// What every engine must do.
-fn conformance<S: EventStore>(store: Arc<S>) {
-    let stream = StreamId::Replica(ReplicaId::from_bytes([3; 16]));
-    assert_eq!(store.streams().unwrap(), []);
-    store.append(&stream, 0, b"zero").unwrap();
-    store.append(&stream, 1, b"one").unwrap();
-    assert_eq!(store.append(&stream, 1, b"other"), Err(StoreError::IndexTaken { stream, index: 1 }));
-    assert!(matches!(store.append(&stream, 9, b"gap"), Err(StoreError::Gap { index: 9, .. })));
-    assert_eq!(store.read(&stream, 0, 1).unwrap(), [(0, b"zero".to_vec())], "at least one");
-    let large = StreamId::Replica(ReplicaId::from_bytes([4; 16]));
-    store.append(&large, 0, &vec![5; 100_000]).unwrap();
-    store.append(&large, 1, &vec![6; 8192]).unwrap();
-    let both = store.read(&large, 0, 1 << 20).unwrap();
-    assert!(both == [(0, vec![5; 100_000]), (1, vec![6; 8192])]);
-    assert_eq!(store.read(&stream, 1, 1 << 20).unwrap(), [(1, b"one".to_vec())]);
-    assert_eq!(store.read(&StreamId::Control, 0, 1 << 20).unwrap(), []);
-    let blob = store.put_blob(b"manifest").unwrap();
-    assert_eq!(store.put_blob(b"manifest").unwrap(), blob);
-    assert_eq!(store.get_blob(&blob).unwrap().unwrap(), b"manifest");
-    for size in [0, 8191, 8192, 8193, 3_000_000] {
-        let large = vec![7; size];
-        let hash = store.put_blob(&large).unwrap();
-        assert!(store.get_blob(&hash).unwrap().unwrap() == large, "blob of {size} bytes");
-        store.put_derived(b"large", &large).unwrap();
-        assert!(store.get_derived(b"large").unwrap().unwrap() == large, "{size} bytes");
-    }
-    store.put_derived(b"large", b"small again").unwrap();
-    assert_eq!(store.get_derived(b"large").unwrap().unwrap(), b"small again");
-    assert_eq!(store.get_derived(b"larg").unwrap(), None);
-    assert_eq!(store.get_derived(b"name").unwrap(), None);
-    store.put_derived(b"name", b"one").unwrap();
-    store.put_derived(b"name", b"two").unwrap();
-    store.sync().unwrap();
-    assert_eq!(store.get_derived(b"name").unwrap().unwrap(), b"two");
-
-    let all = fill(&store);
-    let (log, replayed) = open(&store, Some(&key(1))).unwrap();
-    assert_eq!(replayed, all);
-    assert_eq!((log.head().size, log.head().segments), (5, 3));
-    assert_eq!(store.streams().unwrap(), [StreamId::Control, stream, large]);
-}
-
 #[test]
 fn memory_conforms() {
-    conformance(Arc::new(MemoryStore::default()));
+    conformance::conformance(Arc::new(MemoryStore::default()));
 }
 
 #[test]
 fn sled_conforms_and_keeps_everything_over_a_restart() {
     let directory = tempfile::tempdir().unwrap();
-    conformance(Arc::new(SledStore::open(directory.path()).unwrap()));
+    conformance::conformance(Arc::new(SledStore::open(directory.path()).unwrap()));
     let store = Arc::new(SledStore::open(directory.path()).unwrap());
     assert_eq!(open(&store, Some(&key(1))).unwrap().1.len(), 5);
 }

@@ -10,6 +10,7 @@ use storage_schema::{BlobHash, Event, EventStore, Fact, Folded, Log, StreamId};
 use tokio::sync::watch;
 
 use super::{
+    follow::{Adopt, AdoptError, Follow, Unsure},
     messages::{
         ApproveProposal, LedgerError, ProposalReply, ProposeManifest, RecordHeads, Recover, RecoverError,
         RecoverReply, SetManifest, SetManifestError, SetManifestReply, WithdrawProposal,
@@ -26,14 +27,16 @@ const SNAPSHOT_EVERY: u64 = 500;
 pub struct Ledger<S, C> {
     pub(super) store: Arc<S>,
     pub(super) clock: C,
-    replica: ReplicaId,
-    log: Log<S>,
+    pub(super) replica: ReplicaId,
+    pub(super) log: Log<S>,
     pub(super) state: State,
     /// Must have signed the first manifest, if there is one.
     pub(super) bootstrap_key: Option<OwnerKey>,
     pub(super) allow_insecure: bool,
     /// Parts of the seed that wait for others.
     pub(super) received: ReceivedShares,
+    /// A change whose outcome is not known yet.
+    pub(super) unsure: Option<Unsure>,
     /// Number of events when the last snapshot was made.
     snapshot_at: u64,
     published: Arc<watch::Sender<Snapshot>>,
@@ -58,7 +61,8 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
             tracing::warn!(%reason, "snapshot dropped; the stream was replayed from its start");
         }
         let snapshot_at = log.head().size;
-        let (bootstrap_key, allow_insecure, received) = (None, false, ReceivedShares::default());
+        let (bootstrap_key, allow_insecure, received, unsure) =
+            (None, false, ReceivedShares::default(), None);
         let ledger = Self {
             store,
             clock,
@@ -68,11 +72,14 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
             bootstrap_key,
             allow_insecure,
             received,
+            unsure,
             snapshot_at,
             published,
         };
         let phase = match &ledger.published.borrow().phase {
             Phase::Active(active)
+                // A change that was being made when the actor ended may be in the log already; its keys
+                // come with the next look at it, or from a peer.
                 if ledger.state.latest().map(|latest| latest.transition) == Some(active.transition) =>
             {
                 Phase::Active(Arc::clone(active))
@@ -111,6 +118,9 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
     }
 
     pub(super) fn publish(&self, phase: Phase) {
+        if matches!(phase, Phase::Active(_)) {
+            self.store.trust();
+        }
         self.published.send_replace(Snapshot { state: Arc::new(self.state.clone()), phase });
     }
 
@@ -122,10 +132,6 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
         engine: &SeedEngine,
     ) -> Result<(), LedgerError> {
         let at = self.clock.now();
-        if self.log.is_poisoned() {
-            let state = &mut self.state;
-            self.log.catch_up(|_, event| state.apply(&event))?;
-        }
         let replica = self.replica;
         let events: Vec<Event> = facts.into_iter().map(|fact| Event { at, replica, request, fact }).collect();
         self.log.append(&events, engine.log_key())?;
@@ -204,7 +210,7 @@ macro_rules! handler {
 
             fn handle(&mut self, msg: Traced<$message>, ctx: &mut Self::Context) -> Self::Result {
                 let Traced { message, span } = msg;
-                let work = || span.in_scope(|| self.$method(&message));
+                let work = || span.in_scope(|| self.on_the_latest(|ledger| ledger.$method(&message)));
                 rebuild_on_panic(ctx, work).unwrap_or(Err(LedgerError::Restarting.into()))
             }
         }
@@ -217,3 +223,5 @@ handler!(ApproveProposal, approve, ProposalReply, SetManifestError);
 handler!(WithdrawProposal, withdraw, (), SetManifestError);
 handler!(Recover, recover, RecoverReply, RecoverError);
 handler!(RecordHeads, record_heads, (), LedgerError);
+handler!(Follow, follow, u64, LedgerError);
+handler!(Adopt, adopt, (), AdoptError);

@@ -8,6 +8,7 @@ use storage_schema::{Approval, EventStore, Fact, ShareCommitment};
 
 use super::{
     actor::Ledger,
+    follow::Unsure,
     messages::{
         ApproveProposal, LedgerError, ProposalReply, ProposeManifest, SeedShare, SeedShares, SetManifest,
         SetManifestError, SetManifestReply, WithdrawProposal,
@@ -27,6 +28,9 @@ struct Change<'a> {
 
 impl<S: EventStore, C: Clock> Ledger<S, C> {
     pub(super) fn set_manifest(&mut self, cmd: &SetManifest) -> Result<SetManifestReply, SetManifestError> {
+        if let Some(reply) = self.first_manifest_again(cmd)? {
+            return Ok(reply);
+        }
         let current = match self.phase() {
             Phase::Active(active) => Some(active),
             Phase::Uninitialised => None,
@@ -93,7 +97,12 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
             facts.push(fact);
             shares
         });
-        self.commit(facts, request, &engine)?;
+        self.commit(facts, request, &engine).inspect_err(|_| {
+            // Nobody knows yet whether it is in the log. If it is, only these keys open it.
+            let manifest = manifest.hash();
+            let (engine, secret, shares) = (Arc::clone(&engine), secret.clone(), shares.clone());
+            self.unsure = Some(Unsure { manifest, request, engine, secret, shares });
+        })?;
 
         let public = ca.public().clone();
         let next = secret.ratchet(&transition).map_err(LedgerError::from)?;

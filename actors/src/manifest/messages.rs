@@ -92,7 +92,7 @@ pub struct SetManifestReply {
 }
 
 /// The seed, encrypted to each of its owners.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SeedShares {
     /// One per owner, in the manifest's order.
     pub shares: Vec<SeedShare>,
@@ -101,7 +101,7 @@ pub struct SeedShares {
 }
 
 /// The seed, encrypted to one owner.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SeedShare {
     /// The owner.
     pub owner: OwnerKey,

@@ -8,6 +8,7 @@
 mod actor;
 mod change;
 mod checkpoints;
+mod follow;
 mod messages;
 mod proposals;
 mod recovery;
@@ -15,12 +16,16 @@ mod state;
 
 pub use actor::Ledger;
 pub use checkpoints::{replica_heads, verify_streams};
+pub use follow::{Adopt, AdoptError, Follow};
 pub use messages::{
     ApproveProposal, LedgerError, ProposalReply, ProposeManifest, RecordHeads, Recover, RecoverError,
     RecoverReply, SeedShare, SeedShares, SetManifest, SetManifestError, SetManifestReply, WithdrawProposal,
 };
 pub use proposals::{Permit, Proposal};
-pub use state::{Active, Entry, Phase, SeedShareRecord, Snapshot, State};
+pub use state::{Active, CaRecord, Entry, Phase, SeedShareRecord, Snapshot, State};
 
 #[cfg(test)]
 mod owner_tests;
+
+#[cfg(test)]
+mod follow_tests;

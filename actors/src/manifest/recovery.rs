@@ -8,6 +8,7 @@ use storage_schema::{EventStore, Fact};
 
 use super::{
     actor::Ledger,
+    follow::Unsure,
     messages::{LedgerError, Recover, RecoverError, RecoverReply},
     state::{Entry, Phase, SeedShareRecord},
 };
@@ -103,9 +104,14 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
             root_ca: ca.root_der().to_vec(),
             mesh_ca: ca.mesh_der().to_vec(),
         };
-        self.commit(vec![fact], request, &engine)?;
+        let engine = Arc::new(engine);
+        self.commit(vec![fact], request, &engine).inspect_err(|_| {
+            // If it is in the log all the same, only these keys open it.
+            let (manifest, engine, secret) = (latest.manifest, Arc::clone(&engine), secret.clone());
+            self.unsure = Some(Unsure { manifest, request, engine, secret, shares: None });
+        })?;
         let next = secret.ratchet(&transition).map_err(LedgerError::from)?;
-        if let Some(active) = self.activate(Arc::new(engine), ca, next)? {
+        if let Some(active) = self.activate(engine, ca, next)? {
             self.publish(Phase::Active(Arc::new(active)));
         }
         tracing::info!(%transition, %owner, "recovered by seedshare owners");

@@ -25,6 +25,7 @@ pub struct State {
     heads: BTreeMap<StreamId, StreamHead>,
     proposals: BTreeMap<TransitionHash, Proposal>,
     seed_shares: SeedShareRecord,
+    ca: Option<CaRecord>,
     /// What the entries name: hashes of manifests and policies, each once.
     manifests: BTreeSet<ManifestHash>,
     policies: BTreeSet<PolicyHash>,
@@ -56,7 +57,21 @@ pub struct SeedShareRecord {
     pub commitments: Vec<ShareCommitment>,
 }
 
+/// The certificate authority that is in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaRecord {
+    /// Root certificate, DER.
+    pub root: Vec<u8>,
+    /// Mesh CA certificate, DER.
+    pub mesh: Vec<u8>,
+}
+
 impl State {
+    /// The certificate authority that is in force.
+    pub fn ca(&self) -> Option<&CaRecord> {
+        self.ca.as_ref()
+    }
+
     /// The history, oldest first.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
@@ -95,14 +110,23 @@ impl State {
 
     /// Those of the given heads that are news.
     pub fn moved(&self, heads: Vec<StreamHead>) -> Vec<StreamHead> {
-        let news = |head: &StreamHead| head.size > 0 && self.heads.get(&head.stream) != Some(head);
+        let news = |head: &StreamHead| head.size > self.heads.get(&head.stream).map_or(0, |known| known.size);
         heads.into_iter().filter(news).collect()
     }
 
     /// Folds one event in. Total: every event that was stored can be applied.
     pub fn apply(&mut self, event: &Event) {
         match &event.fact {
-            Fact::ManifestSet { manifest, policies, transition, transition_signature, .. } => {
+            Fact::ManifestSet {
+                manifest,
+                policies,
+                transition,
+                transition_signature,
+                root_ca,
+                mesh_ca,
+                ..
+            } => {
+                self.ca = Some(CaRecord { root: root_ca.clone(), mesh: mesh_ca.clone() });
                 self.manifests.insert(*manifest);
                 self.policies.extend(policies);
                 self.proposals.clear(); // they begin where history was, not where it is
@@ -114,7 +138,10 @@ impl State {
                     signature: transition_signature.clone(),
                 });
             }
-            Fact::RecoveredByUser { .. } => self.recoveries += 1,
+            Fact::RecoveredByUser { root_ca, mesh_ca, .. } => {
+                self.ca = Some(CaRecord { root: root_ca.clone(), mesh: mesh_ca.clone() });
+                self.recoveries += 1;
+            }
             Fact::Checkpoint { heads } => {
                 self.heads.extend(heads.iter().map(|head| (head.stream, head.clone())));
             }
@@ -144,6 +171,7 @@ impl State {
             | Fact::RecoveryReceived { .. }
             | Fact::ReplicaStarted { .. }
             | Fact::ReplicaStopped
+            | Fact::StorageRefused { .. }
             | Fact::CertificateIssued { .. }
             | Fact::ServiceCertificateIssued { .. }
             | Fact::AttestationRefused { .. }
@@ -344,7 +372,7 @@ fn authorise(
 }
 
 impl Projection for State {
-    const NAME: &'static str = "manifest history 3";
+    const NAME: &'static str = "manifest history 4";
 
     fn apply(&mut self, _: u64, event: &Event) {
         Self::apply(self, event);

@@ -1,14 +1,14 @@
 //! `Recovery`: the secrets of a Coordinator, for another Coordinator.
 //!
-//! This is the giving side, which existing peers call; finding peers and receiving come with the
-//! store that several replicas share.
+//! This is the giving side. What is received becomes an [`crate::Adopt`] for the ledger; finding peers
+//! and talking to them is the coordinator's (`coordinator/src/replicas`).
 
 use std::sync::Arc;
 
 use actix::{Actor, Context, Handler, Message, ResponseFuture, Supervised};
 use attestation::Claims;
-use keys::{KeyError, Salt, Seed};
-use manifest::{PolicyHash, RequestId};
+use keys::{KeyError, ReplicaSecret, Salt, Seed};
+use manifest::{PolicyHash, RequestId, TransitionHash};
 use storage_schema::{EventStore, Fact};
 use tracing::Instrument as _;
 
@@ -36,6 +36,10 @@ pub struct HandedOver {
     pub salt: Salt,
     /// The mesh CA key, SEC1 PEM.
     pub mesh_key_pem: String,
+    /// The secret that opens the next change.
+    pub replica_secret: ReplicaSecret,
+    /// The transition that these belong to.
+    pub transition: TransitionHash,
     /// The manifest in force.
     pub manifest: Vec<u8>,
 }
@@ -99,6 +103,8 @@ impl<S: EventStore, C: Clock + Unpin> Handler<Traced<HandOver>> for Recovery<S, 
                 seed: active.engine.seed().clone(),
                 salt: *active.engine.salt(),
                 mesh_key_pem,
+                replica_secret: active.replica_secret.clone(),
+                transition: active.transition,
                 manifest: active.manifest.bytes().to_vec(),
             })
         };

@@ -46,7 +46,7 @@ impl Filter {
 }
 
 /// Every kind of event, as `--kind` names them.
-pub(crate) const KINDS: [&str; 15] = [
+pub(crate) const KINDS: [&str; 16] = [
     "ManifestSet",
     "ManifestProposed",
     "ProposalApproved",
@@ -57,6 +57,7 @@ pub(crate) const KINDS: [&str; 15] = [
     "RecoveryReceived",
     "ReplicaStarted",
     "ReplicaStopped",
+    "StorageRefused",
     "CertificateIssued",
     "ServiceCertificateIssued",
     "AttestationRefused",
@@ -165,10 +166,12 @@ pub(crate) fn ocsf(log: &LogId, stream: StreamId, sequence: u64, event: &Event, 
         | Fact::RecoveryGranted { .. }
         | Fact::RecoveryReceived { .. }
         | Fact::ServiceCertificateIssued { .. }
+        | Fact::StorageRefused { .. }
         | Fact::Checkpoint { .. } => (LIFECYCLE, OTHER),
     };
     let (severity, status) = match &event.fact {
         Fact::AttestationRefused { .. } => (4, 2), // high, failure
+        Fact::StorageRefused { .. } => (5, 2),     // critical, failure
         Fact::ManifestSet { .. } | Fact::RecoveredByUser { .. } | Fact::RecoveryGranted { .. } => (3, 1),
         _ => (1, 1), // informational, success
     };

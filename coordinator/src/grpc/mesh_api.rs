@@ -30,7 +30,7 @@ impl MeshApi {
     }
 }
 
-fn workload<T>(request: &Request<T>) -> Result<Arc<Workload>, Failure> {
+pub(crate) fn workload<T>(request: &Request<T>) -> Result<Arc<Workload>, Failure> {
     match request.extensions().get::<Peer>() {
         Some(Peer::Workload(workload)) => Ok(Arc::clone(workload)),
         Some(Peer::Refused(refused)) => Err(Failure::Evidence(Refused::clone(refused))),
@@ -46,6 +46,7 @@ impl Service for MeshApi {
         request: Request<NewMeshCertRequest>,
     ) -> Result<Response<NewMeshCertResponse>, Status> {
         let workload = workload(&request)?;
+        self.0.standing.check_current()?;
         let active = Arc::clone(&workload.active);
         let command = IssueMeshCert {
             active: Arc::clone(&active),
@@ -65,6 +66,8 @@ impl Service for MeshApi {
         let outcome = if reply.is_ok() { "issued" } else { "failed" };
         Metrics::took(&self.0.metrics.issuing, outcome, started.elapsed());
         let identity = reply.map_err(Failure::Issue)?;
+        // Durable, but not handed out if the manifest may have been replaced too long ago by now.
+        self.0.standing.check_current()?;
         let (serial, policy) = (identity.certificate.serial, workload.claims.policy_hash());
         tracing::info!(%serial, %policy, platform = %workload.claims.platform(), "certificate issued");
         let public = active.ca.public();

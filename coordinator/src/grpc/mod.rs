@@ -1,7 +1,7 @@
 //! The services: wire types in, commands to actors, wire types out.
 
 mod history_api;
-mod mesh_api;
+pub(crate) mod mesh_api;
 mod proposals_api;
 pub(crate) mod status;
 pub(crate) mod user_api;

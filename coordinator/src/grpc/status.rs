@@ -3,7 +3,7 @@
 use actors::{
     AskError, HandOverError, IssueError, JournalError, LedgerError, RecoverError, SetManifestError,
 };
-use storage_schema::LogError;
+use storage_schema::{AppendError, LogError, StoreError};
 use tonic::{Code, Status, metadata::MetadataValue};
 
 use crate::listener::Refused;
@@ -25,6 +25,7 @@ pub(crate) enum Failure {
     Issue(IssueError),
     HandOver(HandOverError),
     Log(LogError),
+    Unavailable(String),
     Fault(String),
 }
 
@@ -47,6 +48,7 @@ impl From<Failure> for Status {
             Failure::Issue(error) => (issue(&error), error.to_string()),
             Failure::HandOver(error) => (hand_over(&error), error.to_string()),
             Failure::Log(error) => (log(&error), error.to_string()),
+            Failure::Unavailable(message) => (Code::Unavailable, message),
             Failure::Fault(message) => (Code::Internal, message),
         };
         if matches!(code, Code::Internal | Code::DataLoss) {
@@ -104,9 +106,11 @@ fn recover(error: &RecoverError) -> Code {
 fn ledger(error: &LedgerError) -> Code {
     match error {
         LedgerError::Restarting => Code::Unavailable,
+        LedgerError::Append(AppendError::Store(error))
+        | LedgerError::Log(LogError::Store(error))
+        | LedgerError::Store(error) => store(error),
         LedgerError::Append(_)
         | LedgerError::Log(_)
-        | LedgerError::Store(_)
         | LedgerError::Key(_)
         | LedgerError::Rewritten { .. }
         | LedgerError::BlobMissing { .. }
@@ -132,10 +136,21 @@ fn hand_over(error: &HandOverError) -> Code {
     }
 }
 
+fn store(error: &StoreError) -> Code {
+    match error {
+        StoreError::Unavailable(_) => Code::Unavailable,
+        // More than a few others were faster in turn.
+        StoreError::IndexTaken { .. } => Code::Aborted,
+        StoreError::Diverged { .. } | StoreError::Lost { .. } => Code::DataLoss,
+        _ => Code::Internal,
+    }
+}
+
 fn log(error: &LogError) -> Code {
     match error {
         LogError::Beyond { .. } => Code::OutOfRange,
-        LogError::Store(_) | LogError::Event { .. } | LogError::Tiles(_) => Code::Internal,
+        LogError::Store(error) => store(error),
+        LogError::Event { .. } | LogError::Tiles(_) => Code::Internal,
         LogError::Segment { .. } | LogError::Chain { .. } | LogError::Lost { .. } => Code::DataLoss,
     }
 }
@@ -143,6 +158,9 @@ fn log(error: &LogError) -> Code {
 fn journal(error: &JournalError) -> Code {
     match error {
         JournalError::Restarting => Code::Unavailable,
+        JournalError::Append(AppendError::Store(StoreError::Unavailable(_)))
+        | JournalError::Log(LogError::Store(StoreError::Unavailable(_)))
+        | JournalError::Store(StoreError::Unavailable(_)) => Code::Unavailable,
         JournalError::Append(_) | JournalError::Log(_) | JournalError::Store(_) => Code::Unknown,
     }
 }

@@ -1,6 +1,6 @@
 //! Errors of the HTTP API: status and stable code, chosen in one place (spec control-plane.md 9.4).
 
-use actors::{AskError, IssueError, RecoverError, SetManifestError};
+use actors::{AskError, IssueError, JournalError, RecoverError, SetManifestError};
 use axum::response::{IntoResponse, Response};
 use hyper::{
     StatusCode,
@@ -150,7 +150,19 @@ impl From<IssueError> for ApiError {
             IssueError::UnknownPolicy { .. } => Self::denied(error.to_string()),
             IssueError::Ask(_) => Self::busy(error.to_string()),
             IssueError::Key(_) => Self::malformed(error.to_string()),
+            IssueError::Journal(journal) if is_unavailable(journal) => Self::busy(error.to_string()),
             IssueError::Journal(_) => Self::internal(error.to_string()),
         }
     }
+}
+
+/// Whether the shared event store did not answer, so that another try may do.
+fn is_unavailable(error: &JournalError) -> bool {
+    use storage_schema::{AppendError, LogError, StoreError::Unavailable};
+    matches!(
+        error,
+        JournalError::Append(AppendError::Store(Unavailable(_)))
+            | JournalError::Log(LogError::Store(Unavailable(_)))
+            | JournalError::Store(Unavailable(_))
+    )
 }

@@ -19,6 +19,9 @@ use crate::grpc::control_head;
 pub(super) fn status(api: &Api) -> Response {
     let snapshot = api.actors.snapshot.borrow().clone();
     let (phase, hint) = match &snapshot.phase {
+        Phase::Active(_) if !api.actors.standing.is_current() => {
+            ("stale", "the event store has not answered for too long: contrast status")
+        }
         Phase::Active(_) => ("ready", ""),
         Phase::Uninitialised => ("no manifest configured", "set one: contrast set"),
         Phase::NeedsRecovery => {

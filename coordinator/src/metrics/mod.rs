@@ -64,6 +64,9 @@ pub(crate) struct Metrics {
     shares: Gauge,
     proposals: Gauge,
     queue: Family<Actor, Gauge>,
+    storage_refused: Gauge,
+    storage_alarms: Gauge,
+    view_age: Gauge<f64, std::sync::atomic::AtomicU64>,
 }
 
 pub(crate) fn seconds() -> Histogram {
@@ -88,6 +91,9 @@ impl Default for Metrics {
             shares: Gauge::default(),
             proposals: Gauge::default(),
             queue: Family::default(),
+            storage_refused: Gauge::default(),
+            storage_alarms: Gauge::default(),
+            view_age: Gauge::default(),
         }
     }
 }
@@ -133,6 +139,22 @@ impl Metrics {
             "coordinator_queue_depth",
             "Questions that an actor has waiting or under way",
             self.queue.clone(),
+        );
+        registry.register(
+            "coordinator_storage_refused",
+            "How often the shared store showed another past than the one that was verified",
+            self.storage_refused.clone(),
+        );
+        registry.register(
+            "coordinator_storage_alarms",
+            "What the shared store or a peer was caught at since the start",
+            self.storage_alarms.clone(),
+        );
+        registry.register_with_unit(
+            "coordinator_view_age",
+            "Time since the control stream was known to be complete here; 0 without a shared store",
+            Unit::Seconds,
+            self.view_age.clone(),
         );
         registry.register("coordinator_connections", "Open connections", self.connections.clone());
         registry.register("coordinator_refused", "Connections refused", self.refused.clone());
@@ -180,10 +202,15 @@ impl Metrics {
 pub(crate) fn scrape(metrics: &Metrics, actors: &Actors) -> String {
     let snapshot = actors.snapshot.borrow().clone();
     let (generation, ready) = match &snapshot.phase {
-        Phase::Active(active) => (i64::try_from(active.generation).unwrap_or(i64::MAX), 1),
+        Phase::Active(active) => {
+            (i64::try_from(active.generation).unwrap_or(i64::MAX), i64::from(actors.standing.is_current()))
+        }
         Phase::Uninitialised | Phase::NeedsRecovery => (0, 0),
     };
     let number = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
+    metrics.storage_refused.set(i64::try_from(actors.store.refusals()).unwrap_or(i64::MAX));
+    metrics.storage_alarms.set(i64::try_from(actors.standing.alarms().len()).unwrap_or(i64::MAX));
+    metrics.view_age.set(actors.standing.age().map_or(0.0, |age| age.as_secs_f64()));
     metrics.generation.set(generation);
     metrics.ready.set(ready);
     metrics.shares.set(number(snapshot.state.seed_shares().needed));

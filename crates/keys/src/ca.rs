@@ -8,14 +8,19 @@
 use std::time::Duration;
 
 use manifest::{SerialNumber, Timestamp};
-use p384::pkcs8::{SubjectPublicKeyInfoRef, der::Decode as _};
+use p384::pkcs8::{
+    LineEnding, SubjectPublicKeyInfoRef,
+    der::{Decode as _, pem},
+};
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, CustomExtension, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
     SignatureAlgorithm,
 };
 
-use x509_parser::{certification_request::X509CertificationRequest, prelude::FromDer as _};
+use x509_parser::{
+    certificate::X509Certificate, certification_request::X509CertificationRequest, prelude::FromDer as _,
+};
 
 use crate::{CaKey, KeyError, SeedEngine, WorkloadSecretId, random};
 
@@ -108,6 +113,33 @@ impl MeshCa {
             mesh_der: mesh.der().to_vec(),
             intermediate_der: intermediate.der().to_vec(),
         })
+    }
+
+    /// The authority that another replica made: its key, and the root and mesh CA certificates that the
+    /// event log names. The key is refused if it is not the one that the mesh CA certificate is for.
+    pub fn from_log(
+        engine: &SeedEngine,
+        mesh_key: CaKey,
+        root_der: &[u8],
+        mesh_der: &[u8],
+        now: Timestamp,
+    ) -> Result<Self, KeyError> {
+        let (rest, mesh) = X509Certificate::from_der(mesh_der)
+            .map_err(|error| KeyError::Certificate(format!("mesh CA certificate of the log: {error}")))?;
+        if !rest.is_empty() || mesh.public_key().raw != mesh_key.public_der() {
+            return Err(KeyError::Certificate(
+                "the mesh CA key is not that of the mesh CA certificate in the log".into(),
+            ));
+        }
+        let pem = |der| {
+            let encoded = pem::encode_string("CERTIFICATE", LineEnding::LF, der);
+            encoded.map_err(|error| KeyError::Certificate(error.to_string()))
+        };
+        let (root_pem, mesh_pem) = (pem(root_der)?, pem(mesh_der)?);
+        let mut ca = Self::new(engine, mesh_key, now)?;
+        (ca.public.root_pem, ca.public.mesh_pem) = (root_pem, mesh_pem);
+        (ca.root_der, ca.mesh_der) = (root_der.to_vec(), mesh_der.to_vec());
+        Ok(ca)
     }
 
     /// The certificates, PEM.

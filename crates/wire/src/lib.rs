@@ -57,6 +57,19 @@ pub mod proposals {
     tonic::include_proto!("contrast.proposals.v1");
 }
 
+/// What Coordinators of one deployment say to each other (our own).
+pub mod replica {
+    #![allow(
+        missing_docs,
+        unreachable_pub,
+        clippy::all,
+        clippy::pedantic,
+        clippy::allow_attributes_without_reason,
+        reason = "generated"
+    )]
+    tonic::include_proto!("contrast.replica.v1");
+}
+
 /// gRPC paths under which older and newer clients call the same services; the first of each pair
 /// is answered as the second (spec control-plane.md 1.2, 1.3).
 pub const PATH_ALIASES: [(&str, &str); 2] = [
@@ -74,4 +87,9 @@ macro_rules! redacted_debug {
         }
     )*};
 }
-redacted_debug!(mesh::NewMeshCertResponse, mesh::RecoverResponse, user::RecoverRequest);
+redacted_debug!(
+    mesh::NewMeshCertResponse,
+    mesh::RecoverResponse,
+    user::RecoverRequest,
+    replica::JoinResponse
+);

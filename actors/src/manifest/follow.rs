@@ -1,0 +1,345 @@
+//! A replica follows what others write to the control stream, and takes over the secrets of a peer.
+//!
+//! Each change wraps its mesh CA key under the replica secret, so whoever held the secret before the
+//! change follows it from the log alone. Whoever cannot open it (the change made a fresh secret, because
+//! other machines may be Coordinators now, or an owner recovered the seed elsewhere) needs a peer again.
+//! Source: design section 5.
+
+use std::sync::Arc;
+
+use actix::Message;
+use keys::{CaKey, KeyError, LogPublicKey, MeshCa, ReplicaSecret, Salt, Seed, SeedEngine};
+use manifest::{ManifestHash, RequestId, TransitionHash};
+use storage_schema::{
+    AppendError, Event, EventStore, Fact, Head, LogError, SegmentError, StoreError, open_signed_head,
+};
+
+use super::{
+    actor::Ledger,
+    messages::{LedgerError, RecoverError, SeedShares, SetManifest, SetManifestError, SetManifestReply},
+    state::Phase,
+};
+use crate::Clock;
+
+/// How often a command is decided anew because another replica was faster.
+const TRIES: usize = 16;
+
+/// Reads what other replicas wrote. The answer means: at the time of the question the shared store had
+/// nothing that is not known here. It is the number of events.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<u64, LedgerError>")]
+pub struct Follow;
+
+/// Takes over the secrets that an attested peer handed over.
+#[derive(Message)]
+#[rtype(result = "Result<(), AdoptError>")]
+pub struct Adopt {
+    /// The seed.
+    pub seed: Seed,
+    /// The salt.
+    pub salt: Salt,
+    /// The secret that opens the next change.
+    pub replica_secret: ReplicaSecret,
+    /// The mesh CA key in force.
+    pub mesh_key: CaKey,
+    /// The transition that these belong to.
+    pub transition: TransitionHash,
+    /// How far the peer's control stream goes, signed (`storage_schema::signed_head`).
+    pub signed_head: Vec<u8>,
+    /// The peer's address.
+    pub from: String,
+}
+
+/// Why a peer's secrets were not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptError {
+    /// The store shows no history.
+    #[error("the event store shows no manifest, but the peer has one; is it the same store?")]
+    NothingHere,
+    /// A well-formed seed of another deployment, or a store with another deployment's log.
+    #[error("the peer's seed does not belong to this history: {0}")]
+    WrongSeed(&'static str),
+    /// The peer's head is not genuine.
+    #[error("the peer's head of the control stream is not genuine: {0}")]
+    Head(#[from] SegmentError),
+    /// The peer has signed events that the store does not show.
+    #[error(
+        "the event store shows {ours} events of the control stream, the peer has a signed head of {theirs}: \
+         the store was rolled back or hides the rest"
+    )]
+    StoreBehind {
+        /// Events here.
+        ours: u64,
+        /// Events that the peer's head signs.
+        theirs: u64,
+    },
+    /// Two histories with one key.
+    #[error("the history forked: the peer's tree head over {size} events is {theirs}, the store's is {ours}")]
+    Forked {
+        /// Number of events.
+        size: u64,
+        /// Tree head here.
+        ours: String,
+        /// Tree head of the peer.
+        theirs: String,
+    },
+    /// The history went on since.
+    #[error("the peer's secrets are of transition {theirs}, the history is at {ours}; ask again")]
+    MovedOn {
+        /// What is in force here.
+        ours: TransitionHash,
+        /// What was in force there.
+        theirs: TransitionHash,
+    },
+    /// A key that does not fit the log.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// Not the peer's doing.
+    #[error(transparent)]
+    Fault(#[from] LedgerError),
+}
+
+/// A change that was sent to the store and not answered, and the keys that open it.
+pub(super) struct Unsure {
+    pub(super) manifest: ManifestHash,
+    pub(super) request: RequestId,
+    pub(super) engine: Arc<SeedEngine>,
+    pub(super) secret: ReplicaSecret,
+    /// Of the first manifest: nobody else can ever make them.
+    pub(super) shares: Option<SeedShares>,
+}
+
+/// An error that may mean that another replica was faster.
+pub(super) trait Conflict: From<LedgerError> {
+    fn fault(&self) -> Option<&LedgerError>;
+
+    /// A refusal that another replica's change, not read yet, could be the reason of.
+    fn is_stale(&self) -> bool {
+        false
+    }
+
+    fn is_conflict(&self) -> bool {
+        matches!(self.fault(), Some(LedgerError::Append(AppendError::Store(StoreError::IndexTaken { .. }))))
+    }
+}
+
+impl Conflict for LedgerError {
+    fn fault(&self) -> Option<&LedgerError> {
+        Some(self)
+    }
+}
+
+macro_rules! conflict {
+    ($($error:ident),*) => {$(
+        impl Conflict for $error {
+            fn fault(&self) -> Option<&LedgerError> {
+                match self {
+                    Self::Fault(fault) => Some(fault),
+                    _ => None,
+                }
+            }
+        }
+    )*};
+}
+conflict!(RecoverError, AdoptError);
+
+impl Conflict for SetManifestError {
+    fn fault(&self) -> Option<&LedgerError> {
+        match self {
+            Self::Fault(fault) => Some(fault),
+            _ => None,
+        }
+    }
+
+    fn is_stale(&self) -> bool {
+        matches!(self, Self::StaleTransition { .. })
+    }
+}
+
+/// Keys that open the next change.
+struct Held {
+    engine: Arc<SeedEngine>,
+    secret: ReplicaSecret,
+    /// What the last change that was read brought.
+    mesh_key: Option<CaKey>,
+}
+
+impl<S: EventStore, C: Clock> Ledger<S, C> {
+    /// Runs a command on all that is in the log, again whenever another replica was faster.
+    pub(super) fn on_the_latest<R, E: Conflict>(
+        &mut self,
+        command: impl Fn(&mut Self) -> Result<R, E>,
+    ) -> Result<R, E> {
+        let mut tries = 0;
+        loop {
+            if self.log.is_poisoned() {
+                self.read_on().map_err(E::from)?;
+            }
+            match command(self) {
+                Err(error) if error.is_conflict() && tries < TRIES => tries += 1,
+                // Stale by what is known here; only the store tells whether that is the latest.
+                Err(error) if error.is_stale() && tries < TRIES => {
+                    let before = self.log.head().size;
+                    self.read_on().map_err(E::from)?;
+                    if self.log.head().size == before {
+                        return Err(error);
+                    }
+                    tries += 1;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    pub(super) fn follow(&mut self, _: &Follow) -> Result<u64, LedgerError> {
+        self.read_on()?;
+        Ok(self.log.head().size)
+    }
+
+    /// Reads on and takes over what is in force then.
+    pub(super) fn read_on(&mut self) -> Result<(), LedgerError> {
+        let (mut changes, before) = (Vec::new(), self.log.head().size);
+        let state = &mut self.state;
+        let outcome = self.log.catch_up(|_, event| {
+            state.apply(&event);
+            if matches!(event.fact, Fact::ManifestSet { .. } | Fact::RecoveredByUser { .. }) {
+                changes.push(event);
+            }
+        });
+        // What was read before an error counts all the same.
+        if self.log.head().size != before {
+            self.take_over(&changes)?;
+        }
+        outcome.map_err(LedgerError::from)
+    }
+
+    fn take_over(&mut self, changes: &[Event]) -> Result<(), LedgerError> {
+        let phase = self.phase();
+        if changes.is_empty() {
+            self.publish(phase);
+            return Ok(());
+        }
+        let mut held = match &phase {
+            Phase::Active(active) => Some(Held {
+                engine: Arc::clone(&active.engine),
+                secret: active.replica_secret.clone(),
+                mesh_key: None,
+            }),
+            Phase::Uninitialised | Phase::NeedsRecovery => None,
+        };
+        for event in changes {
+            held = self.open_change(event, held)?;
+        }
+        let Some(Held { engine, secret, mesh_key: Some(mesh_key) }) = held else {
+            tracing::warn!("a change that this replica has no keys for; asking its peers");
+            self.publish(Phase::NeedsRecovery);
+            return Ok(());
+        };
+        self.put_in_force(engine, mesh_key, secret)?;
+        let transition = self.state.latest().map(|entry| entry.transition.to_string());
+        tracing::info!(transition = transition.unwrap_or_default(), "followed a change of the log");
+        Ok(())
+    }
+
+    /// The keys after a change, if those before it, or those it was made with here, open it.
+    fn open_change(&self, event: &Event, held: Option<Held>) -> Result<Option<Held>, LedgerError> {
+        let (transition, wrapped) = match &event.fact {
+            Fact::ManifestSet { transition, wrapped_mesh_key, .. }
+            | Fact::RecoveredByUser { transition, wrapped_mesh_key, .. } => (transition, wrapped_mesh_key),
+            _ => return Ok(held),
+        };
+        let own =
+            self.unsure.as_ref().filter(|own| event.replica == self.replica && event.request == own.request);
+        let keys = match own {
+            Some(own) => Some((Arc::clone(&own.engine), own.secret.clone())),
+            None => held.map(|held| (held.engine, held.secret)),
+        };
+        let Some((engine, secret)) = keys else { return Ok(None) };
+        match secret.unwrap_key(wrapped, transition) {
+            Ok(mesh_key) => {
+                Ok(Some(Held { engine, secret: secret.ratchet(transition)?, mesh_key: Some(mesh_key) }))
+            }
+            Err(_) => Ok(None), // a fresh secret, which a peer has
+        }
+    }
+
+    /// Publishes what the log says is in force, with these keys.
+    fn put_in_force(
+        &self,
+        engine: Arc<SeedEngine>,
+        mesh_key: CaKey,
+        secret: ReplicaSecret,
+    ) -> Result<(), LedgerError> {
+        let Some(record) = self.state.ca() else { return Ok(()) };
+        let ca = MeshCa::from_log(&engine, mesh_key, &record.root, &record.mesh, self.clock.now())?;
+        if let Some(active) = self.activate(engine, ca, secret)? {
+            self.publish(Phase::Active(Arc::new(active)));
+        }
+        Ok(())
+    }
+
+    /// The answer to the first manifest once more, if the first answer was lost on its way from the store.
+    pub(super) fn first_manifest_again(
+        &self,
+        cmd: &SetManifest,
+    ) -> Result<Option<SetManifestReply>, SetManifestError> {
+        let (Some(own), Phase::Active(active)) = (&self.unsure, self.phase()) else { return Ok(None) };
+        let is_it = own.shares.is_some()
+            && own.manifest == cmd.manifest.hash()
+            && active.generation == 1
+            && active.manifest.hash() == own.manifest;
+        let public = active.ca.public();
+        Ok(is_it.then(|| SetManifestReply {
+            transition: active.transition,
+            root_pem: public.root_pem.clone(),
+            mesh_pem: public.mesh_pem.clone(),
+            shares: own.shares.clone(),
+        }))
+    }
+
+    pub(super) fn adopt(&mut self, cmd: &Adopt) -> Result<(), AdoptError> {
+        self.read_on()?;
+        if matches!(self.phase(), Phase::Active(_)) {
+            return Ok(());
+        }
+        let latest = self.state.latest().ok_or(AdoptError::NothingHere)?.clone();
+        let engine = SeedEngine::new(cmd.seed.clone(), cmd.salt)?;
+        if Some(engine.log_key().public()) != self.log_key() {
+            return Err(AdoptError::WrongSeed("it does not yield the key that signed the event log"));
+        }
+        let signed = engine.transaction_key().public().verify(&latest.transition, &latest.signature);
+        signed.map_err(|_| AdoptError::WrongSeed("it does not yield the key that signed the transition"))?;
+        self.extends(&cmd.signed_head, engine.log_key().public())?;
+        if latest.transition != cmd.transition {
+            return Err(AdoptError::MovedOn { ours: latest.transition, theirs: cmd.transition });
+        }
+        let mesh_key = CaKey::from_pkcs8(&cmd.mesh_key.to_pkcs8()?)?;
+        self.put_in_force(Arc::new(engine), mesh_key, cmd.replica_secret.clone())?;
+        tracing::info!(from = %cmd.from, transition = %latest.transition, "secrets received from a peer");
+        Ok(())
+    }
+
+    /// Checks that the control stream here holds all that a peer signed.
+    fn extends(&self, signed_head: &[u8], key: LogPublicKey) -> Result<(), AdoptError> {
+        let (theirs, _, _) = open_signed_head(signed_head, Some(key))?;
+        check_extends(&self.log.head(), &theirs, |size| Ok(self.log.consistency(size)?.0))
+    }
+}
+
+/// Checks that a stream, of which `ours` is the head and `root_at` gives older heads, holds all that
+/// `theirs` covers.
+fn check_extends(
+    ours: &Head,
+    theirs: &Head,
+    root_at: impl Fn(u64) -> Result<[u8; 32], LogError>,
+) -> Result<(), AdoptError> {
+    if theirs.stream != ours.stream || theirs.size > ours.size {
+        return Err(AdoptError::StoreBehind { ours: ours.size, theirs: theirs.size });
+    }
+    let root = root_at(theirs.size).map_err(LedgerError::from)?;
+    if root != theirs.root {
+        let (ours, theirs_root) = (hex::encode(root), hex::encode(theirs.root));
+        return Err(AdoptError::Forked { size: theirs.size, ours, theirs: theirs_root });
+    }
+    Ok(())
+}

@@ -1,0 +1,171 @@
+//! The proof after a run: what clients saw, held against the log and the replicas.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use etcd_store::{EtcdOptions, EtcdStore};
+use manifest::{SerialNumber, TransitionHash};
+use storage_schema::{Event, EventStore as _, Fact, Log, StreamId};
+
+use crate::{
+    client,
+    fleet::Fleet,
+    linearizable::{self, Outcome},
+    run::Seen,
+};
+
+/// A replica issues nothing when it does not know for this long what is in force (the Coordinator's
+/// `STALE_AFTER`); a client may get what was issued a moment later.
+const BOUND: Duration = Duration::from_secs(10 + 3);
+
+/// Everything that must hold.
+pub async fn all(fleet: &mut Fleet, seen: &Seen) -> anyhow::Result<()> {
+    replicas_converge(fleet).await.context("all replicas converge")?;
+    let log = tokio::task::block_in_place(|| read_log(fleet)).context("the log verifies")?;
+    linearizable::check(&seen.operations)
+        .map_err(anyhow::Error::msg)
+        .context("manifest changes are linearizable")?;
+    changes_are_logged_once(&log, seen).context("every acknowledged change is in the log exactly once")?;
+    certificates_have_their_event(&log, seen).context("no certificate without its event")?;
+    certificates_are_current(&log, seen)
+        .context("no certificate under a manifest that was replaced for long")?;
+    ensure!(
+        seen.certificates.windows(2).all(|pair| pair[0].issued.secret == pair[1].issued.secret),
+        "secrets are equal everywhere: a workload got another secret than before"
+    );
+    Ok(())
+}
+
+/// Every event of every stream, verified.
+struct WholeLog {
+    /// Of the control stream.
+    control: Vec<Event>,
+    /// Number of events for each certificate.
+    issued: HashMap<SerialNumber, Vec<Vec<u8>>>,
+}
+
+fn read_log(fleet: &Fleet) -> anyhow::Result<WholeLog> {
+    let store = Arc::new(EtcdStore::new(&EtcdOptions {
+        endpoints: fleet.etcd.endpoints(),
+        prefix: "contrast/".into(),
+        tls: None,
+        user: None,
+        deadline: Duration::from_secs(20),
+    })?);
+    let mut control = Vec::new();
+    let log = Log::open(Arc::clone(&store), StreamId::Control, None, |_, event| control.push(event))?;
+    let mut issued: HashMap<SerialNumber, Vec<Vec<u8>>> = HashMap::new();
+    for stream in store.streams()?.into_iter().filter(|stream| *stream != StreamId::Control) {
+        Log::open(Arc::clone(&store), stream, log.key(), |_, event| {
+            if let Fact::CertificateIssued { serial, certificate, .. } = event.fact {
+                issued.entry(serial).or_default().push(certificate);
+            }
+        })?;
+    }
+    Ok(WholeLog { control, issued })
+}
+
+async fn replicas_converge(fleet: &Fleet) -> anyhow::Result<()> {
+    let until = Instant::now() + Duration::from_secs(30);
+    loop {
+        let mut views = Vec::new();
+        for port in fleet.user_ports() {
+            let status = client::status(port).await?;
+            let (_, latest, mesh_ca) = client::history(port).await?;
+            views.push((status.control_events, latest, mesh_ca));
+        }
+        if views.windows(2).all(|pair| pair[0] == pair[1]) {
+            return Ok(());
+        }
+        if Instant::now() > until {
+            let short: Vec<_> =
+                views.iter().map(|(events, latest, _)| format!("{events} {latest}")).collect();
+            bail!("after 30 s without faults they are at {short:?}");
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+fn changes_are_logged_once(log: &WholeLog, seen: &Seen) -> anyhow::Result<()> {
+    let mut times: BTreeMap<TransitionHash, u32> = BTreeMap::new();
+    let mut previous = None;
+    for event in &log.control {
+        if let Fact::ManifestSet { transition, previous: named, .. } = &event.fact {
+            ensure!(*named == previous, "a change names {named:?} as the one before, which is {previous:?}");
+            previous = Some(*transition);
+            *times.entry(*transition).or_default() += 1;
+        }
+    }
+    for operation in &seen.operations {
+        let found = times.get(&operation.next).copied().unwrap_or_default();
+        match operation.outcome {
+            Outcome::Made => ensure!(found == 1, "{} is there {found} times", operation.next),
+            Outcome::Stale => ensure!(found == 0, "{} was refused and is there", operation.next),
+            Outcome::Unknown => ensure!(found <= 1, "{} is there {found} times", operation.next),
+        }
+    }
+    Ok(())
+}
+
+fn certificates_have_their_event(log: &WholeLog, seen: &Seen) -> anyhow::Result<()> {
+    for received in &seen.certificates {
+        let leaf =
+            pem_bodies(&received.issued.chain).into_iter().next().context("no certificate in the chain")?;
+        let found = log.issued.values().flatten().filter(|certificate| **certificate == leaf).count();
+        ensure!(found == 1, "a certificate received at {:?} has {found} events", received.at);
+    }
+    for (serial, events) in &log.issued {
+        ensure!(events.len() == 1, "certificate {serial} has {} events", events.len());
+    }
+    Ok(())
+}
+
+/// Each certificate came at most the bound after the answer to a change that replaced its manifest.
+fn certificates_are_current(log: &WholeLog, seen: &Seen) -> anyhow::Result<()> {
+    let mut order = HashMap::new();
+    let mut mesh_cas = HashMap::new();
+    for event in &log.control {
+        match &event.fact {
+            Fact::ManifestSet { transition, mesh_ca, .. } => {
+                order.insert(*transition, order.len());
+                mesh_cas.insert(mesh_ca.clone(), order.len() - 1);
+            }
+            Fact::RecoveredByUser { mesh_ca, .. } => {
+                mesh_cas.insert(mesh_ca.clone(), order.len() - 1);
+            }
+            _ => {}
+        }
+    }
+    // When each manifest was known by an answer to be in force.
+    let acknowledged: Vec<(usize, Duration)> = seen
+        .operations
+        .iter()
+        .filter(|operation| operation.outcome == Outcome::Made)
+        .filter_map(|operation| Some((*order.get(&operation.next)?, operation.answered?)))
+        .collect();
+    for received in &seen.certificates {
+        let mesh_ca = pem_bodies(&received.issued.mesh_ca).into_iter().next().context("no mesh CA")?;
+        let generation = mesh_cas.get(&mesh_ca).context("a mesh CA that is not in the log")?;
+        let replaced = acknowledged.iter().filter(|(later, _)| later > generation).map(|(_, at)| *at).min();
+        if let Some(replaced) = replaced {
+            let late = received.at.saturating_sub(replaced);
+            ensure!(late <= BOUND, "a certificate came {late:?} after its manifest was replaced");
+        }
+    }
+    Ok(())
+}
+
+/// The DER content of each PEM block.
+fn pem_bodies(text: &str) -> Vec<Vec<u8>> {
+    use base64::{Engine as _, prelude::BASE64_STANDARD};
+    let blocks = text.split("-----BEGIN CERTIFICATE-----").skip(1);
+    let body = |block: &str| {
+        let body: String = block.split("-----END").next()?.split_whitespace().collect();
+        BASE64_STANDARD.decode(body).ok()
+    };
+    blocks.filter_map(body).collect()
+}

@@ -1,0 +1,440 @@
+//! A run: clients at work while a scenario unfolds, then the proof that nothing was lost.
+
+use std::{
+    fs,
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, ensure};
+use manifest::TransitionHash;
+use tokio::task::JoinSet;
+
+use crate::{
+    check,
+    client::{self, SetOutcome},
+    fleet::Fleet,
+    linearizable::{Operation, Outcome},
+    plan::{Plan, transition},
+    proxy::Link,
+    scenario::{Fault, Random, Scenario},
+};
+
+/// How long the replicas get to be ready again after the last fault.
+const HEAL: Duration = Duration::from_secs(90);
+
+/// What clients saw.
+#[derive(Default)]
+pub struct Seen {
+    /// Every request for a change.
+    pub operations: Vec<Operation>,
+    /// Every certificate that was received.
+    pub certificates: Vec<Received>,
+    /// Longest time without any certificate.
+    pub longest_pause: Duration,
+    /// Requests that failed, by the beginning of the reason.
+    pub failures: std::collections::BTreeMap<String, u64>,
+}
+
+/// A certificate in a client's hands.
+pub struct Received {
+    /// When, after the start of the run.
+    pub at: Duration,
+    /// What it got.
+    pub issued: client::Issued,
+}
+
+/// What a run was and found.
+#[derive(Debug)]
+pub struct Report {
+    /// Changes that were acknowledged.
+    pub changes: usize,
+    /// Changes whose outcome the client does not know.
+    pub unknown: usize,
+    /// Certificates that were received.
+    pub certificates: usize,
+    /// Faults that were made.
+    pub faults: usize,
+    /// Longest time without any certificate.
+    pub longest_pause: Duration,
+    /// Time until all replicas were ready after the last fault.
+    pub healed_within: Duration,
+}
+
+/// Runs a scenario on a new deployment in `directory`.
+pub async fn run(directory: &Path, seed: u64, scenario: &Scenario, seconds: u32) -> anyhow::Result<Report> {
+    let mut fleet = Fleet::start(directory, 3, 3).await?;
+    let first = fleet.plan.manifest(0)?;
+    let shares = match client::set(fleet.replicas[0].user, &fleet.plan, &first, None).await {
+        SetOutcome::Done(shares) => shares.context("no seed shares came with the first manifest")?,
+        other => anyhow::bail!("the first manifest was not set: {other:?}"),
+    };
+    for replica in 0..3 {
+        fleet.wait_ready(replica, HEAL).await?;
+    }
+    let start = Instant::now();
+    let first_op = Operation {
+        sent: Duration::ZERO,
+        answered: Some(Duration::ZERO),
+        previous: None,
+        next: transition(None, &first),
+        outcome: Outcome::Made,
+    };
+    let seen = Arc::new(Mutex::new(Seen { operations: vec![first_op], ..Seen::default() }));
+    let stop = Arc::new(AtomicBool::new(false));
+    let clients = spawn_clients(&fleet, seed, start, &seen, &stop)?;
+
+    let mut world = World { fleet: &mut fleet, shares: &shares, copies: directory.join("copies") };
+    let outcome = world.unfold(scenario, start, seconds).await;
+    let healing = Instant::now();
+    let healed = match outcome {
+        Ok(()) => world.heal().await,
+        Err(error) => Err(error),
+    };
+    let healed_within = healing.elapsed();
+    // Some work after the faults, too.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    stop.store(true, Ordering::Relaxed);
+    clients.join_all().await;
+    healed?;
+
+    let seen = std::mem::take(&mut *seen.lock().unwrap_or_else(PoisonError::into_inner));
+    check::all(&mut fleet, &seen).await?;
+    let count = |outcome| seen.operations.iter().filter(|operation| operation.outcome == outcome).count();
+    Ok(Report {
+        changes: count(Outcome::Made),
+        unknown: count(Outcome::Unknown),
+        certificates: seen.certificates.len(),
+        faults: scenario.0.len(),
+        longest_pause: seen.longest_pause,
+        healed_within,
+    })
+}
+
+fn spawn_clients(
+    fleet: &Fleet,
+    seed: u64,
+    start: Instant,
+    seen: &Arc<Mutex<Seen>>,
+    stop: &Arc<AtomicBool>,
+) -> anyhow::Result<JoinSet<()>> {
+    let mut clients = JoinSet::new();
+    let plan = Arc::new(fleet.plan.reopen());
+    let numbers = Arc::new(AtomicU64::new(1));
+    for owner in 0..2 {
+        let (plan, seen, stop) = (Arc::clone(&plan), Arc::clone(seen), Arc::clone(stop));
+        let (numbers, ports, random) =
+            (Arc::clone(&numbers), fleet.user_ports(), Random::new(seed ^ (0xABCD + owner)));
+        clients
+            .spawn(async move { owner_at_work(&plan, &ports, random, &numbers, start, &seen, &stop).await });
+    }
+    let issuer = client::workload_issuer(&fleet.plan)?;
+    for workload in 0..3 {
+        let (issuer, seen, stop) = (Arc::clone(&issuer), Arc::clone(seen), Arc::clone(stop));
+        let (ports, mut random) = (fleet.mesh_ports(), Random::new(seed ^ (0x1234 + workload)));
+        clients.spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                let port = ports[random.below(3) as usize];
+                let outcome = client::certificate(port, &issuer).await;
+                seen.lock().unwrap_or_else(PoisonError::into_inner).asked(start.elapsed(), outcome);
+                tokio::time::sleep(Duration::from_millis(u64::from(20 + random.below(60)))).await;
+            }
+        });
+    }
+    Ok(clients)
+}
+
+impl Seen {
+    fn asked(&mut self, at: Duration, outcome: anyhow::Result<client::Issued>) {
+        match outcome {
+            Ok(issued) => {
+                let last = self.certificates.last().map_or(Duration::ZERO, |received| received.at);
+                self.longest_pause = self.longest_pause.max(at.saturating_sub(last));
+                self.certificates.push(Received { at, issued });
+            }
+            Err(error) => self.failed(&error.to_string()),
+        }
+    }
+
+    fn failed(&mut self, reason: &str) {
+        let beginning: String = reason.chars().take(60).collect();
+        *self.failures.entry(beginning).or_default() += 1;
+    }
+}
+
+async fn owner_at_work(
+    plan: &Plan,
+    ports: &[u16],
+    mut random: Random,
+    numbers: &AtomicU64,
+    start: Instant,
+    seen: &Mutex<Seen>,
+    stop: &AtomicBool,
+) {
+    let any = |random: &mut Random| ports[random.below(u32::try_from(ports.len()).unwrap_or(1)) as usize];
+    let mut previous: Option<TransitionHash> = None;
+    while !stop.load(Ordering::Relaxed) {
+        tokio::time::sleep(Duration::from_millis(u64::from(50 + random.below(300)))).await;
+        if previous.is_none() {
+            match client::history(any(&mut random)).await {
+                Ok((_, latest, _)) => previous = Some(latest),
+                Err(error) => {
+                    seen.lock().unwrap_or_else(PoisonError::into_inner).failed(&error.to_string());
+                    continue;
+                }
+            }
+        }
+        let Ok(manifest) = plan.manifest(numbers.fetch_add(1, Ordering::Relaxed)) else { return };
+        let next = transition(previous, &manifest);
+        let sent = start.elapsed();
+        let outcome = client::set(any(&mut random), plan, &manifest, previous).await;
+        let now = start.elapsed();
+        let (outcome, answered) = match &outcome {
+            SetOutcome::Done(_) => (Outcome::Made, Some(now)),
+            SetOutcome::Stale(_) => (Outcome::Stale, Some(now)),
+            SetOutcome::Unknown(reason) => {
+                seen.lock().unwrap_or_else(PoisonError::into_inner).failed(reason);
+                (Outcome::Unknown, None)
+            }
+            SetOutcome::Refused(reason) => {
+                // Not made, and nothing is said about the history.
+                seen.lock().unwrap_or_else(PoisonError::into_inner).failed(reason);
+                previous = None;
+                continue;
+            }
+        };
+        seen.lock().unwrap_or_else(PoisonError::into_inner).operations.push(Operation {
+            sent,
+            answered,
+            previous,
+            next,
+            outcome,
+        });
+        previous = (outcome == Outcome::Made).then_some(next);
+    }
+}
+
+/// What a scenario acts on.
+struct World<'a> {
+    fleet: &'a mut Fleet,
+    shares: &'a wire::user::SeedShareDocument,
+    /// Old copies of local disks.
+    copies: std::path::PathBuf,
+}
+
+/// Something that ends later.
+enum Undo {
+    Start(usize),
+    Continue(usize),
+    Link(usize),
+    Member(usize),
+    ContinueMember(usize),
+}
+
+impl World<'_> {
+    async fn unfold(&mut self, scenario: &Scenario, start: Instant, seconds: u32) -> anyhow::Result<()> {
+        let mut steps = scenario.0.iter().peekable();
+        let mut undo: Vec<(Duration, Undo)> = Vec::new();
+        let mut last_look = Instant::now();
+        loop {
+            let now = start.elapsed();
+            while let Some(place) = undo.iter().position(|(at, _)| *at <= now) {
+                let (_, what) = undo.swap_remove(place);
+                self.undo(&what)?;
+            }
+            while let Some(step) = steps.next_if(|step| tenths(step.at) <= now) {
+                for (after, what) in self.make(step.fault)? {
+                    undo.push((now + tenths(after), what));
+                }
+            }
+            if last_look.elapsed() > Duration::from_secs(3) {
+                self.recover_if_all_lost_the_seed().await;
+                last_look = Instant::now();
+            }
+            if steps.peek().is_none() && undo.is_empty() && now >= tenths(seconds * 10) {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    fn make(&mut self, fault: Fault) -> anyhow::Result<Vec<(u32, Undo)>> {
+        let fleet = &mut *self.fleet;
+        let links = |fleet: &Fleet, replica: usize, link| {
+            fleet.replicas[replica].proxies.iter().for_each(|proxy| proxy.set(link));
+        };
+        Ok(match fault {
+            Fault::KillReplica(replica, after) => {
+                fleet.kill(replica);
+                vec![(after, Undo::Start(replica))]
+            }
+            Fault::PauseReplica(replica, after) => {
+                fleet.signal(replica, "STOP")?;
+                vec![(after, Undo::Continue(replica))]
+            }
+            Fault::RestartReplica(replica) => {
+                // A paused process could not end in order.
+                fleet.signal(replica, "CONT")?;
+                fleet.signal(replica, "TERM")?;
+                vec![(30, Undo::Start(replica))]
+            }
+            Fault::LoseDisk(replica, after) => {
+                fleet.kill(replica);
+                let _ = fs::remove_dir_all(&fleet.replicas[replica].state);
+                vec![(after, Undo::Start(replica))]
+            }
+            Fault::OldDisk(replica, after) => {
+                fleet.kill(replica);
+                self.swap_disk(replica)?;
+                vec![(after, Undo::Start(replica))]
+            }
+            Fault::CorruptDisk(replica, after) => {
+                fleet.kill(replica);
+                corrupt(&fleet.replicas[replica].state.join("sled"))?;
+                vec![(after, Undo::Start(replica))]
+            }
+            Fault::CutStore(replica, after) => {
+                links(fleet, replica, Link::Cut);
+                vec![(after, Undo::Link(replica))]
+            }
+            Fault::SilentStore(replica, after) => {
+                links(fleet, replica, Link::Silent);
+                vec![(after, Undo::Link(replica))]
+            }
+            Fault::SlowStore(replica, after) => {
+                links(fleet, replica, Link::Slow(Duration::from_millis(120)));
+                vec![(after, Undo::Link(replica))]
+            }
+            Fault::TruncateStore(replica, after) => {
+                links(fleet, replica, Link::Truncate(3000));
+                vec![(after, Undo::Link(replica))]
+            }
+            Fault::KillMember(member, after) => {
+                fleet.etcd.kill(member);
+                vec![(after, Undo::Member(member))]
+            }
+            Fault::PauseMember(member, after) => {
+                fleet.etcd.signal(member, "STOP")?;
+                vec![(after, Undo::ContinueMember(member))]
+            }
+            Fault::LoseQuorum(after) => {
+                fleet.etcd.kill(0);
+                fleet.etcd.kill(2);
+                vec![(after, Undo::Member(0)), (after, Undo::Member(2))]
+            }
+        })
+    }
+
+    /// The first time, keeps a copy of the disk as it is; later, puts the copy in its place.
+    fn swap_disk(&self, replica: usize) -> anyhow::Result<()> {
+        let (state, copy) = (&self.fleet.replicas[replica].state, self.copies.join(replica.to_string()));
+        let (from, to) = if copy.exists() { (&copy, state) } else { (state, &copy) };
+        let _ = fs::remove_dir_all(to);
+        fs::create_dir_all(self.copies.as_path())?;
+        let status = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status()?;
+        ensure!(status.success(), "cannot copy {}", from.display());
+        Ok(())
+    }
+
+    fn undo(&mut self, what: &Undo) -> anyhow::Result<()> {
+        match *what {
+            Undo::Start(replica) => {
+                if let Some(process) = &mut self.fleet.replicas[replica].process
+                    && process.ended().is_none()
+                {
+                    // Started meanwhile by the end of another fault, or still ending in order: by force now.
+                    self.fleet.kill(replica);
+                }
+                self.fleet.restart(replica)
+            }
+            // Fails when it was killed meanwhile.
+            Undo::Continue(replica) => Ok(drop(self.fleet.signal(replica, "CONT"))),
+            Undo::Link(replica) => {
+                self.fleet.replicas[replica].proxies.iter().for_each(|proxy| proxy.set(Link::Up));
+                Ok(())
+            }
+            Undo::Member(member) if self.fleet.etcd.is_running(member) => Ok(()),
+            Undo::Member(member) => self.fleet.etcd.restart(member),
+            Undo::ContinueMember(member) => Ok(drop(self.fleet.etcd.signal(member, "CONT"))),
+        }
+    }
+
+    /// Does what an operator does when every replica has lost the seed.
+    async fn recover_if_all_lost_the_seed(&mut self) {
+        let mut waiting = Vec::new();
+        for port in self.fleet.user_ports() {
+            let asked = tokio::time::timeout(Duration::from_secs(2), client::status(port)).await;
+            match asked {
+                Ok(Ok(status)) if status.state == "coordinator is in recovery mode" => waiting.push(port),
+                _ => return,
+            }
+        }
+        if let Some(port) = waiting.first() {
+            // Tried again if it fails.
+            let recovery = client::recover(*port, &self.fleet.plan, self.shares);
+            let _ = tokio::time::timeout(Duration::from_secs(15), recovery).await;
+        }
+    }
+
+    /// Ends every fault, and waits until all replicas are ready.
+    async fn heal(&mut self) -> anyhow::Result<()> {
+        for replica in 0..self.fleet.replicas.len() {
+            self.undo(&Undo::Link(replica))?;
+            self.undo(&Undo::Continue(replica))?;
+        }
+        for member in 0..self.fleet.etcd.len() {
+            self.undo(&Undo::ContinueMember(member))?;
+            self.undo(&Undo::Member(member))?;
+        }
+        let until = Instant::now() + HEAL;
+        for replica in 0..self.fleet.replicas.len() {
+            loop {
+                // What a cluster does with a process that ended; a disk that is refused is replaced.
+                if let Some(process) = &mut self.fleet.replicas[replica].process
+                    && process.ended().is_some()
+                {
+                    let log = process.tail(3);
+                    self.fleet.kill(replica);
+                    if ["damaged", "lost data", "does not verify", "segment"]
+                        .iter()
+                        .any(|word| log.contains(word))
+                    {
+                        let _ = fs::remove_dir_all(&self.fleet.replicas[replica].state);
+                    }
+                    self.fleet.restart(replica)?;
+                }
+                self.recover_if_all_lost_the_seed().await;
+                match self.fleet.wait_ready(replica, Duration::from_secs(3)).await {
+                    Ok(()) => break,
+                    Err(error) if Instant::now() > until => return Err(error),
+                    Err(_) => {}
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn tenths(count: u32) -> Duration {
+    Duration::from_millis(u64::from(count) * 100)
+}
+
+/// Flips a byte in the middle of the largest file.
+fn corrupt(directory: &Path) -> anyhow::Result<()> {
+    let mut files: Vec<(u64, std::path::PathBuf)> = Vec::new();
+    for entry in fs::read_dir(directory).into_iter().flatten() {
+        let entry = entry?;
+        files.push((entry.metadata()?.len(), entry.path()));
+    }
+    files.sort();
+    let Some((length, path)) = files.pop() else { return Ok(()) };
+    let mut bytes = fs::read(&path)?;
+    if let Some(byte) = bytes.get_mut(usize::try_from(length / 5)?) {
+        *byte ^= 0x55;
+    }
+    Ok(fs::write(&path, bytes)?)
+}

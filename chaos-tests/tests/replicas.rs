@@ -1,0 +1,290 @@
+//! Several real Coordinators on a real etcd cluster, that act as one.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::time::Duration;
+
+use chaos_tests::{
+    client::{self, SetOutcome},
+    fleet::Fleet,
+    plan::transition,
+    run::run,
+    scenario::Scenario,
+};
+use manifest::TransitionHash;
+
+const SOON: Duration = Duration::from_secs(40);
+
+fn done(outcome: SetOutcome) -> Option<wire::user::SeedShareDocument> {
+    match outcome {
+        SetOutcome::Done(shares) => shares,
+        other => panic!("the manifest was not set: {other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_replicas_join_follow_survive_and_recover() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut fleet = Fleet::start(directory.path(), 3, 1).await.unwrap();
+
+    // One replica, the first manifest.
+    let first = fleet.plan.manifest(1).unwrap();
+    let shares = done(client::set(fleet.replicas[0].user, &fleet.plan, &first, None).await).unwrap();
+    fleet.wait_ready(0, SOON).await.unwrap();
+
+    // From one to three: the others get the secrets from the first.
+    for _ in 1..3 {
+        let number = fleet.add().await.unwrap();
+        fleet.restart(number).unwrap();
+        fleet.wait_ready(number, SOON).await.unwrap();
+    }
+    let issuer = client::workload_issuer(&fleet.plan).unwrap();
+    let mut issued = Vec::new();
+    for port in fleet.mesh_ports() {
+        issued.push(client::certificate(port, &issuer).await.unwrap());
+    }
+    assert!(
+        issued.windows(2).all(|pair| pair[0].secret == pair[1].secret && pair[0].mesh_ca == pair[1].mesh_ca)
+    );
+
+    // A change at the second is in force at all of them, from the log alone.
+    let second = fleet.plan.manifest(2).unwrap();
+    let previous = transition(None, &first);
+    done(client::set(fleet.replicas[1].user, &fleet.plan, &second, Some(previous)).await);
+    let now = transition(Some(previous), &second);
+    let mut mesh_cas = Vec::new();
+    for port in fleet.user_ports() {
+        let until = std::time::Instant::now() + SOON;
+        loop {
+            let (manifests, latest, mesh_ca) = client::history(port).await.unwrap();
+            if latest == now {
+                assert_eq!(manifests.len(), 2);
+                mesh_cas.push(mesh_ca);
+                break;
+            }
+            assert!(std::time::Instant::now() < until, "port {port} does not follow");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    assert!(mesh_cas.windows(2).all(|pair| pair[0] == pair[1]), "one mesh CA for all");
+    let stale = client::set(fleet.replicas[2].user, &fleet.plan, &first, Some(previous)).await;
+    assert!(matches!(stale, SetOutcome::Stale(_)), "{stale:?}");
+
+    // The one that made the change dies; another restarts and joins again.
+    fleet.kill(1);
+    fleet.stop(0).unwrap();
+    fleet.restart(0).unwrap();
+    fleet.wait_ready(0, SOON).await.unwrap();
+    let again = client::certificate(fleet.replicas[0].mesh, &issuer).await.unwrap();
+    assert_eq!(again.secret, issued[0].secret);
+    assert_eq!(again.mesh_ca, mesh_cas[0], "the mesh CA outlived the replica that made it");
+
+    // All gone: nobody serves, until an owner brings the seed back to one of them.
+    fleet.kill(0);
+    fleet.kill(2);
+    for number in 0..3 {
+        fleet.restart(number).unwrap();
+    }
+    for number in 0..3 {
+        fleet.wait_state(number, "coordinator is in recovery mode", SOON).await.unwrap();
+    }
+    client::recover(fleet.replicas[2].user, &fleet.plan, &shares).await.unwrap();
+    for number in 0..3 {
+        fleet.wait_ready(number, SOON).await.unwrap();
+    }
+    let mut mesh_cas = Vec::new();
+    for port in fleet.mesh_ports() {
+        let issued = client::certificate(port, &issuer).await.unwrap();
+        assert_eq!(issued.secret, again.secret);
+        mesh_cas.push(issued.mesh_ca);
+    }
+    assert!(mesh_cas.windows(2).all(|pair| pair[0] == pair[1]));
+    assert_ne!(mesh_cas[0], again.mesh_ca, "an owner of the seed does not know the mesh CA key");
+}
+
+/// Two ready replicas on one member of etcd, with two manifests.
+async fn two_ready(directory: &std::path::Path) -> (Fleet, TransitionHash) {
+    let mut fleet = Fleet::start(directory, 1, 2).await.unwrap();
+    let (first, second) = (fleet.plan.manifest(1).unwrap(), fleet.plan.manifest(2).unwrap());
+    done(client::set(fleet.replicas[0].user, &fleet.plan, &first, None).await);
+    for number in 0..2 {
+        fleet.wait_ready(number, SOON).await.unwrap();
+    }
+    let previous = transition(None, &first);
+    done(client::set(fleet.replicas[1].user, &fleet.plan, &second, Some(previous)).await);
+    (fleet, transition(Some(previous), &second))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_was_rolled_back_is_refused_reported_and_taken_again_when_it_is_right() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut fleet, latest) = two_ready(directory.path()).await;
+    let (old, new) = (directory.path().join("old"), directory.path().join("new"));
+    fleet.etcd.swap_data(&old, false).unwrap();
+    for number in 0..2 {
+        fleet.wait_ready(number, SOON).await.unwrap();
+    }
+    let third = fleet.plan.manifest(3).unwrap();
+    done(client::set(fleet.replicas[0].user, &fleet.plan, &third, Some(latest)).await);
+    let now = transition(Some(latest), &third);
+    while client::history(fleet.replicas[1].user).await.unwrap().1 != now {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+
+    fleet.etcd.swap_data(&new, false).unwrap();
+    fleet.etcd.swap_data(&old, true).unwrap();
+    let issuer = client::workload_issuer(&fleet.plan).unwrap();
+    for number in 0..2 {
+        fleet.wait_state(number, "stale", SOON).await.unwrap();
+        let (user, mesh) = (fleet.replicas[number].user, fleet.replicas[number].mesh);
+        let status = client::status(user).await.unwrap();
+        assert!(status.alarms.iter().any(|alarm| alarm.contains("rolled back")), "{:?}", status.alarms);
+        assert!(status.store.unwrap().refusals > 0);
+        let refused = client::certificate(mesh, &issuer).await.unwrap_err().to_string();
+        assert!(refused.contains("Unavailable"), "nothing is issued: {refused}");
+        let (manifests, shown, _) = client::history(user).await.unwrap();
+        assert_eq!((manifests.len(), shown), (3, now), "what was verified is still served");
+    }
+    // Neither a replica with its disk nor one that lost it believes the store.
+    fleet.kill(0);
+    fleet.restart(0).unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let ended = chaos_tests::process::wait_until("refusal at the start", SOON, || {
+        Ok(fleet.replicas[0].process.as_mut().is_none_or(|process| process.ended().is_some()))
+    });
+    ended.unwrap();
+    let log = fleet.replicas[0].process.as_ref().unwrap().tail(3);
+    assert!(log.contains("rolled back") && log.contains("control"), "{log}");
+    fleet.kill(0);
+    std::fs::rename(&fleet.replicas[0].state, directory.path().join("disk-0")).unwrap();
+    fleet.restart(0).unwrap();
+    fleet.wait_state(0, "coordinator is in recovery mode", SOON).await.unwrap();
+    let until = std::time::Instant::now() + SOON;
+    let alarm = loop {
+        let status = client::status(fleet.replicas[0].user).await.unwrap();
+        if let Some(alarm) = status.alarms.into_iter().next() {
+            break alarm;
+        }
+        assert!(std::time::Instant::now() < until, "it did not notice that its peer knows more");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    assert!(alarm.contains("the peer has a signed head"), "{alarm}");
+
+    // The right store again: everything goes on, and what happened is in the log.
+    fleet.kill(0);
+    std::fs::remove_dir_all(&fleet.replicas[0].state).unwrap();
+    fleet.etcd.swap_data(&new, true).unwrap();
+    fleet.restart(0).unwrap();
+    for number in 0..2 {
+        fleet.wait_ready(number, SOON).await.unwrap();
+        client::certificate(fleet.replicas[number].mesh, &issuer).await.unwrap();
+    }
+    let events = std::process::Command::new(chaos_tests::program("contrast"))
+        .args(["audit", "export", "-c", &format!("127.0.0.1:{}", fleet.replicas[0].user)])
+        .args(["--manifest", "manifest.json", "--auditor-key", "workload-owner.pem"])
+        .current_dir(directory.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&events.stdout);
+    assert!(text.contains("StorageRefused"), "{}", String::from_utf8_lossy(&events.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_stores_with_two_histories_are_noticed_by_the_replicas_themselves() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut fleet, latest) = two_ready(directory.path()).await;
+    let other = fleet.etcd.fork(&directory.path().join("other-etcd")).unwrap();
+    // The second replica comes up on the other store, which shows the same past so far.
+    fleet.kill(1);
+    fleet.restart_on(1, &other.endpoints()).unwrap();
+    for number in 0..2 {
+        fleet.wait_ready(number, SOON).await.unwrap();
+    }
+    for number in 0..2 {
+        let manifest = fleet.plan.manifest(10 + number as u64).unwrap();
+        done(client::set(fleet.replicas[number].user, &fleet.plan, &manifest, Some(latest)).await);
+    }
+    let issuer = client::workload_issuer(&fleet.plan).unwrap();
+    for number in 0..2 {
+        fleet.wait_state(number, "stale", SOON).await.unwrap();
+        let status = client::status(fleet.replicas[number].user).await.unwrap();
+        assert!(
+            status.alarms.iter().any(|alarm| alarm.contains("the history forked")),
+            "{:?}",
+            status.alarms
+        );
+        client::certificate(fleet.replicas[number].mesh, &issuer).await.unwrap_err();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_single_log_moves_into_etcd_and_back_and_status_shows_the_replicas() {
+    let directory = tempfile::tempdir().unwrap();
+    let contrast = |args: &[&str]| {
+        let output = std::process::Command::new(chaos_tests::program("contrast"))
+            .args(args)
+            .current_dir(directory.path())
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    let state = directory.path().join("dev");
+    let (code, text) = contrast(&["dev", "--state-dir", state.to_str().unwrap()]);
+    assert_eq!(code, Some(0), "{text}");
+    let cluster = chaos_tests::etcd::Cluster::start(&directory.path().join("etcd"), 1, false).unwrap();
+    let endpoint = cluster.endpoint(0);
+    let migrate = |directory: &str, more: &[&str]| {
+        let base = ["store", "migrate", "--manifest", "dev/manifest.json", "--state-dir", directory];
+        contrast(&[base.as_slice(), &["--etcd-endpoints", &endpoint], more].concat())
+    };
+    let (code, text) = migrate("dev/event-log", &[]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("Moved and verified"), "{text}");
+    let (code, again) = migrate("dev/event-log", &[]);
+    assert_eq!((code, &again), (Some(0), &text), "it can be repeated");
+    let (code, back) = migrate("back", &["--back"]);
+    assert_eq!((code, &back), (Some(0), &text), "the same comes back");
+    let list = |directory: &str| {
+        contrast(&["history", "list", "--manifest", "dev/manifest.json", "--state-dir", directory])
+    };
+    assert_eq!(list("back"), list("dev/event-log"));
+
+    // Another deployment's log does not go into the same place.
+    let other = directory.path().join("other");
+    let (code, text) = contrast(&["dev", "--state-dir", other.to_str().unwrap()]);
+    assert_eq!(code, Some(0), "{text}");
+    let base = ["store", "migrate", "--manifest", "other/manifest.json", "--state-dir", "other/event-log"];
+    let (code, text) = contrast(&[base.as_slice(), &["--etcd-endpoints", &endpoint]].concat());
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("stream control"), "{text}");
+
+    let fleet_directory = tempfile::tempdir().unwrap();
+    let (fleet, _) = two_ready(fleet_directory.path()).await;
+    let addresses: Vec<String> = fleet.user_ports().iter().map(|port| format!("127.0.0.1:{port}")).collect();
+    let manifest = fleet_directory.path().join("manifest.json");
+    let status = |addresses: &str| {
+        contrast(&["status", "-c", addresses, "--manifest", manifest.to_str().unwrap(), "--output", "json"])
+    };
+    let (code, text) = status(&addresses.join(","));
+    assert_eq!(code, Some(0), "{text}");
+    let found: serde_json::Value = serde_json::from_str(&text).unwrap();
+    for replica in found.as_array().unwrap() {
+        assert_eq!((&replica["state"], &replica["store"]["engine"]), (&"ready".into(), &"etcd".into()));
+        assert_eq!(replica["store"]["answering"], 1);
+    }
+    let (code, text) = status("127.0.0.1:1");
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("127.0.0.1:1"), "{text}");
+}
+
+/// What every change must survive; `cargo run -p chaos-tests` goes on from other seeds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fixed_set_of_scenarios_is_proved_clean() {
+    let by_hand = "1.0 kill-replica 0 10\n2.0 lose-quorum 15\n5.0 silent-store 1 20\n8.0 lose-disk 2 5\n";
+    let scenarios = [(0, by_hand.parse::<Scenario>().unwrap()), (8, Scenario::from_seed(8, 15, 3, 3))];
+    for (seed, scenario) in scenarios {
+        let directory = tempfile::tempdir().unwrap();
+        let outcome = run(directory.path(), seed, &scenario, 15).await;
+        let report = outcome.unwrap_or_else(|error| panic!("seed {seed}: {error:#}\n{scenario}"));
+        assert!(report.changes > 3 && report.certificates > 20, "clients hardly got anything: {report:?}");
+    }
+}

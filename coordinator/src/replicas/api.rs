@@ -1,0 +1,157 @@
+//! What a replica answers: to its peers on the mesh port, to users about itself on the user port.
+
+use std::{sync::Arc, time::Instant};
+
+use actors::{HandOver, Phase};
+use storage_schema::{EventStore as _, LogError, StreamId, signed_head};
+use tonic::{Request, Response, Status};
+use wire::replica::{
+    Head, JoinRequest, JoinResponse, Peer as WirePeer, StatusRequest, StatusResponse, Store as WireStore,
+    cluster_server::{Cluster, ClusterServer},
+    replica_server::{Replica, ReplicaServer},
+};
+
+use super::exchange::judge;
+use crate::{
+    grpc::{mesh_api::workload, status::Failure, user_api::request_id},
+    wiring::Actors,
+};
+
+/// Largest request, in bytes: a signed head.
+const MAX_REQUEST_BYTES: usize = 64 << 10;
+
+/// On the mesh port.
+pub(crate) struct ReplicaApi(Actors);
+
+impl ReplicaApi {
+    pub(crate) fn service(actors: Actors) -> ReplicaServer<Self> {
+        ReplicaServer::new(Self(actors)).max_decoding_message_size(MAX_REQUEST_BYTES)
+    }
+}
+
+/// The head of the control stream here, signed: of the verified copy, which a shared store that lies now
+/// cannot take back.
+pub(super) async fn own_head(actors: &Actors) -> anyhow::Result<Head> {
+    let (store, replica) = (Arc::clone(&actors.store), actors.replica);
+    let archive = Arc::clone(&actors.archive);
+    let signed = tokio::task::spawn_blocking(move || {
+        let control = StreamId::Control;
+        let segments = match store.copied(&control)? {
+            0 => archive.head(control, None)?.segments, // this replica joined a moment ago
+            copied => copied,
+        };
+        let Some(last) = segments.checked_sub(1) else { return Ok(Vec::new()) };
+        let segment = store.read(&control, last, 1)?.into_iter().next();
+        let signed = segment.and_then(|(_, bytes)| signed_head(&bytes).map(<[u8]>::to_vec));
+        Ok::<_, LogError>(signed.unwrap_or_default())
+    });
+    Ok(Head { signed_head: signed.await??, replica: replica.as_bytes().to_vec() })
+}
+
+#[tonic::async_trait]
+impl Replica for ReplicaApi {
+    #[tracing::instrument(skip_all, fields(request))]
+    async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
+        let peer = workload(&request)?;
+        let head = own_head(&self.0).await.map_err(|error| Failure::Unavailable(error.to_string()))?;
+        let Phase::Active(active) = self.0.snapshot.borrow().phase.clone() else {
+            return Err(Failure::NeedsRecovery.into());
+        };
+        // The peer was verified by the manifest of that moment; if another one came, it is verified anew.
+        if active.transition != peer.active.transition {
+            return Err(Failure::Unavailable("the manifest has just changed; connect again".into()).into());
+        }
+        let command = HandOver { active, claims: peer.claims.clone(), request: request_id()? };
+        let secrets = self.0.recovery.ask(command).await.map_err(Failure::Ask)?.map_err(Failure::HandOver)?;
+        tracing::info!(policy = %peer.claims.policy_hash(), "secrets handed to a peer");
+        Ok(Response::new(JoinResponse {
+            seed: secrets.seed.expose().to_vec(),
+            salt: secrets.salt.as_bytes().to_vec(),
+            mesh_ca_key: secrets.mesh_key_pem.into(),
+            replica_secret: secrets.replica_secret.expose().to_vec(),
+            transition: secrets.transition.as_bytes().to_vec(),
+            signed_head: head.signed_head,
+        }))
+    }
+
+    #[tracing::instrument(skip_all)]
+    async fn exchange(&self, request: Request<Head>) -> Result<Response<Head>, Status> {
+        let peer = workload(&request)?;
+        if !peer.active.is_coordinator(&peer.claims.policy_hash()) {
+            return Err(Failure::Refused("only a Coordinator may exchange heads".into()).into());
+        }
+        let ours = own_head(&self.0).await.map_err(|error| Failure::Unavailable(error.to_string()))?;
+        let (actors, active, theirs) = (self.0.clone(), Arc::clone(&peer.active), request.into_inner());
+        // Judged on its own, so that a head that is only ahead of us does not keep the peer waiting.
+        tokio::spawn(async move {
+            if let Err(error) = judge(&actors, &active, &theirs, "a peer that asked").await {
+                tracing::warn!(error = %format!("{error:#}"), "head of a peer refused");
+            }
+        });
+        Ok(Response::new(ours))
+    }
+}
+
+/// On the user port.
+pub(crate) struct ClusterApi(Actors);
+
+impl ClusterApi {
+    pub(crate) fn service(actors: Actors) -> ClusterServer<Self> {
+        ClusterServer::new(Self(actors)).max_decoding_message_size(MAX_REQUEST_BYTES)
+    }
+}
+
+fn milliseconds(since: std::time::Duration) -> u64 {
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[tonic::async_trait]
+impl Cluster for ClusterApi {
+    #[tracing::instrument(skip_all)]
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        let actors = self.0.clone();
+        let asked = tokio::task::spawn_blocking(move || actors.standing.etcd().map(|etcd| etcd.health()));
+        let health = asked.await.map_err(|error| Failure::Fault(error.to_string()))?;
+        let (standing, snapshot) = (&self.0.standing, self.0.snapshot.borrow().clone());
+        let mut store =
+            WireStore { engine: "sled".into(), refusals: self.0.store.refusals(), ..WireStore::default() };
+        match health {
+            None => {}
+            Some(Ok(health)) => {
+                let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+                store.engine = "etcd".into();
+                (store.members, store.answering) = (count(health.members), count(health.answering));
+                (store.bytes, store.complaints) = (health.bytes, health.alarms);
+            }
+            Some(Err(error)) => {
+                store.engine = "etcd".into();
+                store.complaints.push(error.to_string());
+            }
+        }
+        let state = match &snapshot.phase {
+            Phase::Uninitialised => "no manifest configured",
+            Phase::NeedsRecovery => "coordinator is in recovery mode",
+            Phase::Active(_) if !standing.is_current() => "stale",
+            Phase::Active(_) => "ready",
+        };
+        let now = Instant::now();
+        let peers = standing.peers().into_iter().map(|(address, peer)| WirePeer {
+            address,
+            replica: peer.replica,
+            control_events: peer.control_events,
+            answered_ms: peer.answered.map(|at| milliseconds(now.duration_since(at))),
+            error: peer.error,
+        });
+        Ok(Response::new(StatusResponse {
+            replica: self.0.replica.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            state: state.to_owned(),
+            generation: snapshot.state.entries().len() as u64,
+            control_events: standing.control_events(),
+            confirmed_ms: standing.age().map(milliseconds),
+            store: Some(store),
+            peers: peers.collect(),
+            alarms: standing.alarms(),
+        }))
+    }
+}

@@ -1,0 +1,64 @@
+//! Several Coordinators that act as one: finding each other, joining, following the control stream,
+//! noticing a store that lies. Source: design section 5, spec control-plane.md section 8.
+
+mod api;
+mod connection;
+mod copy;
+mod discovery;
+mod exchange;
+mod follow;
+mod join;
+mod options;
+mod standing;
+
+pub(crate) use api::{ClusterApi, ReplicaApi};
+pub(crate) use options::ReplicaOptions;
+pub(crate) use standing::Standing;
+
+use std::sync::Arc;
+
+use attestation::Issuer;
+use discovery::Discovery;
+use tokio::sync::watch;
+
+use crate::wiring::{Actors, Store};
+
+/// Opens the store: the local engine, behind it the shared one if there is one. The receiver tells of
+/// appends by others.
+pub(crate) fn open_store(
+    directory: &std::path::Path,
+    options: &ReplicaOptions,
+) -> anyhow::Result<(Store, Arc<Standing>)> {
+    let local = storage_schema::SledStore::open(directory)?;
+    match options.etcd()? {
+        None => Ok((Store::alone(local), Arc::new(Standing::alone()))),
+        Some(etcd) => {
+            let etcd = Arc::new(etcd_store::EtcdStore::new(&etcd)?);
+            let standing = Arc::new(Standing::shared(Arc::clone(&etcd)));
+            Ok((Store::shared(local, etcd), standing))
+        }
+    }
+}
+
+/// Keeps this replica one of several, until stopped. Without a shared store there is nothing to do.
+pub(crate) async fn keep(
+    actors: Actors,
+    issuer: Arc<dyn Issuer>,
+    options: ReplicaOptions,
+    stop: watch::Receiver<bool>,
+) {
+    if !actors.store.is_shared() {
+        return;
+    }
+    let discovery = Discovery::new(&options);
+    let peers = connection::Peers { actors: actors.clone(), issuer, discovery };
+    let work = async {
+        tokio::join!(
+            follow::keep(&actors),
+            join::keep(&peers),
+            exchange::keep(&peers, options.exchange_every()),
+            copy::keep(&actors),
+        )
+    };
+    crate::wiring::until_stopped(stop, work).await;
+}

@@ -1,0 +1,44 @@
+//! Flags of a replica.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::ensure;
+use etcd_store::{EtcdArgs, EtcdOptions};
+
+/// Several Coordinators on one etcd. Without etcd this Coordinator is the only one, and the state
+/// directory is its store.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Several replicas")]
+pub(crate) struct ReplicaOptions {
+    #[command(flatten)]
+    pub(crate) etcd: EtcdArgs,
+
+    /// Mesh addresses of the other replicas, for secrets and signed heads; host:port, this one's own may
+    /// be among them. A name with several addresses, such as a headless service, stands for all of them.
+    #[arg(long, env = "CONTRAST_PEERS", value_name = "HOST:PORT", value_delimiter = ',')]
+    pub(crate) peers: Vec<String>,
+
+    /// Time between two exchanges of signed heads with each peer, in seconds.
+    #[arg(long, env = "CONTRAST_EXCHANGE_SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) exchange_seconds: u64,
+
+    /// This replica's own mesh address, which is left out among the peers.
+    #[arg(skip)]
+    pub(crate) own: Option<SocketAddr>,
+}
+
+impl ReplicaOptions {
+    pub(super) fn exchange_every(&self) -> Duration {
+        Duration::from_secs(self.exchange_seconds)
+    }
+
+    /// How to reach etcd, if it is to be used.
+    pub(super) fn etcd(&self) -> anyhow::Result<Option<EtcdOptions>> {
+        let options = self.etcd.options()?;
+        ensure!(
+            options.is_some() || self.peers.is_empty(),
+            "peers need a store that all replicas share: give --etcd-endpoints"
+        );
+        Ok(options)
+    }
+}

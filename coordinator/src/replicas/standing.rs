@@ -1,0 +1,188 @@
+//! What this replica knows about its own place: how old its view is, what it caught others at.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use etcd_store::EtcdStore;
+use tokio::sync::watch;
+
+use crate::grpc::status::Failure;
+
+/// A replica that does not know for longer than this whether a manifest was set elsewhere issues nothing:
+/// the bound on certificates under a manifest that was replaced.
+pub(crate) const STALE_AFTER: Duration = Duration::from_secs(10);
+
+/// Most alarms that are kept; further ones are only counted.
+const ALARMS: usize = 32;
+
+/// The place of this replica among the others.
+pub(crate) struct Standing {
+    etcd: Option<Arc<EtcdStore>>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// When it was last asked whether the control stream is complete here, and it was.
+    confirmed: Option<Instant>,
+    control_events: u64,
+    alarms: Vec<String>,
+    /// Alarms that are not in the event log yet.
+    unrecorded: Vec<String>,
+    /// Two histories with one key: nobody can tell here which one is right.
+    forked: bool,
+    peers: BTreeMap<String, Peer>,
+}
+
+/// What is known of a peer.
+#[derive(Clone, Default)]
+pub(crate) struct Peer {
+    pub(crate) replica: String,
+    pub(crate) control_events: u64,
+    pub(crate) answered: Option<Instant>,
+    pub(crate) error: String,
+}
+
+impl Standing {
+    pub(crate) fn alone() -> Self {
+        Self { etcd: None, inner: Mutex::default() }
+    }
+
+    pub(crate) fn shared(etcd: Arc<EtcdStore>) -> Self {
+        Self { etcd: Some(etcd), inner: Mutex::default() }
+    }
+
+    pub(crate) fn etcd(&self) -> Option<&Arc<EtcdStore>> {
+        self.etcd.as_ref()
+    }
+
+    /// Tells of appends by others.
+    pub(crate) fn news(&self) -> Option<watch::Receiver<u64>> {
+        self.etcd.as_ref().map(|etcd| etcd.news())
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// At `asked`, everything in the shared control stream was known here.
+    pub(crate) fn confirm(&self, asked: Instant, events: u64) {
+        let mut inner = self.inner();
+        (inner.confirmed, inner.control_events) = (Some(asked), events);
+    }
+
+    /// Number of events of the control stream at that time.
+    pub(crate) fn control_events(&self) -> u64 {
+        self.inner().control_events
+    }
+
+    /// The shared store was caught at showing another past: what was confirmed is void.
+    pub(crate) fn revoke(&self) {
+        self.inner().confirmed = None;
+    }
+
+    /// How old the view of the control stream is; `None`: there never was one.
+    pub(crate) fn age(&self) -> Option<Duration> {
+        self.inner().confirmed.map(|at| at.elapsed())
+    }
+
+    /// Whether certificates may be issued and manifests be set.
+    pub(crate) fn is_current(&self) -> bool {
+        if self.etcd.is_none() {
+            return true;
+        }
+        let inner = self.inner();
+        !inner.forked && inner.confirmed.is_some_and(|at| at.elapsed() < STALE_AFTER)
+    }
+
+    /// What a request for a certificate gets when the view is too old.
+    pub(crate) fn check_current(&self) -> Result<(), Failure> {
+        if self.is_current() {
+            return Ok(());
+        }
+        let text = "this replica has not heard from the event store for too long to know whether the manifest \
+                    is still in force; try another replica, or again";
+        Err(Failure::Unavailable(text.into()))
+    }
+
+    /// Two histories have the signature of this deployment.
+    pub(crate) fn forked(&self) {
+        self.inner().forked = true;
+    }
+
+    /// Reports something that needs a person, once for each text.
+    pub(crate) fn alarm(&self, text: String) {
+        let mut inner = self.inner();
+        if inner.alarms.contains(&text) || inner.alarms.len() >= ALARMS {
+            return;
+        }
+        tracing::error!(alarm = %text, "the event store or a peer is not honest, or was restored wrongly");
+        inner.unrecorded.push(text.clone());
+        inner.alarms.push(text);
+    }
+
+    pub(crate) fn alarms(&self) -> Vec<String> {
+        self.inner().alarms.clone()
+    }
+
+    /// Alarms for the event log.
+    pub(crate) fn unrecorded(&self) -> Vec<String> {
+        self.inner().unrecorded.clone()
+    }
+
+    pub(crate) fn recorded(&self, count: usize) {
+        self.inner().unrecorded.drain(..count);
+    }
+
+    pub(crate) fn peer(&self, address: &str, peer: Result<Peer, String>) {
+        let mut inner = self.inner();
+        let known = inner.peers.entry(address.to_owned()).or_default();
+        match peer {
+            Ok(peer) => *known = peer,
+            Err(error) => known.error = error,
+        }
+    }
+
+    /// Forgets peers that discovery does not name any more.
+    pub(crate) fn retain_peers(&self, addresses: &[String]) {
+        self.inner().peers.retain(|address, _| addresses.contains(address));
+    }
+
+    pub(crate) fn peers(&self) -> BTreeMap<String, Peer> {
+        self.inner().peers.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_view_is_current_for_a_bounded_time_and_not_after_a_fork() {
+        assert!(Standing::alone().is_current());
+        let options = etcd_store::EtcdOptions {
+            endpoints: vec!["http://127.0.0.1:9".into()],
+            prefix: "p/".into(),
+            tls: None,
+            user: None,
+            deadline: Duration::from_millis(1),
+        };
+        let standing = Standing::shared(Arc::new(EtcdStore::new(&options).unwrap()));
+        assert!(!standing.is_current(), "nothing was ever confirmed");
+        standing.confirm(Instant::now(), 1);
+        assert!(standing.is_current());
+        if let Some(long_ago) = Instant::now().checked_sub(STALE_AFTER) {
+            standing.confirm(long_ago, 1);
+            assert!(!standing.is_current());
+        }
+        standing.confirm(Instant::now(), 1);
+        standing.forked();
+        assert!(!standing.is_current());
+        standing.alarm("once".into());
+        standing.alarm("once".into());
+        assert_eq!(standing.unrecorded(), ["once"]);
+    }
+}

@@ -1,0 +1,112 @@
+//! The engine on real clusters of three members: the contract, TLS, passwords, failover.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "../../../storage-schema/tests/conformance/mod.rs"]
+mod conformance;
+
+use std::{sync::Arc, time::Duration};
+
+use chaos_tests::etcd::Cluster;
+use etcd_store::{EtcdOptions, EtcdStore, TlsFiles};
+use manifest::ReplicaId;
+use storage_schema::{EventStore as _, StoreError, StreamId};
+
+fn options(cluster: &Cluster) -> EtcdOptions {
+    EtcdOptions {
+        endpoints: cluster.endpoints(),
+        prefix: "contrast/test/".into(),
+        tls: None,
+        user: None,
+        deadline: Duration::from_secs(15),
+    }
+}
+
+fn stream(n: u8) -> StreamId {
+    StreamId::Replica(ReplicaId::from_bytes([n; 16]))
+}
+
+#[test]
+fn etcd_conforms_over_tls_and_with_a_password() {
+    let directory = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start(directory.path(), 3, true).unwrap();
+    for command in [
+        "user add root:root-password",
+        "user grant-role root root",
+        "role add contrast",
+        "role grant-permission contrast --prefix=true readwrite contrast/",
+        "user add coordinator:secret",
+        "user grant-role coordinator contrast",
+        "auth enable",
+    ] {
+        cluster.ctl(&command.split(' ').collect::<Vec<_>>()).unwrap();
+    }
+    let identity = Some((cluster.tls_file("client.pem"), cluster.tls_file("client.key")));
+    let tls = Some(TlsFiles { ca: cluster.tls_file("ca.pem"), identity });
+    let user = |password: &str| Some(("coordinator".to_owned(), password.to_owned().into()));
+    let with = |password: &str| EtcdOptions { tls: tls.clone(), user: user(password), ..options(&cluster) };
+    conformance::conformance(Arc::new(EtcdStore::new(&with("secret")).unwrap()));
+
+    let short = Duration::from_secs(3);
+    let wrong = EtcdStore::new(&EtcdOptions { deadline: short, ..with("wrong") }).unwrap();
+    let text = wrong.streams().unwrap_err().to_string();
+    assert!(text.contains("authentication failed"), "{text}");
+    assert!(!text.contains("wrong"), "the password is in no error: {text}");
+
+    let elsewhere = EtcdOptions { prefix: "elsewhere/".into(), deadline: short, ..with("secret") };
+    let text = EtcdStore::new(&elsewhere).unwrap().streams().unwrap_err().to_string();
+    assert!(text.contains("permission denied"), "{text}");
+}
+
+#[test]
+fn a_dead_member_costs_time_only_and_without_a_quorum_nothing_is_acknowledged() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start(directory.path(), 3, false).unwrap();
+    let store = EtcdStore::new(&options(&cluster)).unwrap();
+    let mut news = store.news();
+    let mut written = 0_u64;
+    let mut append = |store: &EtcdStore, count: u64| {
+        for _ in 0..count {
+            store.append(&stream(1), written, &written.to_be_bytes()).unwrap();
+            written += 1;
+        }
+    };
+    append(&store, 20);
+    cluster.kill(0);
+    append(&store, 20);
+    cluster.restart(0).unwrap();
+    cluster.kill(1);
+    append(&store, 20);
+    assert_eq!(store.health().unwrap().members, 3);
+
+    cluster.kill(2);
+    let impatient = EtcdOptions { deadline: Duration::from_secs(4), ..options(&cluster) };
+    let impatient = EtcdStore::new(&impatient).unwrap();
+    let refused = impatient.append(&stream(1), 60, b"unknown outcome");
+    assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+    assert!(matches!(impatient.read(&stream(1), 0, 1 << 20), Err(StoreError::Unavailable(_))));
+
+    cluster.restart(1).unwrap();
+    cluster.restart(2).unwrap();
+    let all = store.read(&stream(1), 0, 1 << 20).unwrap();
+    assert!(all.len() >= 60 && all.len() <= 61, "{}", all.len());
+    assert!(all[..60].iter().all(|(index, bytes)| bytes == &index.to_be_bytes()));
+    assert!(news.borrow_and_update().to_owned() > 0, "the watch told of appends");
+}
+
+#[test]
+fn many_writers_on_one_index_have_one_winner_though_they_retry() {
+    let directory = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start(directory.path(), 1, false).unwrap();
+    let store = Arc::new(EtcdStore::new(&options(&cluster)).unwrap());
+    for index in 0..20 {
+        let append = |writer: u8| {
+            let store = Arc::clone(&store);
+            std::thread::spawn(move || store.append(&StreamId::Control, index, &[writer]).is_ok())
+        };
+        let writers: Vec<_> = (0..6).map(append).collect();
+        assert_eq!(writers.into_iter().filter_map(|writer| writer.join().ok()).filter(|won| *won).count(), 1);
+    }
+    assert_eq!(store.trim(&StreamId::Control, 100).unwrap(), 19);
+    assert_eq!(store.read(&StreamId::Control, 0, 1 << 20).unwrap().len(), 1, "the last one stays");
+    assert!(store.append(&StreamId::Control, 20, b"goes on").is_ok());
+}

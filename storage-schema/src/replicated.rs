@@ -1,0 +1,247 @@
+//! A store that several replicas share, behind a local copy of what was verified.
+//!
+//! The shared store decides who is first, so an append is there before it is here. The local copy is
+//! what the shared store is held against: each read that goes beyond it also asks for the last segment
+//! of the copy, so a shared store that was rolled back, restored from elsewhere or forked is noticed at
+//! once, and never believed. Without a shared store this is the local engine, and nothing else.
+//!
+//! The copy takes only what [`crate::Log`] verified, and only once the log's key is known to be the
+//! right one ([`EventStore::trust`]): a forged log that a hostile store shows to a new replica leaves
+//! nothing behind.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use crate::{BlobHash, EventStore, StoreError, StreamId};
+
+/// A local engine, and maybe one that is shared with other replicas.
+pub struct Replicated<L> {
+    local: L,
+    shared: Option<Arc<dyn EventStore>>,
+    /// Number of segments in the local copy of each stream.
+    copied: Mutex<HashMap<StreamId, u64>>,
+    trusted: AtomicBool,
+    damage: Mutex<Option<Damage>>,
+    refusals: AtomicU64,
+}
+
+/// What the shared store was caught at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// The last refusal.
+    pub error: StoreError,
+    /// How many there were since the start.
+    pub count: u64,
+}
+
+impl<L: EventStore> Replicated<L> {
+    /// The local engine alone.
+    pub fn alone(local: L) -> Self {
+        Self::new(local, None)
+    }
+
+    /// A copy in `local` of what is in `shared`.
+    pub fn shared(local: L, shared: Arc<dyn EventStore>) -> Self {
+        Self::new(local, Some(shared))
+    }
+
+    fn new(local: L, shared: Option<Arc<dyn EventStore>>) -> Self {
+        Self {
+            local,
+            shared,
+            copied: Mutex::default(),
+            trusted: AtomicBool::new(false),
+            damage: Mutex::default(),
+            refusals: AtomicU64::new(0),
+        }
+    }
+
+    /// The local engine.
+    pub fn local(&self) -> &L {
+        &self.local
+    }
+
+    /// Whether other replicas write to the same store.
+    pub fn is_shared(&self) -> bool {
+        self.shared.is_some()
+    }
+
+    /// What the shared store was last caught at; `None` once it shows the right past again.
+    pub fn damage(&self) -> Option<Damage> {
+        self.damage.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How often the shared store was refused since the start.
+    pub fn refusals(&self) -> u64 {
+        self.refusals.load(Ordering::Relaxed)
+    }
+
+    /// Asks the shared store whether it still shows the segments up to `segments`, and no more. Without
+    /// a shared store the answer is yes.
+    pub fn is_current(&self, stream: &StreamId, segments: u64) -> Result<bool, StoreError> {
+        let Some(shared) = &self.shared else { return Ok(true) };
+        let Some(last) = segments.checked_sub(1) else {
+            return Ok(shared.read(stream, 0, 1)?.is_empty());
+        };
+        let page = shared.read(stream, last, 2 << 12)?;
+        self.check(stream, last, page.first())?;
+        Ok(page.len() == 1)
+    }
+
+    /// Number of segments in the copy.
+    pub fn copied(&self, stream: &StreamId) -> Result<u64, StoreError> {
+        if let Some(known) = self.table().get(stream) {
+            return Ok(*known);
+        }
+        let (mut low, mut high) = (0, 1);
+        let has = |index: u64| Ok::<_, StoreError>(!self.local.read(stream, index, 1)?.is_empty());
+        while has(high - 1)? {
+            (low, high) = (high, high * 2);
+        }
+        // Segments `..low` are there, segment `high - 1` is not.
+        while low + 1 < high {
+            let middle = low.midpoint(high);
+            if has(middle - 1)? {
+                low = middle;
+            } else {
+                high = middle;
+            }
+        }
+        Ok(*self.table().entry(*stream).or_insert(low))
+    }
+
+    fn table(&self) -> MutexGuard<'_, HashMap<StreamId, u64>> {
+        self.copied.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Holds the shared store's segment against the copy's.
+    fn check(&self, stream: &StreamId, index: u64, found: Option<&(u64, Vec<u8>)>) -> Result<(), StoreError> {
+        let here = self.local.read(stream, index, 1)?;
+        let Some((_, mine)) = here.first().filter(|(place, _)| *place == index) else { return Ok(()) };
+        let what = match found {
+            Some((place, theirs)) if *place == index && theirs == mine => {
+                *self.damage.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                return Ok(());
+            }
+            Some((place, _)) if *place == index => "shows other content",
+            _ => "has nothing",
+        };
+        Err(self.refuse(StoreError::Diverged { stream: *stream, index, what }))
+    }
+
+    fn refuse(&self, error: StoreError) -> StoreError {
+        let count = self.refusals.fetch_add(1, Ordering::Relaxed) + 1;
+        *self.damage.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Damage { error: error.clone(), count });
+        error
+    }
+
+    fn copy(&self, stream: &StreamId, index: u64, segment: &[u8]) -> Result<(), StoreError> {
+        if index != self.copied(stream)? {
+            return Ok(()); // here already, or the reader began in the middle
+        }
+        match self.local.append(stream, index, segment) {
+            Ok(()) | Err(StoreError::IndexTaken { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        self.table().insert(*stream, index + 1);
+        Ok(())
+    }
+}
+
+impl<L: EventStore> EventStore for Replicated<L> {
+    fn append(&self, stream: &StreamId, index: u64, segment: &[u8]) -> Result<(), StoreError> {
+        let Some(shared) = &self.shared else { return self.local.append(stream, index, segment) };
+        match shared.append(stream, index, segment) {
+            Ok(()) => {}
+            // A gap where this replica has no gap: the store lost what comes before.
+            Err(StoreError::Gap { next, .. }) if next < index && self.copied(stream)? >= index => {
+                return Err(self.refuse(StoreError::Diverged {
+                    stream: *stream,
+                    index: next,
+                    what: "has nothing",
+                }));
+            }
+            Err(error) => return Err(error),
+        }
+        self.copy(stream, index, segment)
+    }
+
+    fn read(
+        &self,
+        stream: &StreamId,
+        index: u64,
+        max_bytes: usize,
+    ) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+        let here = self.local.read(stream, index, max_bytes)?;
+        let Some(shared) = self.shared.as_ref().filter(|_| here.is_empty()) else { return Ok(here) };
+        let Some(last) = self.copied(stream)?.checked_sub(1).filter(|last| *last < index) else {
+            return shared.read(stream, index, max_bytes);
+        };
+        // From the copy's last segment on, so that what is new is seen to follow it.
+        let mut page = shared.read(stream, last, max_bytes.max(2 << 12))?;
+        self.check(stream, last, page.first())?;
+        page.retain(|(place, _)| *place >= index);
+        Ok(page)
+    }
+
+    fn trust(&self) {
+        self.trusted.store(true, Ordering::Release);
+    }
+
+    fn keep(&self, stream: &StreamId, index: u64, segment: &[u8]) -> Result<(), StoreError> {
+        if self.shared.is_some() && self.trusted.load(Ordering::Acquire) {
+            self.copy(stream, index, segment)?;
+        }
+        Ok(())
+    }
+
+    fn put_blob(&self, bytes: &[u8]) -> Result<BlobHash, StoreError> {
+        if let Some(shared) = &self.shared {
+            shared.put_blob(bytes)?;
+        }
+        self.local.put_blob(bytes)
+    }
+
+    fn get_blob(&self, hash: &BlobHash) -> Result<Option<Vec<u8>>, StoreError> {
+        if let Some(blob) = self.local.get_blob(hash)? {
+            return Ok(Some(blob));
+        }
+        let Some(shared) = &self.shared else { return Ok(None) };
+        let blob = shared.get_blob(hash)?;
+        if let Some(blob) = &blob
+            && self.trusted.load(Ordering::Acquire)
+        {
+            self.local.put_blob(blob)?;
+        }
+        Ok(blob)
+    }
+
+    fn put_derived(&self, name: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        self.local.put_derived(name, value)
+    }
+
+    fn get_derived(&self, name: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.local.get_derived(name)
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        self.shared.as_ref().map_or(Ok(()), |shared| shared.sync())?;
+        self.local.sync()
+    }
+
+    fn streams(&self) -> Result<Vec<StreamId>, StoreError> {
+        let mut streams = self.local.streams()?;
+        if let Some(shared) = &self.shared {
+            streams.extend(shared.streams()?);
+            streams.sort();
+            streams.dedup();
+        }
+        Ok(streams)
+    }
+}

@@ -1,0 +1,105 @@
+//! A shared store behind a local copy: whatever the shared one shows, a past that was verified is not
+//! given up.
+
+use std::sync::Arc;
+
+use keys::LogKey;
+use storage_schema::{EventStore, Log, LogError, MemoryStore, Replicated, StoreError, StreamId};
+
+use super::{conformance, event, key, open};
+
+type Replica = Arc<Replicated<MemoryStore>>;
+
+fn replica(shared: &Arc<MemoryStore>) -> Replica {
+    let shared: Arc<dyn EventStore> = Arc::<MemoryStore>::clone(shared);
+    let replica = Replicated::shared(MemoryStore::default(), shared);
+    replica.trust();
+    Arc::new(replica)
+}
+
+/// A shared store with three segments, and a replica that has read them.
+fn three() -> (Arc<MemoryStore>, Replica, Log<Replicated<MemoryStore>>) {
+    let shared = Arc::new(MemoryStore::default());
+    super::fill(&shared);
+    let replica = replica(&shared);
+    let (log, events) = open(&replica, Some(&key(1))).unwrap();
+    assert_eq!(events.len(), 5);
+    (shared, replica, log)
+}
+
+#[test]
+fn a_copy_conforms_and_is_complete() {
+    conformance::conformance(Arc::new(Replicated::alone(MemoryStore::default())));
+    let shared = Arc::new(MemoryStore::default());
+    let replica = replica(&shared);
+    conformance::conformance(Arc::clone(&replica));
+    for stream in shared.streams().unwrap() {
+        let all = |store: &MemoryStore| store.read(&stream, 0, 1 << 30).unwrap();
+        assert_eq!(all(&shared), all(replica.local()));
+    }
+}
+
+#[test]
+fn two_replicas_share_one_stream_and_one_of_them_wins_an_index() {
+    let (shared, _one, mut log_one) = three();
+    let two = replica(&shared);
+    let (mut log_two, _) = open(&two, Some(&key(1))).unwrap();
+    log_one.append(&[event(5)], &key(1)).unwrap();
+    assert!(log_two.append(&[event(6)], &key(1)).is_err());
+    log_two.catch_up(|_, found| assert_eq!(found, event(5))).unwrap();
+    log_two.append(&[event(6)], &key(1)).unwrap();
+    log_one.catch_up(|_, _| {}).unwrap();
+    assert_eq!(log_one.head(), log_two.head());
+}
+
+#[test]
+fn a_store_that_was_rolled_back_is_refused_at_reads_and_appends() {
+    let (shared, replica, mut log) = three();
+    shared.tamper(&StreamId::Control, |segments| segments.truncate(2));
+    let refused = StoreError::Diverged { stream: StreamId::Control, index: 2, what: "has nothing" };
+    assert_eq!(log.catch_up(|_, _| {}), Err(LogError::Store(refused.clone())));
+    assert_eq!(replica.is_current(&StreamId::Control, 3), Err(refused.clone()));
+    assert!(log.append(&[event(9)], &key(1)).is_err(), "not behind a gap");
+    assert_eq!(replica.damage().unwrap().error, refused);
+    assert!(replica.refusals() >= 3);
+
+    // What was verified is still there to be read.
+    assert_eq!(replica.read(&StreamId::Control, 0, 1 << 20).unwrap().len(), 3);
+}
+
+#[test]
+fn a_store_with_another_history_is_refused_and_the_right_one_is_taken_again() {
+    let (shared, replica, mut log) = three();
+    let before = shared.read(&StreamId::Control, 0, 1 << 20).unwrap();
+    let other = Arc::new(MemoryStore::default());
+    let (mut fork, _) = open(&other, None).unwrap();
+    for n in 10..14 {
+        fork.append(&[event(n)], &key(1)).unwrap();
+    }
+    let forked: Vec<Vec<u8>> =
+        other.read(&StreamId::Control, 0, 1 << 20).unwrap().into_iter().map(|(_, bytes)| bytes).collect();
+    shared.tamper(&StreamId::Control, |segments| *segments = forked);
+    let refused = StoreError::Diverged { stream: StreamId::Control, index: 2, what: "shows other content" };
+    assert_eq!(log.catch_up(|_, _| {}), Err(LogError::Store(refused)), "signed by the right key, and a fork");
+
+    shared.tamper(&StreamId::Control, |segments| {
+        *segments = before.into_iter().map(|(_, bytes)| bytes).collect();
+    });
+    log.catch_up(|_, _| {}).unwrap();
+    assert_eq!(replica.damage(), None);
+    log.append(&[event(5)], &key(1)).unwrap();
+}
+
+#[test]
+fn a_forged_log_leaves_nothing_in_the_copy_of_a_new_replica() {
+    let shared = Arc::new(MemoryStore::default());
+    let forger = LogKey::from_secret(&[66; 32]).unwrap();
+    let (mut forged, _) = open(&shared, None).unwrap();
+    forged.append(&[event(0)], &forger).unwrap();
+    let dynamic: Arc<dyn EventStore> = Arc::<MemoryStore>::clone(&shared);
+    let replica = Arc::new(Replicated::shared(MemoryStore::default(), dynamic));
+    // Nothing is known yet, so it is read; the seed comes later and tells.
+    let (log, _) = open(&replica, None).unwrap();
+    assert_ne!(log.key(), Some(key(1).public()));
+    assert_eq!(replica.local().streams().unwrap(), []);
+}
