@@ -8,7 +8,7 @@ use std::path::Path;
 use attestation::{Evidence, EvidenceOid, ReportData, TdxEvidence};
 use keys::LogKey;
 use manifest::{Manifest, ReplicaId, RequestId, Timestamp};
-use runtime_policy::{Deployment, Images, Injection, PolicyDocument, RULES, Settings};
+use runtime_policy::{Deployment, Images, Injection, PolicyDocument, Settings};
 use storage_schema::{
     Checkpoint, Event, EventStore as _, Fact, Log, LogId, MemoryStore, Position, StreamId, export,
     open_signed_head, signed_head,
