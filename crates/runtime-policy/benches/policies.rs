@@ -44,7 +44,7 @@ fn policies(bench: &mut Criterion) {
     let mut group = bench.benchmark_group("generate");
     group.sample_size(10);
     group.bench_function("100 pods", |bench| {
-        bench.iter(|| black_box(generate(&text, &images, &pinned, &injection)))
+        bench.iter(|| black_box(generate(&text, &images, &pinned, &injection)));
     });
     group.finish();
 

@@ -147,7 +147,7 @@ fn initializer_container(image: &str, mesh: bool) -> Value {
     let mut env = vec![json!({ "name": "COORDINATOR_HOST", "value": "coordinator" })];
     if !mesh {
         // Until then the guest lets nobody in; with a mesh, the mesh does it.
-        env.push(json!({ "name": "CONTRAST_ALLOW_INCOMING", "value": "true" }));
+        env.push(json!({ "name": "CONTRAST_LIFT_DEFAULT_DENY", "value": "true" }));
     }
     json!({
         "name": INITIALIZER,

@@ -154,7 +154,7 @@ fn pod_name(kind: &str, name: &str, generated: bool, resource: &Value) -> String
     const SUFFIX: &str = "[a-z0-9]{5}";
     // Generated names are cut to 58 characters before the suffix; a hash may be cut with them.
     let long = name.len() > 46;
-    let base = quote(if long { &name[..46] } else { name });
+    let base = quote(if long { name.get(..46).unwrap_or(name) } else { name });
     let middle = if long { "[a-z0-9.-]{0,12}" } else { "" };
     match kind {
         "Pod" if generated => {

@@ -283,7 +283,7 @@ impl Host<'_> {
             Some("HostToContainer") => "rslave",
             _ => "rprivate",
         };
-        if mode == "rshared" || (mode == "rslave" && *propagation == "") {
+        if mode == "rshared" || (mode == "rslave" && propagation.is_empty()) {
             *propagation = mode;
         }
         let options = ["rbind", mode, access];

@@ -9,7 +9,7 @@ use crate::{corpus, host::SANDBOX};
 
 /// Changes that are still allowed, with the reason why that is right: requests (`CreateContainerRequest` of
 /// the pause container is `CreatePause`), beginnings of paths, kinds of changes (none: all), reason.
-const EXPLAINED: &[(&[&str], &[&str], &[&str], &str)] = &[
+const EXPLAINED: &[Explained] = &[
     (
         &["CreateContainerRequest", "CreatePause", "ExecProcessRequest"],
         &[
@@ -229,6 +229,9 @@ const EXPLAINED: &[(&[&str], &[&str], &[&str], &str)] = &[
         "as above",
     ),
 ];
+
+type Words = &'static [&'static str];
+type Explained = (Words, Words, Words, &'static str);
 
 /// A changed request, and where.
 struct Mutant {
