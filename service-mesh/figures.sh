@@ -3,14 +3,14 @@
 #
 # Two network namespaces; in each runs one proxy of each kind, mutual TLS 1.3 between them, no session
 # resumption. Needs root, a release build, and Debian's haproxy, nginx, libnginx-mod-stream, apache2-utils,
-# curl, openssl, python3.
+# curl, openssl.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mesh="${CARGO_TARGET_DIR:-$PWD/target}/release/service-mesh"
 work="$(mktemp -d)"
 chmod 755 "$work"
 a="figures-a-$$" b="figures-b-$$"
-requests="${REQUESTS:-4000}" megabytes="${MEGABYTES:-2000}" idle="${IDLE:-1000}"
+requests="${REQUESTS:-4000}" megabytes="${MEGABYTES:-2000}"
 trap 'kill $(jobs -p) 2>/dev/null || true; sleep 0.3; ip netns del $a || true; ip netns del $b || true; rm -rf "$work"' EXIT
 in_a() { ip netns exec "$a" "$@"; }
 in_b() { ip netns exec "$b" "$@"; }
@@ -80,7 +80,6 @@ sleep 3
 # A process and its children (nginx's workers).
 family() { for p in "$@"; do echo "$p"; pgrep -P "$p" || true; done; }
 ticks() { local sum=0 p; for p in $(family "$@"); do sum=$((sum + $(awk '{ print $14 + $15 }' "/proc/$p/stat"))); done; echo "$sum"; }
-memory() { local sum=0 p; for p in $(family "$@"); do sum=$((sum + $(awk '/^Pss:/ { print $2 }' "/proc/$p/smaps_rollup"))); done; echo "$sum"; }
 
 measure() {
     local name="$1" url="$2"; shift 2
@@ -97,25 +96,11 @@ measure() {
     speed="$(in_a curl -sS --noproxy '*' -o /dev/null -w '%{speed_download}' "$url/large")"
     after="$(ticks "$@")"
     gbit="$(awk "BEGIN { printf \"%.2f | %.2f\", $speed * 8 / 1e9, $megabytes * 1048576 * 8 / 1e9 / (($after - $before) / 100) }")"
-    local empty full
-    empty="$(memory "$@")"
-    in_a python3 -c "
-import socket, sys, time
-host, port = '${url#http://}'.split(':')
-held = [socket.create_connection((host, int(port))) for _ in range($idle)]
-for s in held: s.sendall(b'GET /small HTTP/1.1\r\nHost: a\r\n\r\n')
-for s in held: s.recv(4096)
-print('held', flush=True); sys.stdin.read()" < <(sleep 4) > "$work/held" &
-    local holder=$!
-    while ! grep -q held "$work/held" 2>/dev/null; do sleep 0.1; done
-    full="$(memory "$@")"
-    wait "$holder" || true
-    rm -f "$work/held"
-    echo "| $name | $p50 | $p99 | $rate | $cpu_ms | $gbit | $(((full - empty) * 1000 / idle)) |"
+    echo "| $name | $p50 | $p99 | $rate | $cpu_ms | $gbit |"
 }
 
-echo "| proxy | latency p50, ms | p99, ms | new connections/s | CPU per connection, both ends, ms | Gbit/s | Gbit per CPU second, both ends | KiB per 1000 connections, both ends |"
-echo "|---|---|---|---|---|---|---|---|"
+echo "| proxy | latency p50, ms | p99, ms | new connections/s | CPU per connection, both ends, ms | Gbit/s | Gbit per CPU second, both ends |"
+echo "|---|---|---|---|---|---|---|"
 for round in $(seq "${ROUNDS:-2}"); do
     measure "service-mesh ($round)" http://127.0.0.1:9000 "$me_a" "$me_b"
     measure "HAProxy ($round)" http://127.0.0.1:9001 "$ha_a" "$ha_b"
