@@ -77,8 +77,8 @@ in_a "$mesh" --log-level warn --directory "$work" --egress 'web#127.0.0.1:9000#1
 in_b "$mesh" --log-level warn --directory "$work" --ingress 'h#9101#true##n#9102#true##p#8081#true' & me_b=$!
 sleep 3
 
-# A process and its children (nginx's workers).
-family() { for p in "$@"; do echo "$p"; pgrep -P "$p" || true; done; }
+# A process, its children and theirs (nginx has workers).
+family() { local p; for p in "$@"; do echo "$p"; family $(pgrep -P "$p" || true); done; }
 ticks() { local sum=0 p; for p in $(family "$@"); do sum=$((sum + $(awk '{ print $14 + $15 }' "/proc/$p/stat"))); done; echo "$sum"; }
 
 measure() {
