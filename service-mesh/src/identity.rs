@@ -213,7 +213,7 @@ pub(crate) async fn watch(sources: Sources, current: watch::Sender<Option<Arc<Id
             }
             Err(error) => {
                 failures = failures.saturating_add(1);
-                if failures % LOOKS_BEFORE_WARNING == 0 {
+                if failures.is_multiple_of(LOOKS_BEFORE_WARNING) {
                     let until =
                         if loaded.is_some() { "the earlier ones stay in use" } else { "nothing passes" };
                     tracing::warn!("the certificate files cannot be used, {until}: {error:#}");

@@ -187,13 +187,10 @@ fn digest(digest: &KeyDigest) -> Result<(), HeaderError> {
     bytes("digests.0.digest", &(32..=32), &digest.digest)
 }
 
-fn is<T: PartialEq + fmt::Display + ?Sized, F: fmt::Display>(
-    field: &'static str,
-    expected: &T,
-    found: &F,
-) -> Result<(), HeaderError>
+fn is<T, F>(field: &'static str, expected: &T, found: &F) -> Result<(), HeaderError>
 where
-    F: std::borrow::Borrow<T>,
+    T: PartialEq + fmt::Display + ?Sized,
+    F: std::borrow::Borrow<T> + fmt::Display,
 {
     match found.borrow() == expected {
         true => Ok(()),

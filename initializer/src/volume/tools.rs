@@ -93,14 +93,14 @@ pub(super) async fn make_file_system(mapped: &Path) -> anyhow::Result<()> {
 
 fn blank_what_mkfs_reads(mapped: &Path) -> std::io::Result<()> {
     const EDGE: u64 = 1 << 20;
-    const BLOCK: u64 = 4096;
+    const BLOCK: usize = 4096;
     /// One bit for each block, in one block.
-    const BLOCK_GROUP: u64 = 8 * BLOCK * BLOCK;
+    const BLOCK_GROUP: usize = 8 * BLOCK * BLOCK;
     let mut device = fs::File::options().write(true).open(mapped)?;
-    let size = device.seek(SeekFrom::End(0))? / BLOCK * BLOCK;
-    let zeros = vec![0; BLOCK as usize];
-    let both_edges = (0..EDGE.min(size)).chain(size.saturating_sub(EDGE)..size).step_by(BLOCK as usize);
-    for place in both_edges.chain((0..size).step_by(BLOCK_GROUP as usize)) {
+    let size = device.seek(SeekFrom::End(0))? / 4096 * 4096;
+    let zeros = vec![0; BLOCK];
+    let both_edges = (0..EDGE.min(size)).chain(size.saturating_sub(EDGE)..size).step_by(BLOCK);
+    for place in both_edges.chain((0..size).step_by(BLOCK_GROUP)) {
         device.write_all_at(&zeros, place)?;
     }
     device.sync_all()

@@ -239,7 +239,8 @@ impl<C: Connection> Pump<C> {
             Err(error) => return Err(PumpError::Peer(error)),
         };
         head.copy_from_slice(&self.session.partial);
-        (plain.clear(), tls.clear());
+        plain.clear();
+        tls.clear();
         let incoming = read.get_mut(..before + length).unwrap_or_default();
         let fed = self.session.feed(incoming, plain, tls);
         if !tls.is_empty() {

@@ -131,6 +131,7 @@ impl<C: Connection> Session<C> {
     }
 
     /// Appends the news that nothing more will be sent to `outgoing`.
+    #[expect(clippy::redundant_closure_for_method_calls, reason = "the method alone is not general enough")]
     pub(super) fn close(&mut self, outgoing: &mut Vec<u8>) -> Result<(), Error> {
         self.write(RECORD_OVERHEAD, outgoing, |traffic, buffer| traffic.queue_close_notify(buffer))
     }

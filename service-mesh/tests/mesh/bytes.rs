@@ -227,7 +227,7 @@ fn ten_thousand_connections_at_once() {
     // A connection has two descriptors here and in each mesh; some machines do not allow 20 000.
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
-    let connections = maximum.map_or(10_000, |maximum| 10_000.min((maximum as usize - 256) / 2));
+    let connections = maximum.map_or(10_000, |maximum| 10_000.min((maximum - 256) / 2));
     println!("{connections} connections");
     let (sender, accepted) = mpsc::channel();
     let pair = Pair::new(move |stream: TcpStream| sender.send(stream).unwrap());
@@ -258,7 +258,7 @@ fn ten_thousand_connections_at_once() {
         assert_eq!(&thanks, b"thanks");
     }
     for (mesh, idle) in [&pair.client_mesh, &pair.server_mesh].into_iter().zip(idle) {
-        let each = (mesh.resident() - idle) * 1024 / connections as u64;
+        let each = (mesh.resident() - idle) * 1024 / connections;
         assert!(each < 24_000, "{each} bytes for each connection");
     }
 }
