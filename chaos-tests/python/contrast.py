@@ -106,7 +106,7 @@ def one(found, number, default=b""):
 class Machine:
     def __init__(self, directory):
         read = lambda name: open(os.path.join(directory, name), "rb").read()
-        self.ark, self.ask, self.vcek = read("ark.der"), read("ask.der"), read("vcek.der")
+        self.ark, self.ask, self.vcek, self.crl = (read(f"{name}.der") for name in ("ark", "ask", "vcek", "crl"))
         self.key = serialization.load_der_private_key(read("vcek.p8"), None)
         certificate = x509.load_der_x509_certificate(self.vcek)
         hwid = x509.ObjectIdentifier("1.3.6.1.4.1.3704.1.4")
@@ -141,7 +141,9 @@ class Machine:
             (16, bytes(32)), (17, bytes(32)), (18, number), (19, self.chip), (20, number), (27, number),
             (28, bytes(report[0x2A0:0x4A0])), (29, 0x00A00F11),
         )
-        chain = message((1, self.vcek), (2, self.ask), (3, self.ark))
+        # A map entry in protobuf is a message of key and value.
+        crl = message((1, b"00569ee4-e480-4fba-bbf4-45b629901180"), (2, self.crl))
+        chain = message((1, self.vcek), (2, self.ask), (3, self.ark), (7, crl))
         return message((1, encoded), (2, chain), (3, message((1, 1))))
 
 

@@ -327,10 +327,13 @@ fn an_auditor_reads_everything_and_changes_nothing() {
     assert!(stdout(&exported).contains("CertificateIssued"), "{}", stderr(&exported));
     fs::write(deployment.path("manifest.json"), serde_json::to_vec(&manifest).unwrap()).unwrap();
     // The next manifest changes a policy; the diff shows the line.
-    let document = fs::read(deployment.path("policies/frontend.toml")).unwrap();
+    let policies = manifest["Policies"].as_object().unwrap();
+    let (frontend, _) = policies.iter().find(|(_, entry)| entry["SANs"][0] == "frontend").unwrap();
+    let frontend = deployment.path(&format!("policies/{frontend}.toml"));
+    let document = fs::read(&frontend).unwrap();
     let changed = [document.as_slice(), b"# one more rule\n"].concat();
     let (old, new) = (manifest::PolicyHash::of(&document), manifest::PolicyHash::of(&changed));
-    fs::write(deployment.path("policies/frontend.toml"), changed).unwrap();
+    fs::write(&frontend, changed).unwrap();
     let text = serde_json::to_string(&manifest).unwrap().replace(&old.to_string(), &new.to_string());
     fs::write(deployment.path("manifest.json"), text).unwrap();
     let set = deployment.live(&["set", "--workload-owner-key", "auditor.pem"]);

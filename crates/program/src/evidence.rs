@@ -14,12 +14,11 @@ pub struct EvidenceOptions {
         long,
         env = "CONTRAST_SIMULATED_MACHINE",
         value_name = "DIR",
-        conflicts_with = "insecure_evidence",
-        requires = "policy_hash"
+        conflicts_with = "insecure_evidence"
     )]
     simulated_machine: Option<PathBuf>,
     /// Make unsigned evidence, which anybody can. Proves nothing.
-    #[arg(long, env = "CONTRAST_INSECURE_EVIDENCE", requires = "policy_hash")]
+    #[arg(long, env = "CONTRAST_INSECURE_EVIDENCE")]
     insecure_evidence: bool,
     /// SHA-256 of this program's own policy document: its host data where no hardware holds it.
     #[arg(long, env = "CONTRAST_POLICY_HASH", value_name = "HEX")]
@@ -32,17 +31,20 @@ pub struct EvidenceOptions {
 impl EvidenceOptions {
     /// The issuer; says in the log what it is if it is not hardware.
     pub fn issuer(&self) -> Result<Arc<dyn Issuer>, IssueError> {
-        // clap sees to it that there is one where it counts.
-        let policy = self.policy_hash.unwrap_or(PolicyHash::from_bytes([0; 32]));
+        let policy = || {
+            let missing =
+                "--policy-hash is needed where no hardware holds it: SHA-256 of the policy document";
+            self.policy_hash.ok_or_else(|| IssueError::Platform(missing.into()))
+        };
         if let Some(directory) = &self.simulated_machine {
             let machine = SimulatedMachine::open(directory)?;
             let root = machine.root();
             tracing::warn!(%root, "simulated machine: evidence is NOT HARDWARE and protects nothing");
-            return Ok(Arc::new(machine.guest(policy)));
+            return Ok(Arc::new(machine.guest(policy()?)));
         }
         if self.insecure_evidence {
             tracing::warn!("insecure: evidence is NOT SIGNED and proves nothing");
-            return Ok(Arc::new(InsecureGuest::new(policy)));
+            return Ok(Arc::new(InsecureGuest::new(policy()?)));
         }
         Ok(Arc::from(detect(&self.tsm_directory)?))
     }
