@@ -231,8 +231,11 @@ impl Model {
     fn join(&mut self, replica: usize, peer: usize) {
         let Some(held) = self.replicas[peer].held else { return };
         let head = self.replicas[peer].log.clone();
-        // A store may show an old state to whoever has nothing to hold against it.
-        let hides = self.random.below(6) == 0 && self.replicas[replica].log.is_empty();
+        // A store may show an old state to whoever has nothing to hold against it. Where the peer knows no
+        // more than that either, nobody can tell at this moment: then it is up to the exchange of heads,
+        // which is not modelled.
+        let peer_knows = head.len() == self.store.len();
+        let hides = peer_knows && self.random.below(6) == 0 && self.replicas[replica].log.is_empty();
         if self.replicas[replica].held.is_some() {
             return;
         }

@@ -351,15 +351,20 @@ impl World<'_> {
                 }
                 self.fleet.restart(replica)
             }
-            // Fails when it was killed meanwhile.
-            Undo::Continue(replica) => Ok(drop(self.fleet.signal(replica, "CONT"))),
+            Undo::Continue(replica) => {
+                let _ = self.fleet.signal(replica, "CONT"); // fails when it was killed meanwhile
+                Ok(())
+            }
             Undo::Link(replica) => {
                 self.fleet.replicas[replica].proxies.iter().for_each(|proxy| proxy.set(Link::Up));
                 Ok(())
             }
             Undo::Member(member) if self.fleet.etcd.is_running(member) => Ok(()),
             Undo::Member(member) => self.fleet.etcd.restart(member),
-            Undo::ContinueMember(member) => Ok(drop(self.fleet.etcd.signal(member, "CONT"))),
+            Undo::ContinueMember(member) => {
+                let _ = self.fleet.etcd.signal(member, "CONT"); // the same
+                Ok(())
+            }
         }
     }
 
