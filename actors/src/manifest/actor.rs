@@ -34,8 +34,8 @@ pub struct Ledger<S, C> {
     pub(super) bootstrap_key: Option<OwnerKey>,
     /// Parts of the seed that wait for others.
     pub(super) received: ReceivedShares,
-    /// A change whose outcome is not known yet.
-    pub(super) unsure: Option<Unsure>,
+    /// Changes whose outcome was not known, the latest last: a request that went astray may still arrive.
+    pub(super) unsure: Vec<Unsure>,
     /// Number of events when the last snapshot was made.
     snapshot_at: u64,
     published: Arc<watch::Sender<Snapshot>>,
@@ -60,7 +60,7 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
             tracing::warn!(%reason, "snapshot dropped; the stream was replayed from its start");
         }
         let snapshot_at = log.head().size;
-        let (bootstrap_key, received, unsure) = (None, ReceivedShares::default(), None);
+        let (bootstrap_key, received, unsure) = (None, ReceivedShares::default(), Vec::new());
         let ledger = Self {
             store,
             clock,
