@@ -253,10 +253,10 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
 
     /// The keys after a change, if those before it, or those it was made with here, open it.
     fn open_change(&self, event: &Event, held: Option<Held>) -> Result<Option<Held>, LedgerError> {
-        let (transition, wrapped) = match &event.fact {
-            Fact::ManifestSet { transition, wrapped_mesh_key, .. }
-            | Fact::RecoveredByUser { transition, wrapped_mesh_key, .. } => (transition, wrapped_mesh_key),
-            _ => return Ok(held),
+        let (Fact::ManifestSet { transition, wrapped_mesh_key: wrapped, .. }
+        | Fact::RecoveredByUser { transition, wrapped_mesh_key: wrapped, .. }) = &event.fact
+        else {
+            return Ok(held);
         };
         let is_own = |own: &&Unsure| event.replica == self.replica && event.request == own.request;
         let own = self.unsure.iter().rfind(is_own);
