@@ -66,14 +66,13 @@ impl Cluster {
         Ok(copy)
     }
 
-    /// Puts a copy of the data that was made earlier in the place of the data, or makes the copy.
-    pub fn swap_data(&mut self, copy: &Path, is_restore: bool) -> anyhow::Result<()> {
+    /// Keeps a copy of the data of a cluster of one member, and maybe puts an earlier copy in its place.
+    pub fn swap_data(&mut self, keep: &Path, put: Option<&Path>) -> anyhow::Result<()> {
         self.kill(0);
-        if is_restore {
+        copy_directory(&self.data(0), keep)?;
+        if let Some(copy) = put {
             fs::remove_dir_all(self.data(0))?;
             copy_directory(copy, &self.data(0))?;
-        } else {
-            copy_directory(&self.data(0), copy)?;
         }
         self.restart(0)?;
         wait_until("etcd has a leader", START, || Ok(self.ctl(&["get", "nothing"]).is_ok()))

@@ -52,7 +52,8 @@ struct Replica {
     /// What it has read: in memory, and on its disk.
     log: Vec<Entry>,
     held: Option<Held>,
-    unsure: Option<(u64, u64)>,
+    /// Requests without an answer, and the secrets that they were made with.
+    unsure: Vec<(u64, u64)>,
     /// When the question was sent that showed the view to be complete.
     confirmed: Option<u64>,
     /// A read under way: when it was sent, and what the store had then.
@@ -70,6 +71,8 @@ pub struct Model {
     truth: Vec<Entry>,
     replicas: Vec<Replica>,
     acknowledged: Vec<(u64, u64)>,
+    /// Requests and the replicas that made them, as long as these live.
+    makers: Vec<(u64, usize)>,
     /// Certificates: when, under which transition.
     issued: Vec<(u64, u64)>,
 }
@@ -90,6 +93,7 @@ impl Model {
             truth: Vec::new(),
             replicas: vec![Replica { is_running: true, ..Replica::default() }; replicas],
             acknowledged: Vec::new(),
+            makers: Vec::new(),
             issued: Vec::new(),
         };
         model.change(0, false, false);
@@ -153,7 +157,8 @@ impl Model {
                 entry = old;
             }
             let index = self.replicas[replica].log.len();
-            self.replicas[replica].unsure = Some((request, entry.opens_with));
+            self.replicas[replica].unsure.push((request, entry.opens_with));
+            self.makers.push((request, replica));
             let is_taken = self.store.len() > index;
             if !question_lost && (!is_taken || self.is(Bug::OverwritesTakenPlace)) {
                 self.store.truncate(index);
@@ -162,7 +167,7 @@ impl Model {
             }
             if question_lost || answer_lost {
                 if self.is(Bug::ForgetsUnansweredChange) {
-                    self.replicas[replica].unsure = None;
+                    self.replicas[replica].unsure.pop();
                 }
                 return; // the client is told that nobody knows
             }
@@ -209,8 +214,8 @@ impl Model {
             return; // the answer is older than what is known, or the store lies
         }
         for entry in &seen[own.log.len()..] {
-            let secret = match own.unsure.filter(|(request, _)| *request == entry.request) {
-                Some((_, secret)) => Some(secret),
+            let secret = match own.unsure.iter().rfind(|(request, _)| *request == entry.request) {
+                Some((_, secret)) => Some(*secret),
                 None => own.held.map(|held| held.secret),
             };
             own.held = secret.filter(|secret| *secret == entry.opens_with).map(|secret| Held {
@@ -223,6 +228,7 @@ impl Model {
     }
 
     fn crash(&mut self, replica: usize, loses_disk: bool) {
+        self.makers.retain(|(_, maker)| *maker != replica);
         let own = &mut self.replicas[replica];
         let log = if loses_disk { Vec::new() } else { std::mem::take(&mut own.log) };
         *own = Replica { is_running: true, log, ..Replica::default() };
@@ -231,8 +237,11 @@ impl Model {
     fn join(&mut self, replica: usize, peer: usize) {
         let Some(held) = self.replicas[peer].held else { return };
         let head = self.replicas[peer].log.clone();
-        // A store may show an old state to whoever has nothing to hold against it.
-        let hides = self.random.below(6) == 0 && self.replicas[replica].log.is_empty();
+        // A store may show an old state to whoever has nothing to hold against it. Where the peer knows no
+        // more than that either, nobody can tell at this moment: then it is up to the exchange of heads,
+        // which is not modelled.
+        let peer_knows = head.len() == self.store.len();
+        let hides = peer_knows && self.random.below(6) == 0 && self.replicas[replica].log.is_empty();
         if self.replicas[replica].held.is_some() {
             return;
         }
@@ -286,12 +295,11 @@ impl Model {
         }
         let last = self.store.last().copied();
         let holder = self.replicas.iter().position(|replica| replica.held.is_some());
-        let had_unsure = self.replicas.iter().any(|replica| {
-            last.is_some_and(|last| replica.unsure.is_some_and(|(request, _)| request == last.request))
-        });
+        let maker_lives =
+            last.is_some_and(|last| self.makers.iter().any(|(request, _)| *request == last.request));
         let Some(holder) = holder else {
             // Only the crash of whoever had the keys may lead here.
-            return if had_unsure {
+            return if maker_lives {
                 Err("the keys of the last change were thrown away".into())
             } else {
                 Ok(())

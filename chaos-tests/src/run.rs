@@ -351,26 +351,32 @@ impl World<'_> {
                 }
                 self.fleet.restart(replica)
             }
-            // Fails when it was killed meanwhile.
-            Undo::Continue(replica) => Ok(drop(self.fleet.signal(replica, "CONT"))),
+            Undo::Continue(replica) => {
+                let _ = self.fleet.signal(replica, "CONT"); // fails when it was killed meanwhile
+                Ok(())
+            }
             Undo::Link(replica) => {
                 self.fleet.replicas[replica].proxies.iter().for_each(|proxy| proxy.set(Link::Up));
                 Ok(())
             }
             Undo::Member(member) if self.fleet.etcd.is_running(member) => Ok(()),
             Undo::Member(member) => self.fleet.etcd.restart(member),
-            Undo::ContinueMember(member) => Ok(drop(self.fleet.etcd.signal(member, "CONT"))),
+            Undo::ContinueMember(member) => {
+                let _ = self.fleet.etcd.signal(member, "CONT"); // the same
+                Ok(())
+            }
         }
     }
 
-    /// Does what an operator does when every replica has lost the seed.
+    /// Does what an operator does when no replica serves, and one of them waits for the seed. Those that do
+    /// not answer may have it all the same: they follow.
     async fn recover_if_all_lost_the_seed(&mut self) {
         let mut waiting = Vec::new();
         for port in self.fleet.user_ports() {
-            let asked = tokio::time::timeout(Duration::from_secs(2), client::status(port)).await;
-            match asked {
+            match tokio::time::timeout(Duration::from_secs(2), client::status(port)).await {
                 Ok(Ok(status)) if status.state == "coordinator is in recovery mode" => waiting.push(port),
-                _ => return,
+                Ok(Ok(_)) => return,
+                Ok(Err(_)) | Err(_) => {}
             }
         }
         if let Some(port) = waiting.first() {
@@ -391,28 +397,44 @@ impl World<'_> {
             self.undo(&Undo::Member(member))?;
         }
         let until = Instant::now() + HEAL;
-        for replica in 0..self.fleet.replicas.len() {
-            loop {
-                // What a cluster does with a process that ended; a disk that is refused is replaced.
-                if let Some(process) = &mut self.fleet.replicas[replica].process
-                    && process.ended().is_some()
-                {
-                    let log = process.tail(3);
-                    self.fleet.kill(replica);
-                    if ["damaged", "lost data", "does not verify", "segment"]
-                        .iter()
-                        .any(|word| log.contains(word))
-                    {
-                        let _ = fs::remove_dir_all(&self.fleet.replicas[replica].state);
-                    }
-                    self.fleet.restart(replica)?;
-                }
-                self.recover_if_all_lost_the_seed().await;
-                match self.fleet.wait_ready(replica, Duration::from_secs(3)).await {
-                    Ok(()) => break,
-                    Err(error) if Instant::now() > until => return Err(error),
-                    Err(_) => {}
-                }
+        loop {
+            for replica in 0..self.fleet.replicas.len() {
+                self.restart_if_ended(replica)?;
+            }
+            self.recover_if_all_lost_the_seed().await;
+            match self.all_ready().await {
+                Ok(()) => return Ok(()),
+                Err(error) if Instant::now() > until => return Err(error),
+                Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+            }
+        }
+    }
+
+    /// What a cluster does with a process that ended; a disk that it refused is replaced, by an operator.
+    fn restart_if_ended(&mut self, replica: usize) -> anyhow::Result<()> {
+        let Some(process) = &mut self.fleet.replicas[replica].process else {
+            return self.fleet.restart(replica);
+        };
+        if process.ended().is_none() {
+            return Ok(());
+        }
+        let log = process.tail(3);
+        self.fleet.kill(replica);
+        if ["damaged", "lost data", "does not verify", "segment"].iter().any(|word| log.contains(word)) {
+            let _ = fs::remove_dir_all(&self.fleet.replicas[replica].state);
+        }
+        self.fleet.restart(replica)
+    }
+
+    async fn all_ready(&self) -> anyhow::Result<()> {
+        for (number, replica) in self.fleet.replicas.iter().enumerate() {
+            let asked = tokio::time::timeout(Duration::from_secs(3), client::status(replica.user)).await;
+            let state = asked.context("no answer").and_then(|answer| answer).map(|status| status.state);
+            let log = || replica.process.as_ref().map(|process| process.tail(8)).unwrap_or_default();
+            match state {
+                Ok(state) if state == "ready" => {}
+                Ok(state) => anyhow::bail!("replica {number} is not ready but: {state}\n{}", log()),
+                Err(error) => anyhow::bail!("replica {number}: {error:#}\n{}", log()),
             }
         }
         Ok(())

@@ -26,7 +26,7 @@ pub struct Replicated<L> {
     /// Number of segments in the local copy of each stream.
     copied: Mutex<HashMap<StreamId, u64>>,
     trusted: AtomicBool,
-    damage: Mutex<Option<Damage>>,
+    damage: Mutex<HashMap<StreamId, Damage>>,
     refusals: AtomicU64,
 }
 
@@ -73,7 +73,7 @@ impl<L: EventStore> Replicated<L> {
 
     /// What the shared store was last caught at; `None` once it shows the right past again.
     pub fn damage(&self) -> Option<Damage> {
-        self.damage.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.damage.lock().unwrap_or_else(PoisonError::into_inner).values().next().cloned()
     }
 
     /// How often the shared store was refused since the start.
@@ -125,19 +125,19 @@ impl<L: EventStore> Replicated<L> {
         let Some((_, mine)) = here.first().filter(|(place, _)| *place == index) else { return Ok(()) };
         let what = match found {
             Some((place, theirs)) if *place == index && theirs == mine => {
-                *self.damage.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                self.damage.lock().unwrap_or_else(PoisonError::into_inner).remove(stream);
                 return Ok(());
             }
             Some((place, _)) if *place == index => "shows other content",
             _ => "has nothing",
         };
-        Err(self.refuse(StoreError::Diverged { stream: *stream, index, what }))
+        Err(self.refuse(*stream, StoreError::Diverged { stream: *stream, index, what }))
     }
 
-    fn refuse(&self, error: StoreError) -> StoreError {
+    fn refuse(&self, stream: StreamId, error: StoreError) -> StoreError {
         let count = self.refusals.fetch_add(1, Ordering::Relaxed) + 1;
-        *self.damage.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(Damage { error: error.clone(), count });
+        let damage = Damage { error: error.clone(), count };
+        self.damage.lock().unwrap_or_else(PoisonError::into_inner).insert(stream, damage);
         error
     }
 
@@ -157,15 +157,18 @@ impl<L: EventStore> Replicated<L> {
 impl<L: EventStore> EventStore for Replicated<L> {
     fn append(&self, stream: &StreamId, index: u64, segment: &[u8]) -> Result<(), StoreError> {
         let Some(shared) = &self.shared else { return self.local.append(stream, index, segment) };
+        // What is written to a store that shows another past is lost when the right one comes back.
+        if let Some(Damage { error, .. }) = self.damage() {
+            return Err(error);
+        }
         match shared.append(stream, index, segment) {
             Ok(()) => {}
             // A gap where this replica has no gap: the store lost what comes before.
             Err(StoreError::Gap { next, .. }) if next < index && self.copied(stream)? >= index => {
-                return Err(self.refuse(StoreError::Diverged {
-                    stream: *stream,
-                    index: next,
-                    what: "has nothing",
-                }));
+                return Err(self.refuse(
+                    *stream,
+                    StoreError::Diverged { stream: *stream, index: next, what: "has nothing" },
+                ));
             }
             Err(error) => return Err(error),
         }

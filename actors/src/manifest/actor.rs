@@ -35,8 +35,8 @@ pub struct Ledger<S, C> {
     pub(super) allow_insecure: bool,
     /// Parts of the seed that wait for others.
     pub(super) received: ReceivedShares,
-    /// A change whose outcome is not known yet.
-    pub(super) unsure: Option<Unsure>,
+    /// Changes whose outcome was not known, the latest last: a request that went astray may still arrive.
+    pub(super) unsure: Vec<Unsure>,
     /// Number of events when the last snapshot was made.
     snapshot_at: u64,
     published: Arc<watch::Sender<Snapshot>>,
@@ -62,7 +62,7 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
         }
         let snapshot_at = log.head().size;
         let (bootstrap_key, allow_insecure, received, unsure) =
-            (None, false, ReceivedShares::default(), None);
+            (None, false, ReceivedShares::default(), Vec::new());
         let ledger = Self {
             store,
             clock,

@@ -99,9 +99,8 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
         });
         self.commit(facts, request, &engine).inspect_err(|_| {
             // Nobody knows yet whether it is in the log. If it is, only these keys open it.
-            let manifest = manifest.hash();
             let (engine, secret, shares) = (Arc::clone(&engine), secret.clone(), shares.clone());
-            self.unsure = Some(Unsure { manifest, request, engine, secret, shares });
+            self.keep_unsure(Unsure { request, engine, secret, shares });
         })?;
 
         let public = ca.public().clone();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use actix::Message;
 use keys::{CaKey, KeyError, LogPublicKey, MeshCa, ReplicaSecret, Salt, Seed, SeedEngine};
-use manifest::{ManifestHash, RequestId, TransitionHash};
+use manifest::{RequestId, TransitionHash};
 use storage_schema::{
     AppendError, Event, EventStore, Fact, Head, LogError, SegmentError, StoreError, open_signed_head,
 };
@@ -23,6 +23,9 @@ use crate::Clock;
 
 /// How often a command is decided anew because another replica was faster.
 const TRIES: usize = 16;
+
+/// How many changes without an answer are remembered.
+const MOST_UNSURE: usize = 16;
 
 /// Reads what other replicas wrote. The answer means: at the time of the question the shared store had
 /// nothing that is not known here. It is the number of events.
@@ -101,7 +104,6 @@ pub enum AdoptError {
 
 /// A change that was sent to the store and not answered, and the keys that open it.
 pub(super) struct Unsure {
-    pub(super) manifest: ManifestHash,
     pub(super) request: RequestId,
     pub(super) engine: Arc<SeedEngine>,
     pub(super) secret: ReplicaSecret,
@@ -241,15 +243,23 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
         Ok(())
     }
 
+    /// Keeps the keys of a change that may be in the log.
+    pub(super) fn keep_unsure(&mut self, unsure: Unsure) {
+        if self.unsure.len() >= MOST_UNSURE {
+            self.unsure.remove(0);
+        }
+        self.unsure.push(unsure);
+    }
+
     /// The keys after a change, if those before it, or those it was made with here, open it.
     fn open_change(&self, event: &Event, held: Option<Held>) -> Result<Option<Held>, LedgerError> {
-        let (transition, wrapped) = match &event.fact {
-            Fact::ManifestSet { transition, wrapped_mesh_key, .. }
-            | Fact::RecoveredByUser { transition, wrapped_mesh_key, .. } => (transition, wrapped_mesh_key),
-            _ => return Ok(held),
+        let (Fact::ManifestSet { transition, wrapped_mesh_key: wrapped, .. }
+        | Fact::RecoveredByUser { transition, wrapped_mesh_key: wrapped, .. }) = &event.fact
+        else {
+            return Ok(held);
         };
-        let own =
-            self.unsure.as_ref().filter(|own| event.replica == self.replica && event.request == own.request);
+        let is_own = |own: &&Unsure| event.replica == self.replica && event.request == own.request;
+        let own = self.unsure.iter().rfind(is_own);
         let keys = match own {
             Some(own) => Some((Arc::clone(&own.engine), own.secret.clone())),
             None => held.map(|held| (held.engine, held.secret)),
@@ -283,13 +293,14 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
         &self,
         cmd: &SetManifest,
     ) -> Result<Option<SetManifestReply>, SetManifestError> {
-        let (Some(own), Phase::Active(active)) = (&self.unsure, self.phase()) else { return Ok(None) };
-        let is_it = own.shares.is_some()
-            && own.manifest == cmd.manifest.hash()
-            && active.generation == 1
-            && active.manifest.hash() == own.manifest;
+        let Phase::Active(active) = self.phase() else { return Ok(None) };
+        let is_first = active.generation == 1 && active.manifest.hash() == cmd.manifest.hash();
+        let is_it = |own: &&Unsure| {
+            own.shares.is_some() && own.engine.log_key().public() == active.engine.log_key().public()
+        };
+        let Some(own) = self.unsure.iter().find(is_it).filter(|_| is_first) else { return Ok(None) };
         let public = active.ca.public();
-        Ok(is_it.then(|| SetManifestReply {
+        Ok(Some(SetManifestReply {
             transition: active.transition,
             root_pem: public.root_pem.clone(),
             mesh_pem: public.mesh_pem.clone(),

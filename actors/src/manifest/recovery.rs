@@ -107,8 +107,8 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
         let engine = Arc::new(engine);
         self.commit(vec![fact], request, &engine).inspect_err(|_| {
             // If it is in the log all the same, only these keys open it.
-            let (manifest, engine, secret) = (latest.manifest, Arc::clone(&engine), secret.clone());
-            self.unsure = Some(Unsure { manifest, request, engine, secret, shares: None });
+            let (engine, secret) = (Arc::clone(&engine), secret.clone());
+            self.keep_unsure(Unsure { request, engine, secret, shares: None });
         })?;
         let next = secret.ratchet(&transition).map_err(LedgerError::from)?;
         if let Some(active) = self.activate(engine, ca, next)? {

@@ -117,7 +117,6 @@ impl Guest {
         if !kvm {
             guest.accelerator = &["-accel", "tcg", "-cpu", "max"];
         }
-        println!("accelerator: {}", guest.accelerator[1]);
         guest
     }
 

@@ -128,7 +128,8 @@ impl Client {
     {
         let mut last = Status::deadline_exceeded("no time to ask");
         let asking = async {
-            for attempt in 0.. {
+            let mut attempt = 0;
+            loop {
                 let member = self.current.load(Ordering::Relaxed) % self.members.len();
                 let answer = match self.asked(member).await {
                     Ok(asked) => tokio::time::timeout(ATTEMPT, question(asked, attempt)).await,
@@ -156,8 +157,8 @@ impl Client {
                 if attempt as usize % self.members.len() == self.members.len() - 1 {
                     tokio::time::sleep(PAUSE).await;
                 }
+                attempt += 1;
             }
-            unreachable_end()
         };
         match tokio::time::timeout(self.deadline, asking).await {
             Ok(outcome) => outcome,
@@ -193,10 +194,6 @@ impl Client {
     pub(crate) fn members(&self) -> usize {
         self.members.len()
     }
-}
-
-fn unreachable_end<R>() -> Result<R, Status> {
-    Err(Status::internal("asked too often"))
 }
 
 /// A member to ask, and the right to do so.

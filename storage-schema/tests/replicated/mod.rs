@@ -61,7 +61,7 @@ fn a_store_that_was_rolled_back_is_refused_at_reads_and_appends() {
     assert_eq!(replica.is_current(&StreamId::Control, 3), Err(refused.clone()));
     assert!(log.append(&[event(9)], &key(1)).is_err(), "not behind a gap");
     assert_eq!(replica.damage().unwrap().error, refused);
-    assert!(replica.refusals() >= 3);
+    assert!(replica.refusals() >= 2);
 
     // What was verified is still there to be read.
     assert_eq!(replica.read(&StreamId::Control, 0, 1 << 20).unwrap().len(), 3);
