@@ -132,8 +132,8 @@ impl Endorsements {
         let name = Name::Crl(product);
         // A list that came along and is new is worth keeping; one that is nobody's is left to the verifier.
         if let Some(crl) = &evidence.crl {
-            match self.store.put(&name, crl.clone()) {
-                Ok(_) | Err(PutError::Older { .. } | PutError::Io { .. }) => {}
+            match self.offer(&name, crl) {
+                Ok(()) | Err(PutError::Older { .. } | PutError::Io { .. }) => {}
                 Err(_) => return changed.then(|| evidence.to_protobuf().ok()).flatten(),
             }
         }
@@ -163,8 +163,8 @@ impl Endorsements {
     ) -> Option<Vec<u8>> {
         let name = Name::Collateral(platform);
         if let Some(collateral) = &evidence.collateral {
-            match self.store.put(&name, collateral.clone()) {
-                Ok(_) | Err(PutError::Older { .. } | PutError::Io { .. }) => {}
+            match self.offer(&name, collateral) {
+                Ok(()) | Err(PutError::Older { .. } | PutError::Io { .. }) => {}
                 Err(_) => return None,
             }
         }
@@ -185,6 +185,15 @@ impl Endorsements {
                 None
             }
         }
+    }
+
+    /// Takes note of what came with evidence. What is known byte for byte is not verified again: that is
+    /// nearly all of it, and would cost as much as the evidence.
+    fn offer(&self, name: &Name, bytes: &[u8]) -> Result<(), PutError> {
+        if self.store.get(name).is_some_and(|known| *known.bytes == *bytes) {
+            return Ok(());
+        }
+        self.store.put(name, bytes.to_vec()).map(drop)
     }
 
     /// What is known and current; or asked for; or what is known and expired, which a manifest's grace
