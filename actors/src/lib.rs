@@ -30,7 +30,7 @@ pub use self::{
         Active, Adopt, AdoptError, ApproveProposal, CaRecord, Entry, Follow, Ledger, LedgerError, Permit,
         Phase, Proposal, ProposalReply, ProposeManifest, RecordHeads, Recover, RecoverError, RecoverReply,
         SeedShare, SeedShareRecord, SeedShares, SetManifest, SetManifestError, SetManifestReply, Snapshot,
-        State, WithdrawProposal, replica_heads, verify_streams,
+        State, WithdrawProposal, replica_heads, verify_stream, verify_streams,
     },
     peer_recovery::{HandOver, HandOverError, HandedOver, Recovery},
 };

@@ -28,6 +28,8 @@ pub struct Fleet {
     pub etcd: Cluster,
     /// The replicas, running or not.
     pub replicas: Vec<Replica>,
+    /// Further arguments of each replica that is started from now on.
+    pub arguments: Vec<String>,
     directory: PathBuf,
 }
 
@@ -50,9 +52,25 @@ pub struct Replica {
 impl Fleet {
     /// Makes a plan, starts etcd, and starts `replicas` Coordinators.
     pub async fn start(directory: &Path, members: usize, replicas: usize) -> anyhow::Result<Self> {
+        Self::start_with(directory, members, replicas, &[]).await
+    }
+
+    /// The same, with further arguments of each replica.
+    pub async fn start_with(
+        directory: &Path,
+        members: usize,
+        replicas: usize,
+        arguments: &[&str],
+    ) -> anyhow::Result<Self> {
         let plan = Plan::make(directory)?;
         let etcd = Cluster::start(&directory.join("etcd"), members, false)?;
-        let mut fleet = Self { plan, etcd, replicas: Vec::new(), directory: directory.to_owned() };
+        let mut fleet = Self {
+            plan,
+            etcd,
+            replicas: Vec::new(),
+            arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
+            directory: directory.to_owned(),
+        };
         for _ in 0..replicas {
             fleet.add().await?;
         }
@@ -105,6 +123,7 @@ impl Fleet {
             .args(["--policy-hash", &Plan::coordinator().to_string()])
             .args(["--etcd-endpoints", &endpoints.join(","), "--peers", &peers.join(",")])
             .args(["--exchange-seconds", "2", "--checkpoint-seconds", "5"])
+            .args(&self.arguments)
             .env("NO_COLOR", "1")
             .env_remove("RUST_BACKTRACE"); // the reason of an end shall be in the last lines
         let log = self.directory.join(format!("replica-{number}.log"));
@@ -171,6 +190,22 @@ impl Fleet {
                 );
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits until a replica holds everything that others wrote so far.
+    pub async fn wait_complete(&mut self, number: usize, limit: Duration) -> anyhow::Result<()> {
+        let until = std::time::Instant::now() + limit;
+        loop {
+            let status = client::status(self.replicas[number].user).await?;
+            if status.incomplete_streams == Some(0) {
+                return Ok(());
+            }
+            if std::time::Instant::now() > until {
+                let log = self.replicas[number].process.as_ref().map(|process| process.tail(8));
+                anyhow::bail!("replica {number} lacks streams: {status:?}\n{}", log.unwrap_or_default());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
 

@@ -188,6 +188,77 @@ async fn a_store_that_was_rolled_back_is_refused_reported_and_taken_again_when_i
     assert!(text.contains("StorageRefused"), "{}", String::from_utf8_lossy(&events.stderr));
 }
 
+/// Serial numbers of the certificates that an export from a replica names, verified by the export itself.
+fn exported(directory: &std::path::Path, port: u16) -> std::collections::BTreeSet<String> {
+    let output = std::process::Command::new(chaos_tests::program("contrast"))
+        .args(["audit", "export", "-c", &format!("127.0.0.1:{port}")])
+        .args(["--manifest", "manifest.json", "--auditor-key", "workload-owner.pem"])
+        .current_dir(directory)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let issued = text.lines().filter(|line| line.contains("CertificateIssued"));
+    issued.map(|line| line.split("\"serial\":").nth(1).unwrap_or(line).chars().take(60).collect()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn from_one_to_five_and_back_to_three_though_etcd_gave_up_what_all_hold() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut fleet = Fleet::start_with(directory.path(), 1, 1, &["--etcd-trim-above", "0"]).await.unwrap();
+    let first = fleet.plan.manifest(1).unwrap();
+    done(client::set(fleet.replicas[0].user, &fleet.plan, &first, None).await);
+    let issuer = client::workload_issuer(&fleet.plan).unwrap();
+    for number in 1..3 {
+        fleet.add().await.unwrap();
+        fleet.restart(number).unwrap();
+        fleet.wait_ready(number, SOON).await.unwrap();
+    }
+    for n in 0..24 {
+        client::certificate(fleet.replicas[n % 3].mesh, &issuer).await.unwrap();
+    }
+
+    // etcd gives up segments and evidence of all three replicas' streams.
+    let until = std::time::Instant::now() + SOON;
+    let blobs = || fleet.etcd.ctl(&["get", "contrast/b", "--prefix", "--keys-only"]).unwrap().len();
+    let before = blobs();
+    while blobs() > before / 2 {
+        assert!(
+            std::time::Instant::now() < until,
+            "nothing is given up: {before} bytes of names, {}",
+            blobs()
+        );
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+
+    // One that lost its disk, and two that never had one, get everything from the others.
+    fleet.kill(2);
+    std::fs::remove_dir_all(&fleet.replicas[2].state).unwrap();
+    for number in 2..5 {
+        if number > 2 {
+            fleet.add().await.unwrap();
+        }
+        fleet.restart(number).unwrap();
+        fleet.wait_ready(number, SOON).await.unwrap();
+        client::certificate(fleet.replicas[number].mesh, &issuer).await.unwrap();
+    }
+    for number in 2..5 {
+        fleet.wait_complete(number, SOON).await.unwrap();
+    }
+
+    // Back to three: the two that had been there from the start go, in order, and nothing is missed.
+    let all = exported(directory.path(), fleet.replicas[1].user);
+    assert_eq!(all.len(), 27);
+    fleet.stop(0).unwrap();
+    fleet.stop(1).unwrap();
+    for number in 2..5 {
+        assert!(exported(directory.path(), fleet.replicas[number].user).is_superset(&all));
+        client::certificate(fleet.replicas[number].mesh, &issuer).await.unwrap();
+    }
+    let second = fleet.plan.manifest(2).unwrap();
+    done(client::set(fleet.replicas[3].user, &fleet.plan, &second, Some(transition(None, &first))).await);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_stores_with_two_histories_are_noticed_by_the_replicas_themselves() {
     let directory = tempfile::tempdir().unwrap();

@@ -72,7 +72,9 @@ fn describe(address: &str, status: &StatusResponse, most: u64) -> String {
     if let Some(store) = &status.store {
         let members = match store.engine.as_str() {
             "etcd" => {
-                format!(", {} of {} members answer, {} bytes", store.answering, store.members, store.bytes)
+                let (answering, members) = (store.answering, store.members);
+                let (bytes, in_use) = (store.bytes, store.bytes_in_use);
+                format!(", {answering} of {members} members answer, {bytes} bytes, {in_use} of them in use")
             }
             _ => String::new(),
         };
@@ -80,6 +82,9 @@ fn describe(address: &str, status: &StatusResponse, most: u64) -> String {
         for complaint in &store.complaints {
             text.push_str(&format!("    {complaint}\n"));
         }
+    }
+    if let Some(streams @ 1..) = status.incomplete_streams {
+        text.push_str(&format!("  {streams} streams are not completely here yet\n"));
     }
     for peer in &status.peers {
         let answered = peer.answered_ms.map_or_else(|| "never".to_owned(), |ms| format!("{ms} ms ago"));
@@ -114,9 +119,10 @@ fn value(address: &str, status: &StatusResponse, most: u64) -> serde_json::Value
         "confirmed_ms": status.confirmed_ms,
         "store": {
             "engine": store.engine, "members": store.members, "answering": store.answering,
-            "bytes": store.bytes, "complaints": store.complaints, "refusals": store.refusals,
+            "bytes": store.bytes, "bytes_in_use": store.bytes_in_use, "complaints": store.complaints, "refusals": store.refusals,
         },
         "peers": peers.collect::<Vec<_>>(),
+        "incomplete_streams": status.incomplete_streams,
         "alarms": status.alarms,
     })
 }

@@ -152,17 +152,22 @@ fn start_actors(config: &Config, stop: watch::Receiver<bool>) -> anyhow::Result<
     let publish = Arc::new(publish);
     // Once here, so that a log that cannot be trusted is an error at start, not a crash later.
     let archive = Arc::new(Archive::new(Arc::clone(&store)));
-    patiently(|| {
+    let unverified = patiently(|| {
         let opened = Ledger::open(Arc::clone(&store), SystemClock, replica, Arc::clone(&publish))?;
         verify_streams(&archive, opened.log_key(), &snapshot.borrow().state)
     })?;
+    if !unverified.is_empty() {
+        tracing::info!(streams = unverified.len(), "fetched from other replicas later: etcd gave them up");
+    }
+    standing.set_unverified(unverified);
     tracing::info!(%replica, manifests = snapshot.borrow().state.entries().len(), "event log verified");
 
     let (ledger_store, bootstrap_key) = (Arc::clone(&store), config.bootstrap_key.clone());
     let allow_insecure = config.allow_insecure;
     let ledger = SyncArbiter::start(1, move || {
+        let open = || Ledger::open(Arc::clone(&ledger_store), SystemClock, replica, Arc::clone(&publish));
         #[expect(clippy::expect_used, reason = "a log that went bad since the start: serving must stop")]
-        Ledger::open(Arc::clone(&ledger_store), SystemClock, replica, Arc::clone(&publish))
+        patiently(open)
             .expect("the event log verifies, as it did at the start")
             .with_bootstrap_key(bootstrap_key.clone())
             .with_insecure_allowed(allow_insecure)
@@ -202,7 +207,7 @@ fn start_actors(config: &Config, stop: watch::Receiver<bool>) -> anyhow::Result<
 }
 
 /// Tries until the shared store answers: without it nothing can be known about the log.
-fn patiently(mut open: impl FnMut() -> Result<(), LedgerError>) -> Result<(), LedgerError> {
+fn patiently<T>(mut open: impl FnMut() -> Result<T, LedgerError>) -> Result<T, LedgerError> {
     loop {
         match open() {
             Err(

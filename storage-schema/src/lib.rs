@@ -27,6 +27,7 @@ mod sled_store;
 mod snapshot;
 mod store;
 mod tiles;
+mod trim;
 
 use snapshot::Snapshot;
 
@@ -38,9 +39,10 @@ pub use log::{AppendError, Folded, Log, LogError};
 pub use memory::MemoryStore;
 pub use migrate::{MigrateError, Migrated, migrate, named_blobs};
 pub use position::{Head, Position, Verified};
-pub use replicated::{Damage, Replicated};
+pub use replicated::{Copies, Damage, Replicated};
 pub use segment::{SegmentError, open_signed_head, signed_head};
 pub use sled_store::SledStore;
 pub use snapshot::{Projection, SnapshotError};
 pub use store::{BlobHash, EventStore, StoreError, StreamId};
 pub use tiles::Tiles;
+pub use trim::{Removable, removable};

@@ -16,6 +16,8 @@ struct Inner {
     streams: BTreeMap<StreamId, Vec<Vec<u8>>>,
     blobs: HashMap<[u8; 32], Vec<u8>>,
     derived: HashMap<Vec<u8>, Vec<u8>>,
+    /// First segment that is still there, of the streams that were trimmed.
+    trimmed: HashMap<StreamId, u64>,
     failing: bool,
 }
 
@@ -28,6 +30,13 @@ impl MemoryStore {
     /// Lets a test rewrite history.
     pub fn tamper(&self, stream: &StreamId, change: impl FnOnce(&mut Vec<Vec<u8>>)) {
         change(self.inner().streams.entry(*stream).or_default());
+    }
+
+    /// Gives up the segments of a stream below `index`, and these blobs.
+    pub fn trim(&self, stream: &StreamId, index: u64, blobs: &[BlobHash]) {
+        let mut inner = self.inner();
+        inner.trimmed.insert(*stream, index);
+        blobs.iter().for_each(|hash| drop(inner.blobs.remove(hash.as_bytes())));
     }
 
     /// Lets a test damage what was derived.
@@ -67,6 +76,9 @@ impl EventStore for MemoryStore {
         max_bytes: usize,
     ) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
         let inner = self.inner();
+        if let Some(first) = inner.trimmed.get(stream).copied().filter(|first| index < *first) {
+            return Err(StoreError::Trimmed { stream: *stream, index, first });
+        }
         let segments = inner.streams.get(stream).map(Vec::as_slice).unwrap_or_default();
         let mut left = max_bytes;
         let mut page = Vec::new();

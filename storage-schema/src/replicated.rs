@@ -8,21 +8,41 @@
 //! The copy takes only what [`crate::Log`] verified, and only once the log's key is known to be the
 //! right one ([`EventStore::trust`]): a forged log that a hostile store shows to a new replica leaves
 //! nothing behind.
+//!
+//! A shared store may give up old segments of the replica streams once every replica holds them. Who lacks
+//! them then asks the other replicas ([`Copies`]); the log verifies what they send like anything else. The
+//! control stream is never given up, so a hole in it is a lie.
 
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
 use crate::{BlobHash, EventStore, StoreError, StreamId};
 
+/// What the other replicas hold of what the shared store gave up. Calls block; nothing that comes from
+/// here is trusted.
+pub trait Copies: Send + Sync + 'static {
+    /// Segments from `index` on, as [`EventStore::read`] gives them; none if nobody has them.
+    fn segments(
+        &self,
+        stream: &StreamId,
+        index: u64,
+        max_bytes: usize,
+    ) -> Result<Vec<(u64, Vec<u8>)>, StoreError>;
+
+    /// A blob, checked against its name.
+    fn blob(&self, hash: &BlobHash) -> Result<Option<Vec<u8>>, StoreError>;
+}
+
 /// A local engine, and maybe one that is shared with other replicas.
 pub struct Replicated<L> {
     local: L,
     shared: Option<Arc<dyn EventStore>>,
+    copies: OnceLock<Arc<dyn Copies>>,
     /// Number of segments in the local copy of each stream.
     copied: Mutex<HashMap<StreamId, u64>>,
     trusted: AtomicBool,
@@ -54,11 +74,18 @@ impl<L: EventStore> Replicated<L> {
         Self {
             local,
             shared,
+            copies: OnceLock::new(),
             copied: Mutex::default(),
             trusted: AtomicBool::new(false),
             damage: Mutex::default(),
             refusals: AtomicU64::new(0),
         }
+    }
+
+    /// From now on, asks the other replicas for what the shared store gave up.
+    pub fn ask_copies(&self, copies: Arc<dyn Copies>) {
+        // The first ones stay: there is one set of peers for the life of a process.
+        let _ = self.copies.set(copies);
     }
 
     /// The local engine.
@@ -141,6 +168,23 @@ impl<L: EventStore> Replicated<L> {
         error
     }
 
+    /// From the shared store, or from the other replicas where it was trimmed.
+    fn read_shared(
+        &self,
+        shared: &Arc<dyn EventStore>,
+        stream: &StreamId,
+        index: u64,
+        max_bytes: usize,
+    ) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+        match (shared.read(stream, index, max_bytes), self.copies.get()) {
+            (Err(error @ StoreError::Trimmed { .. }), Some(copies)) if *stream != StreamId::Control => {
+                let page = copies.segments(stream, index, max_bytes)?;
+                if page.first().is_some_and(|(place, _)| *place == index) { Ok(page) } else { Err(error) }
+            }
+            (answer, _) => answer,
+        }
+    }
+
     fn copy(&self, stream: &StreamId, index: u64, segment: &[u8]) -> Result<(), StoreError> {
         if index != self.copied(stream)? {
             return Ok(()); // here already, or the reader began in the middle
@@ -184,10 +228,17 @@ impl<L: EventStore> EventStore for Replicated<L> {
         let here = self.local.read(stream, index, max_bytes)?;
         let Some(shared) = self.shared.as_ref().filter(|_| here.is_empty()) else { return Ok(here) };
         let Some(last) = self.copied(stream)?.checked_sub(1).filter(|last| *last < index) else {
-            return shared.read(stream, index, max_bytes);
+            return self.read_shared(shared, stream, index, max_bytes);
         };
         // From the copy's last segment on, so that what is new is seen to follow it.
-        let mut page = shared.read(stream, last, max_bytes.max(2 << 12))?;
+        let mut page = match shared.read(stream, last, max_bytes.max(2 << 12)) {
+            // This replica was away for long. That what comes follows, the chain of hashes tells.
+            Err(StoreError::Trimmed { .. }) if *stream != StreamId::Control => {
+                return self.read_shared(shared, stream, index, max_bytes);
+            }
+            Err(StoreError::Trimmed { .. }) => Vec::new(),
+            answer => answer?,
+        };
         self.check(stream, last, page.first())?;
         page.retain(|(place, _)| *place >= index);
         Ok(page)
@@ -216,7 +267,10 @@ impl<L: EventStore> EventStore for Replicated<L> {
             return Ok(Some(blob));
         }
         let Some(shared) = &self.shared else { return Ok(None) };
-        let blob = shared.get_blob(hash)?;
+        let blob = match (shared.get_blob(hash)?, self.copies.get()) {
+            (None, Some(copies)) => copies.blob(hash)?,
+            (blob, _) => blob,
+        };
         if let Some(blob) = &blob
             && self.trusted.load(Ordering::Acquire)
         {

@@ -118,6 +118,19 @@ pub enum StoreError {
     /// Another process has the directory open.
     #[error("{0} is in use by another process; stop it, or choose another state directory")]
     InUse(String),
+    /// Segments that a shared store has given up because every replica holds them.
+    #[error(
+        "stream {stream}: the shared store begins at segment {first}, asked was for {index}; what comes before \
+         is in the replicas' own copies"
+    )]
+    Trimmed {
+        /// The stream.
+        stream: StreamId,
+        /// The segment that was asked for.
+        index: u64,
+        /// The first one that is there.
+        first: u64,
+    },
     /// A store over the network does not answer. Whether a write took effect is not known.
     #[error("the shared event store does not answer: {0}")]
     Unavailable(String),

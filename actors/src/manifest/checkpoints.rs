@@ -1,39 +1,60 @@
-//! Checkpoints: the control stream covers the replica streams.
+//! What the control stream's checkpoints say about the other streams.
 
 use keys::LogPublicKey;
-use storage_schema::{Archive, EventStore, Head, LogError, StreamHead, StreamId};
+use storage_schema::{Archive, EventStore, Head, LogError, StoreError, StreamHead, StreamId};
 
 use super::{messages::LedgerError, state::State};
 
-/// Where every replica stream stands, read back from the store and verified.
+/// Where every replica stream stands, the control stream's own aside. Streams whose beginning the shared
+/// store gave up, and which are not copied here yet, are left out.
 pub fn replica_heads<S: EventStore>(
     archive: &Archive<S>,
     key: Option<LogPublicKey>,
 ) -> Result<Vec<StreamHead>, LogError> {
     let streams = archive.streams()?.into_iter().filter(|stream| *stream != StreamId::Control);
-    let head = |stream| {
-        let Head { size, root, .. } = archive.head(stream, key)?;
-        Ok(StreamHead { stream, size, root })
+    let head = |stream| match archive.head(stream, key) {
+        Ok(Head { size, root, .. }) => Some(Ok(StreamHead { stream, size, root })),
+        Err(error) if is_trimmed(&error) => None,
+        Err(error) => Some(Err(error)),
     };
-    streams.map(head).collect()
+    streams.filter_map(head).collect()
 }
 
-/// Verifies every stream, and that each extends what its last checkpoint covers.
+/// Verifies every stream, and that each extends what its last checkpoint covers. Gives the streams of which
+/// this cannot be said yet: the shared store gave up their beginning, and other replicas have it.
 pub fn verify_streams<S: EventStore>(
     archive: &Archive<S>,
     key: Option<LogPublicKey>,
     state: &State,
-) -> Result<(), LedgerError> {
+) -> Result<Vec<StreamId>, LedgerError> {
     replica_heads(archive, key)?;
-    for StreamHead { stream, size, root } in state.heads() {
-        let found = match archive.root_at(*stream, key, *size) {
-            Ok(found) if found == *root => continue,
-            Ok(found) => hex::encode(found),
-            Err(LogError::Beyond { size, .. }) => format!("{size} events"),
-            Err(error) => return Err(error.into()),
-        };
-        let (stream, expected) = (stream.to_string(), hex::encode(root));
-        return Err(LedgerError::Rewritten { stream, size: *size, expected, found });
+    let mut unknown = Vec::new();
+    for head in state.heads() {
+        match verify_stream(archive, key, head) {
+            Ok(()) => {}
+            Err(LedgerError::Log(error)) if is_trimmed(&error) => unknown.push(head.stream),
+            Err(error) => return Err(error),
+        }
     }
-    Ok(())
+    Ok(unknown)
+}
+
+/// Verifies that a stream extends what a checkpoint covers.
+pub fn verify_stream<S: EventStore>(
+    archive: &Archive<S>,
+    key: Option<LogPublicKey>,
+    StreamHead { stream, size, root }: &StreamHead,
+) -> Result<(), LedgerError> {
+    let found = match archive.root_at(*stream, key, *size) {
+        Ok(found) if found == *root => return Ok(()),
+        Ok(found) => hex::encode(found),
+        Err(LogError::Beyond { size, .. }) => format!("{size} events"),
+        Err(error) => return Err(error.into()),
+    };
+    let (stream, expected) = (stream.to_string(), hex::encode(root));
+    Err(LedgerError::Rewritten { stream, size: *size, expected, found })
+}
+
+fn is_trimmed(error: &LogError) -> bool {
+    matches!(error, LogError::Store(StoreError::Trimmed { .. }))
 }

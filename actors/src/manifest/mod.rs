@@ -15,7 +15,7 @@ mod recovery;
 mod state;
 
 pub use actor::Ledger;
-pub use checkpoints::{replica_heads, verify_streams};
+pub use checkpoints::{replica_heads, verify_stream, verify_streams};
 pub use follow::{Adopt, AdoptError, Follow};
 pub use messages::{
     ApproveProposal, LedgerError, ProposalReply, ProposeManifest, RecordHeads, Recover, RecoverError,

@@ -3,10 +3,11 @@
 use std::{sync::Arc, time::Instant};
 
 use actors::{HandOver, Phase};
-use storage_schema::{EventStore as _, LogError, StreamId, signed_head};
+use storage_schema::{BlobHash, EventStore as _, LogError, StoreError, StreamId, signed_head};
 use tonic::{Request, Response, Status};
 use wire::replica::{
-    Head, JoinRequest, JoinResponse, Peer as WirePeer, StatusRequest, StatusResponse, Store as WireStore,
+    BlobRequest, BlobResponse, Head, HeldRequest, HeldResponse, JoinRequest, JoinResponse, Peer as WirePeer,
+    SegmentsRequest, SegmentsResponse, StatusRequest, StatusResponse, Store as WireStore,
     cluster_server::{Cluster, ClusterServer},
     replica_server::{Replica, ReplicaServer},
 };
@@ -14,6 +15,7 @@ use wire::replica::{
 use super::exchange::judge;
 use crate::{
     grpc::{mesh_api::workload, status::Failure, user_api::request_id},
+    listener::Workload,
     wiring::Actors,
 };
 
@@ -76,10 +78,7 @@ impl Replica for ReplicaApi {
 
     #[tracing::instrument(skip_all)]
     async fn exchange(&self, request: Request<Head>) -> Result<Response<Head>, Status> {
-        let peer = workload(&request)?;
-        if !peer.active.is_coordinator(&peer.claims.policy_hash()) {
-            return Err(Failure::Refused("only a Coordinator may exchange heads".into()).into());
-        }
+        let peer = coordinator(&self.0, &request)?;
         let ours = own_head(&self.0).await.map_err(|error| Failure::Unavailable(error.to_string()))?;
         let (actors, active, theirs) = (self.0.clone(), Arc::clone(&peer.active), request.into_inner());
         // Judged on its own, so that a head that is only ahead of us does not keep the peer waiting.
@@ -90,6 +89,80 @@ impl Replica for ReplicaApi {
         });
         Ok(Response::new(ours))
     }
+
+    #[tracing::instrument(skip_all)]
+    async fn held(&self, request: Request<HeldRequest>) -> Result<Response<HeldResponse>, Status> {
+        coordinator(&self.0, &request)?;
+        let streams = &request.get_ref().streams;
+        if streams.len() > MOST_STREAMS {
+            let text = format!("{} streams at once, {MOST_STREAMS} are the most", streams.len());
+            return Err(Failure::Malformed(text).into());
+        }
+        let held = |name: &String| Ok(self.0.standing.held(&stream_named(name)?));
+        let segments = streams.iter().map(held).collect::<Result<_, Failure>>()?;
+        Ok(Response::new(HeldResponse { replica: self.0.replica.as_bytes().to_vec(), segments }))
+    }
+
+    #[tracing::instrument(skip_all)]
+    async fn segments(
+        &self,
+        request: Request<SegmentsRequest>,
+    ) -> Result<Response<SegmentsResponse>, Status> {
+        let SegmentsRequest { stream, index } = request.get_ref();
+        let (stream, index) = (stream_named(stream)?, *index);
+        // Of the own copy alone: asking on would go round in circles.
+        let read = move |actors: &Actors| actors.store.local().read(&stream, index, SEGMENTS_BYTES);
+        let page = self.for_coordinator(&request, read).await?;
+        Ok(Response::new(SegmentsResponse { segments: page.into_iter().map(|(_, bytes)| bytes).collect() }))
+    }
+
+    #[tracing::instrument(skip_all)]
+    async fn blob(&self, request: Request<BlobRequest>) -> Result<Response<BlobResponse>, Status> {
+        let hash = <[u8; 32]>::try_from(request.get_ref().hash.as_slice());
+        let hash = hash.map_err(|_| Failure::Malformed("a blob's name has 32 bytes".into()))?;
+        let read = move |actors: &Actors| actors.store.local().get_blob(&BlobHash::from_bytes(hash));
+        Ok(Response::new(BlobResponse { content: self.for_coordinator(&request, read).await? }))
+    }
+}
+
+/// Longest page of segments, in bytes.
+pub(super) const SEGMENTS_BYTES: usize = 2 << 20;
+/// Most streams that are asked about at once.
+pub(super) const MOST_STREAMS: usize = 1000;
+
+impl ReplicaApi {
+    /// Runs `work` where blocking is allowed, for a peer that is a Coordinator.
+    async fn for_coordinator<T, R: Send + 'static>(
+        &self,
+        request: &Request<T>,
+        work: impl FnOnce(&Actors) -> Result<R, StoreError> + Send + 'static,
+    ) -> Result<R, Status> {
+        let actors = self.0.clone();
+        coordinator(&actors, request)?;
+        let outcome = tokio::task::spawn_blocking(move || work(&actors)).await;
+        let outcome = outcome.map_err(|error| Failure::Fault(error.to_string()))?;
+        Ok(outcome.map_err(|error| Failure::Log(error.into()))?)
+    }
+}
+
+/// The caller, which must be a Coordinator by the manifest in force. Connections outlive manifests, so one
+/// that was verified by an earlier manifest has to be made anew.
+fn coordinator<T>(actors: &Actors, request: &Request<T>) -> Result<Arc<Workload>, Status> {
+    let peer = workload(request)?;
+    let Phase::Active(active) = actors.snapshot.borrow().phase.clone() else {
+        return Err(Failure::NeedsRecovery.into());
+    };
+    if active.transition != peer.active.transition {
+        return Err(Failure::Unavailable("the manifest has changed; connect again".into()).into());
+    }
+    if !peer.active.is_coordinator(&peer.claims.policy_hash()) {
+        return Err(Failure::Refused("only a Coordinator may ask for this".into()).into());
+    }
+    Ok(peer)
+}
+
+fn stream_named(name: &str) -> Result<StreamId, Failure> {
+    name.parse().map_err(|error| Failure::Malformed(format!("stream: {error}")))
 }
 
 /// On the user port.
@@ -121,7 +194,8 @@ impl Cluster for ClusterApi {
                 let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
                 store.engine = "etcd".into();
                 (store.members, store.answering) = (count(health.members), count(health.answering));
-                (store.bytes, store.complaints) = (health.bytes, health.alarms);
+                (store.bytes, store.bytes_in_use) = (health.bytes, health.bytes_in_use);
+                store.complaints = health.alarms;
             }
             Some(Err(error)) => {
                 store.engine = "etcd".into();
@@ -152,6 +226,7 @@ impl Cluster for ClusterApi {
             store: Some(store),
             peers: peers.collect(),
             alarms: standing.alarms(),
+            incomplete_streams: standing.incomplete(),
         }))
     }
 }

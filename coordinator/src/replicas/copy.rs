@@ -1,17 +1,28 @@
 //! Copies what other replicas wrote: their streams, and the evidence that these name, so that each
 //! replica could go on alone and any of them can serve the whole history.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
-use actors::Phase;
+use actors::{Phase, verify_stream};
 use keys::LogPublicKey;
-use storage_schema::{BlobHash, EventStore as _, Fact, Log, LogError, StreamId};
+use storage_schema::{BlobHash, EventStore as _, Log, LogError, StreamHead, StreamId, named_blobs};
 
 use crate::wiring::{Actors, Store};
 
 const EVERY: Duration = Duration::from_secs(10);
 
-type Readers = HashMap<StreamId, Log<Store>>;
+type Readers = HashMap<StreamId, Reader>;
+
+/// How far a stream was copied.
+struct Reader {
+    log: Log<Store>,
+    /// Evidence of its events that is still to be fetched.
+    missing: Vec<BlobHash>,
+}
 
 pub(super) async fn keep(actors: &Actors) {
     let mut readers = Readers::new();
@@ -22,11 +33,13 @@ pub(super) async fn keep(actors: &Actors) {
             let taken = std::mem::take(&mut readers);
             let copied = tokio::task::spawn_blocking(move || copy(&store, key, taken)).await;
             match copied {
-                Ok((known, outcome)) => {
+                Ok((known, incomplete)) => {
                     readers = known;
-                    if let Err(error) = outcome {
-                        tracing::debug!(%error, "not everything could be copied; tried again");
-                    }
+                    let whole = readers.iter().filter(|(_, reader)| reader.missing.is_empty());
+                    let held: BTreeMap<_, _> =
+                        whole.map(|(stream, reader)| (*stream, reader.log.head().segments)).collect();
+                    actors.standing.set_held(held, incomplete);
+                    verify_late(actors, key).await;
                 }
                 Err(error) => tracing::error!(%error, "copying the event log"),
             }
@@ -41,27 +54,84 @@ pub(super) async fn keep(actors: &Actors) {
     }
 }
 
-fn copy(store: &Arc<Store>, key: LogPublicKey, mut readers: Readers) -> (Readers, Result<(), LogError>) {
-    let outcome = store.streams().map_err(LogError::from).and_then(|streams| {
-        for stream in streams {
-            let mut evidence = Vec::new();
-            let mut note = |_: u64, event: storage_schema::Event| {
-                if let Fact::CertificateIssued { evidence: hash, .. } = event.fact {
-                    evidence.push(BlobHash::from_bytes(*hash.as_bytes()));
-                }
-            };
-            match readers.get_mut(&stream) {
-                Some(log) => log.catch_up(&mut note)?,
-                None => {
-                    let log = Log::open(Arc::clone(store), stream, Some(key), &mut note)?;
-                    readers.insert(stream, log);
-                }
-            }
-            for hash in evidence {
-                store.get_blob(&hash)?;
-            }
+/// Reads on in every stream. Gives the number of those that could not be read to their end.
+fn copy(store: &Arc<Store>, key: LogPublicKey, mut readers: Readers) -> (Readers, u32) {
+    let streams = match store.streams() {
+        Ok(streams) => streams,
+        Err(error) => {
+            tracing::debug!(%error, "nothing could be copied; tried again");
+            let known = u32::try_from(readers.len()).unwrap_or(u32::MAX);
+            return (readers, known);
         }
-        Ok(())
+    };
+    let mut incomplete = 0;
+    for stream in streams {
+        if let Err(error) = copy_stream(store, stream, key, &mut readers) {
+            tracing::debug!(%stream, %error, "not everything could be copied; tried again");
+            incomplete += 1;
+        }
+    }
+    (readers, incomplete)
+}
+
+fn copy_stream(
+    store: &Arc<Store>,
+    stream: StreamId,
+    key: LogPublicKey,
+    readers: &mut Readers,
+) -> Result<(), LogError> {
+    let mut evidence = Vec::new();
+    let mut note = |_: u64, event: storage_schema::Event| evidence.extend(named_blobs(&event.fact));
+    let reader = match readers.remove(&stream) {
+        Some(mut reader) => {
+            let outcome = reader.log.catch_up(&mut note);
+            reader.missing.append(&mut evidence);
+            let reader = readers.entry(stream).or_insert(reader);
+            outcome?;
+            reader
+        }
+        None => {
+            let log = Log::open(Arc::clone(store), stream, Some(key), &mut note)?;
+            readers.entry(stream).or_insert(Reader { log, missing: evidence })
+        }
+    };
+    while let Some(hash) = reader.missing.last() {
+        // Reading a blob puts it into the copy.
+        store.get_blob(hash)?.ok_or_else(|| LogError::Store(missing(hash)))?;
+        reader.missing.pop();
+    }
+    Ok(())
+}
+
+fn missing(hash: &BlobHash) -> storage_schema::StoreError {
+    storage_schema::StoreError::Fault(format!(
+        "evidence {hash} is neither in the shared store nor with a peer"
+    ))
+}
+
+/// Holds streams that were not here at the start against the checkpoints that cover them.
+async fn verify_late(actors: &Actors, key: LogPublicKey) {
+    let unverified = actors.standing.unverified();
+    if unverified.is_empty() {
+        return;
+    }
+    let (archive, state) = (Arc::clone(&actors.archive), Arc::clone(&actors.snapshot.borrow().state));
+    let verified = tokio::task::spawn_blocking(move || {
+        let heads: HashMap<StreamId, &StreamHead> = state.heads().map(|head| (head.stream, head)).collect();
+        let outcome = |stream: StreamId| {
+            let verified = heads.get(&stream).map(|head| verify_stream(&archive, Some(key), head));
+            (stream, verified.unwrap_or(Ok(())))
+        };
+        unverified.into_iter().map(outcome).collect::<Vec<_>>()
     });
-    (readers, outcome)
+    let Ok(verified) = verified.await else { return };
+    let mut later = Vec::new();
+    for (stream, outcome) in verified {
+        match outcome {
+            Ok(()) => {}
+            Err(error @ actors::LedgerError::Rewritten { .. }) => actors.standing.alarm(error.to_string()),
+            Err(_) => later.push(stream),
+        }
+    }
+    actors.standing.set_unverified(later);
 }

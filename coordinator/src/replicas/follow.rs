@@ -58,7 +58,8 @@ pub(super) async fn keep(actors: &Actors) {
 fn is_dishonest(error: &LedgerError) -> bool {
     match error {
         LedgerError::Log(LogError::Store(error)) | LedgerError::Store(error) => {
-            matches!(error, StoreError::Diverged { .. } | StoreError::BlobChanged(_) | StoreError::Gap { .. })
+            use StoreError::{BlobChanged, Diverged, Gap, Trimmed};
+            matches!(error, Diverged { .. } | BlobChanged(_) | Gap { .. } | Trimmed { .. })
         }
         LedgerError::Log(_) | LedgerError::Rewritten { .. } => true,
         _ => false,

@@ -3,6 +3,7 @@
 
 mod api;
 mod connection;
+mod copies;
 mod copy;
 mod discovery;
 mod exchange;
@@ -10,6 +11,7 @@ mod follow;
 mod join;
 mod options;
 mod standing;
+mod trim;
 
 pub(crate) use api::{ClusterApi, ReplicaApi};
 pub(crate) use options::ReplicaOptions;
@@ -51,13 +53,15 @@ pub(crate) async fn keep(
         return;
     }
     let discovery = Discovery::new(&options);
-    let peers = connection::Peers { actors: actors.clone(), issuer, discovery };
+    let peers = Arc::new(connection::Peers { actors: actors.clone(), issuer, discovery });
+    actors.store.ask_copies(Arc::new(copies::PeerCopies::new(&peers)));
     let work = async {
         tokio::join!(
             follow::keep(&actors),
             join::keep(&peers),
             exchange::keep(&peers, options.exchange_every()),
             copy::keep(&actors),
+            trim::keep(&peers, &options),
         )
     };
     crate::wiring::until_stopped(stop, work).await;

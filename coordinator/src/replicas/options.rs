@@ -22,6 +22,11 @@ pub(crate) struct ReplicaOptions {
     #[arg(long, env = "CONTRAST_EXCHANGE_SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) exchange_seconds: u64,
 
+    /// Size of what etcd holds, in MiB, above which segments and evidence that every replica has a copy of are
+    /// deleted there; below half of etcd's quota, which is 2048 unless etcd was told otherwise.
+    #[arg(long, env = "CONTRAST_ETCD_TRIM_ABOVE", value_name = "MIB", default_value_t = 1024)]
+    pub(crate) etcd_trim_above: u64,
+
     /// This replica's own mesh address, which is left out among the peers.
     #[arg(skip)]
     pub(crate) own: Option<SocketAddr>,

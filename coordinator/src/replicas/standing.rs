@@ -1,12 +1,13 @@
 //! What this replica knows about its own place: how old its view is, what it caught others at.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use etcd_store::EtcdStore;
+use storage_schema::StreamId;
 use tokio::sync::watch;
 
 use crate::grpc::status::Failure;
@@ -35,6 +36,12 @@ struct Inner {
     /// Two histories with one key: nobody can tell here which one is right.
     forked: bool,
     peers: BTreeMap<String, Peer>,
+    /// Segments of each stream that are here with all their evidence.
+    held: BTreeMap<StreamId, u64>,
+    /// Number of streams that were not here to their end at the last look.
+    incomplete: Option<u32>,
+    /// Streams that were not held against their last checkpoint at the start, because they were not here.
+    unverified: BTreeSet<StreamId>,
 }
 
 /// What is known of a peer.
@@ -149,6 +156,32 @@ impl Standing {
     /// Forgets peers that discovery does not name any more.
     pub(crate) fn retain_peers(&self, addresses: &[String]) {
         self.inner().peers.retain(|address, _| addresses.contains(address));
+    }
+
+    /// What was found by a look at all streams.
+    pub(crate) fn set_held(&self, held: BTreeMap<StreamId, u64>, incomplete: u32) {
+        let mut inner = self.inner();
+        (inner.held, inner.incomplete) = (held, Some(incomplete));
+    }
+
+    /// How many segments of a stream are here with all their evidence.
+    pub(crate) fn held(&self, stream: &StreamId) -> u64 {
+        self.inner().held.get(stream).copied().unwrap_or_default()
+    }
+
+    /// Number of streams that were not here to their end at the last look.
+    pub(crate) fn incomplete(&self) -> Option<u32> {
+        self.inner().incomplete
+    }
+
+    /// Streams that are to be held against their checkpoints once they are here.
+    pub(crate) fn unverified(&self) -> Vec<StreamId> {
+        self.inner().unverified.iter().copied().collect()
+    }
+
+    /// Notes what the start could not verify, or removes what was verified since.
+    pub(crate) fn set_unverified(&self, streams: impl IntoIterator<Item = StreamId>) {
+        self.inner().unverified = streams.into_iter().collect();
     }
 
     pub(crate) fn peers(&self) -> BTreeMap<String, Peer> {

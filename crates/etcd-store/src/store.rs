@@ -61,8 +61,10 @@ pub struct Health {
     pub answering: usize,
     /// Members that are configured.
     pub members: usize,
-    /// Size of the database at a member, in bytes.
+    /// Size of the largest member's database, in bytes; the quota is about this.
     pub bytes: u64,
+    /// Part of it that holds something, in bytes; the rest is used again before the file grows.
+    pub bytes_in_use: u64,
     /// What members complain about, such as a full quota.
     pub alarms: Vec<String>,
 }
@@ -96,7 +98,7 @@ impl EtcdStore {
         let client = Arc::clone(&self.client);
         self.block(async move {
             let members = client.members();
-            let mut health = Health { answering: 0, members, bytes: 0, alarms: Vec::new() };
+            let mut health = Health { answering: 0, members, bytes: 0, bytes_in_use: 0, alarms: Vec::new() };
             for member in 0..members {
                 let asking = async {
                     let asked = client.asked(member).await?;
@@ -109,6 +111,8 @@ impl EtcdStore {
                 let answer = answer.into_inner();
                 health.answering += 1;
                 health.bytes = health.bytes.max(u64::try_from(answer.db_size).unwrap_or_default());
+                let in_use = u64::try_from(answer.db_size_in_use).unwrap_or_default();
+                health.bytes_in_use = health.bytes_in_use.max(in_use);
                 health.alarms.extend(answer.errors);
             }
             Ok(health)
@@ -133,6 +137,27 @@ impl EtcdStore {
             Ok(asked.await?.into_inner().deleted)
         };
         Ok(u64::try_from(self.block(asking)?).unwrap_or_default())
+    }
+
+    /// Deletes blobs that only trimmed segments name.
+    pub fn remove_blobs(&self, blobs: &[BlobHash]) -> Result<(), StoreError> {
+        for some in blobs.chunks(TXN_OPS) {
+            let remove = |hash: &BlobHash| {
+                let (key, range_end) = (self.keys.blob_part(hash, 0), self.keys.blob_end(hash));
+                RequestOp { request: Some(Op::RequestDeleteRange(DeleteRangeRequest { key, range_end })) }
+            };
+            let success = some.iter().map(remove).collect();
+            self.transact(TxnRequest { compare: Vec::new(), success, failure: Vec::new() })?;
+        }
+        Ok(())
+    }
+
+    /// The first segment of a stream that is still here; `None` where there is none at all.
+    pub fn first_index(&self, stream: &StreamId) -> Result<Option<u64>, StoreError> {
+        let mut request = last_key(&self.keys, stream);
+        request.sort_order = SortOrder::Ascend.into();
+        let answer = self.range(request)?;
+        answer.kvs.first().map(|found| self.index(&found.key)).transpose()
     }
 
     fn waiting(&self) -> MutexGuard<'_, BTreeMap<[u8; 32], Vec<u8>>> {
@@ -330,6 +355,12 @@ impl EventStore for EtcdStore {
             limit,
             ..RangeRequest::default()
         })?;
+        if let Some(found) = answer.kvs.first() {
+            let first = self.index(&found.key)?;
+            if first > index {
+                return Err(StoreError::Trimmed { stream: *stream, index, first });
+            }
+        }
         let (mut page, mut bytes) = (Vec::new(), 0);
         for found in answer.kvs {
             if !page.is_empty() && bytes >= max_bytes {

@@ -94,6 +94,31 @@ fn a_dead_member_costs_time_only_and_without_a_quorum_nothing_is_acknowledged() 
 }
 
 #[test]
+fn what_was_trimmed_is_named_as_that_and_the_end_of_a_stream_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start(directory.path(), 1, false).unwrap();
+    let store = EtcdStore::new(&options(&cluster)).unwrap();
+    let blob = store.put_blob(&vec![7; 1 << 20]).unwrap();
+    for index in 0..10_u64 {
+        store.append(&stream(1), index, &index.to_be_bytes()).unwrap();
+    }
+    assert_eq!(store.first_index(&stream(1)).unwrap(), Some(0));
+    assert_eq!(store.trim(&stream(1), 4).unwrap(), 4);
+    store.remove_blobs(&[blob]).unwrap();
+    assert_eq!(store.get_blob(&blob).unwrap(), None);
+    assert_eq!(store.first_index(&stream(1)).unwrap(), Some(4));
+    let before = StoreError::Trimmed { stream: stream(1), index: 3, first: 4 };
+    assert_eq!(store.read(&stream(1), 3, 1 << 20), Err(before));
+    assert_eq!(store.read(&stream(1), 4, 1 << 20).unwrap().len(), 6);
+
+    assert_eq!(store.trim(&stream(1), 99).unwrap(), 5, "the last one stays, whatever was asked");
+    store.append(&stream(1), 10, b"the stream goes on").unwrap();
+    assert_eq!(store.read(&stream(1), 9, 1 << 20).unwrap().len(), 2);
+    let health = store.health().unwrap();
+    assert!(health.bytes_in_use > 0 && health.bytes_in_use <= health.bytes, "{health:?}");
+}
+
+#[test]
 fn many_writers_on_one_index_have_one_winner_though_they_retry() {
     let directory = tempfile::tempdir().unwrap();
     let cluster = Cluster::start(directory.path(), 1, false).unwrap();
@@ -107,6 +132,6 @@ fn many_writers_on_one_index_have_one_winner_though_they_retry() {
         assert_eq!(writers.into_iter().filter_map(|writer| writer.join().ok()).filter(|won| *won).count(), 1);
     }
     assert_eq!(store.trim(&StreamId::Control, 100).unwrap(), 19);
-    assert_eq!(store.read(&StreamId::Control, 0, 1 << 20).unwrap().len(), 1, "the last one stays");
+    assert_eq!(store.read(&StreamId::Control, 19, 1 << 20).unwrap().len(), 1, "the last one stays");
     assert!(store.append(&StreamId::Control, 20, b"goes on").is_ok());
 }

@@ -4,7 +4,10 @@
 use std::sync::Arc;
 
 use keys::LogKey;
-use storage_schema::{EventStore, Log, LogError, MemoryStore, Replicated, StoreError, StreamId};
+use manifest::ReplicaId;
+use storage_schema::{
+    BlobHash, Copies, EventStore, Log, LogError, MemoryStore, Replicated, StoreError, StreamId, removable,
+};
 
 use super::{conformance, event, key, open};
 
@@ -102,4 +105,69 @@ fn a_forged_log_leaves_nothing_in_the_copy_of_a_new_replica() {
     let (log, _) = open(&replica, None).unwrap();
     assert_ne!(log.key(), Some(key(1).public()));
     assert_eq!(replica.local().streams().unwrap(), []);
+}
+
+/// Another replica's copy, asked when the shared store gave something up.
+struct Peer(Replica);
+
+impl Copies for Peer {
+    fn segments(&self, stream: &StreamId, index: u64, max: usize) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+        self.0.local().read(stream, index, max)
+    }
+
+    fn blob(&self, hash: &BlobHash) -> Result<Option<Vec<u8>>, StoreError> {
+        self.0.local().get_blob(hash)
+    }
+}
+
+#[test]
+fn what_the_shared_store_gave_up_comes_from_another_replica_and_is_verified() {
+    let (shared, one) = (Arc::new(MemoryStore::default()), StreamId::Replica(ReplicaId::from_bytes([1; 16])));
+    let (writer, late) = (replica(&shared), replica(&shared));
+    let mut log = Log::open(Arc::clone(&writer), one, None, |_, _| {}).unwrap();
+    let evidence = writer.put_blob(b"evidence").unwrap();
+    for n in 0..6 {
+        log.append(&[event(n), event(n + 10)], &key(1)).unwrap();
+    }
+    late_reads(&late, one, 2);
+
+    // Held to 5 segments, covered to 7 events: three whole segments.
+    let old = removable(writer.local(), one, 0..5, 7, key(1).public()).unwrap();
+    assert_eq!(old.segments, 0..3);
+    assert_eq!(removable(writer.local(), one, 0..2, 7, key(1).public()).unwrap().segments, 0..2);
+    shared.trim(&one, 5, &[evidence]);
+
+    let trimmed = StoreError::Trimmed { stream: one, index: 2, first: 5 };
+    let open = || Log::open(Arc::clone(&late), one, Some(key(1).public()), |_, _| {});
+    assert_eq!(open().map(|log| log.head()).unwrap_err(), LogError::Store(trimmed.clone()));
+    assert_eq!(late.get_blob(&evidence).unwrap(), None);
+    assert_eq!(late.damage(), None, "a store that gave up what all hold does not lie");
+
+    late.ask_copies(Arc::new(Peer(Arc::clone(&writer))));
+    assert_eq!(open().unwrap().head(), log.head());
+    assert_eq!(late.local().read(&one, 0, 1 << 20).unwrap().len(), 6, "and it is here from now on");
+    assert_eq!(late.get_blob(&evidence).unwrap().as_deref(), Some(b"evidence".as_slice()));
+
+    // A peer that sends what was not signed is not believed.
+    let liar = replica(&shared);
+    let mut segment = writer.local().read(&one, 0, 1).unwrap().remove(0).1;
+    *segment.last_mut().unwrap() ^= 1;
+    liar.local().append(&one, 0, &segment).unwrap();
+    let misled = replica(&shared);
+    misled.ask_copies(Arc::new(Peer(liar)));
+    let outcome = Log::open(misled, one, Some(key(1).public()), |_, _| {}).map(|log| log.head());
+    assert!(matches!(outcome, Err(LogError::Segment { index: 0, .. })), "{outcome:?}");
+
+    // The control stream is never given up.
+    super::fill(&shared);
+    let (mut control, _) = super::open(&late, Some(&key(1))).unwrap();
+    shared.trim(&StreamId::Control, 3, &[]);
+    assert!(matches!(control.catch_up(|_, _| {}), Err(LogError::Store(StoreError::Diverged { .. }))));
+}
+
+/// Copies the first segments of a stream, and then reads no further.
+fn late_reads(late: &Replica, stream: StreamId, segments: usize) {
+    for (index, bytes) in late.read(&stream, 0, 1 << 20).unwrap().into_iter().take(segments) {
+        late.keep(&stream, index, &bytes).unwrap();
+    }
 }
