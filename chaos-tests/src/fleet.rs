@@ -10,8 +10,10 @@ use std::{
 use anyhow::Context as _;
 
 use crate::{
+    byzantine::Byzantine,
     client,
     etcd::Cluster,
+    host::Host,
     plan::Plan,
     process::{Process, free_port},
     program,
@@ -45,6 +47,12 @@ pub struct Replica {
     pub probe: u16,
     /// To each member of etcd.
     pub proxies: Vec<Proxy>,
+    /// Before each member of etcd, in use only when a proxy was redirected.
+    pub liars: Vec<Byzantine>,
+    /// Where its peers reach it.
+    pub front: Proxy,
+    /// Its clock and its disk.
+    pub host: Host,
     /// Its local copy.
     pub state: PathBuf,
 }
@@ -85,15 +93,19 @@ impl Fleet {
 
     /// Plans one more replica; [`Fleet::restart`] starts it.
     pub async fn add(&mut self) -> anyhow::Result<usize> {
-        let mut proxies = Vec::new();
+        let (mut proxies, mut liars) = (Vec::new(), Vec::new());
         for member in 0..self.etcd.len() {
             let target = SocketAddr::from(([127, 0, 0, 1], self.etcd.port(member)));
             proxies.push(Proxy::start(target).await?);
+            liars.push(Byzantine::start(target).await?);
         }
         let number = self.replicas.len();
         let state = self.directory.join(format!("replica-{number}"));
         let [user, mesh, probe] = [free_port()?, free_port()?, free_port()?];
-        self.replicas.push(Replica { process: None, user, mesh, probe, proxies, state });
+        let front = Proxy::start(SocketAddr::from(([127, 0, 0, 1], mesh))).await?;
+        let numbers = self.directory.join(format!("replica-{number}.host"));
+        let host = Host::new(&self.directory.join("host.so"), &numbers)?;
+        self.replicas.push(Replica { process: None, user, mesh, probe, proxies, liars, front, host, state });
         Ok(number)
     }
 
@@ -109,7 +121,7 @@ impl Fleet {
     /// Starts a replica on other endpoints of etcd.
     pub fn restart_on(&mut self, number: usize, endpoints: &[String]) -> anyhow::Result<()> {
         let peers: Vec<String> =
-            self.replicas.iter().map(|replica| format!("127.0.0.1:{}", replica.mesh)).collect();
+            self.replicas.iter().map(|replica| format!("127.0.0.1:{}", replica.front.port)).collect();
         let replica = &mut self.replicas[number];
         let mut command = Command::new(program("coordinator"));
         command
@@ -126,6 +138,7 @@ impl Fleet {
             .args(&self.arguments)
             .env("NO_COLOR", "1")
             .env_remove("RUST_BACKTRACE"); // the reason of an end shall be in the last lines
+        replica.host.carry(&mut command);
         let log = self.directory.join(format!("replica-{number}.log"));
         replica.process = Some(Process::start(&mut command, &log)?);
         Ok(())

@@ -1,10 +1,12 @@
 //! What the tests and the load generator share: where the real programs are.
 
+pub mod byzantine;
 pub mod check;
 pub mod client;
 pub mod deployment;
 pub mod etcd;
 pub mod fleet;
+pub mod host;
 pub mod linearizable;
 pub mod model;
 pub mod plan;

@@ -35,7 +35,8 @@ pub enum Link {
 pub struct Proxy {
     /// Where clients connect.
     pub port: u16,
-    link: watch::Sender<Link>,
+    now: watch::Sender<(Link, SocketAddr)>,
+    target: SocketAddr,
     passed: Arc<AtomicU64>,
 }
 
@@ -43,23 +44,29 @@ impl Proxy {
     /// Listens on a free port, and connects to `target` for each client.
     pub async fn start(target: SocketAddr) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.context("proxy")?;
-        let (port, (link, now)) = (listener.local_addr()?.port(), watch::channel(Link::Up));
+        let (port, (sender, now)) = (listener.local_addr()?.port(), watch::channel((Link::Up, target)));
         let passed = Arc::new(AtomicU64::new(0));
         let count = Arc::clone(&passed);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                if *now.borrow() == Link::Cut {
+                if now.borrow().0 == Link::Cut {
                     continue; // closed at once
                 }
-                tokio::spawn(connection(client, target, now.clone(), Arc::clone(&count)));
+                tokio::spawn(connection(client, now.clone(), Arc::clone(&count)));
             }
         });
-        Ok(Self { port, link, passed })
+        Ok(Self { port, now: sender, target, passed })
     }
 
-    /// Changes what happens to traffic, that of open connections included.
+    /// Changes what happens to traffic, that of open connections included. Connections end if they went
+    /// somewhere else.
     pub fn set(&self, link: Link) {
-        self.link.send_replace(link);
+        self.now.send_replace((link, self.target));
+    }
+
+    /// Connects clients to another place until [`Proxy::set`]; open connections end.
+    pub fn redirect(&self, elsewhere: SocketAddr) {
+        self.now.send_replace((Link::Up, elsewhere));
     }
 
     /// Bytes that passed.
@@ -68,12 +75,10 @@ impl Proxy {
     }
 }
 
-async fn connection(
-    client: TcpStream,
-    target: SocketAddr,
-    link: watch::Receiver<Link>,
-    passed: Arc<AtomicU64>,
-) {
+type Now = watch::Receiver<(Link, SocketAddr)>;
+
+async fn connection(client: TcpStream, link: Now, passed: Arc<AtomicU64>) {
+    let target = link.borrow().1;
     let Ok(server) = TcpStream::connect(target).await else { return };
     let _ = (client.set_nodelay(true), server.set_nodelay(true)); // only a matter of speed
     let (client_read, client_write) = client.into_split();
@@ -81,26 +86,26 @@ async fn connection(
     tokio::select! {
         () = pump(client_read, server_write, link.clone(), Arc::clone(&passed)) => {}
         () = pump(server_read, client_write, link.clone(), passed) => {}
-        () = cut(link) => {}
+        () = cut(link, target) => {}
     }
 }
 
-async fn cut(mut link: watch::Receiver<Link>) {
+async fn cut(mut link: Now, target: SocketAddr) {
     // An error means that the proxy is gone.
-    let _ = link.wait_for(|link| *link == Link::Cut).await;
+    let _ = link.wait_for(|(link, now)| *link == Link::Cut || *now != target).await;
 }
 
 async fn pump(
     mut from: tokio::net::tcp::OwnedReadHalf,
     mut to: tokio::net::tcp::OwnedWriteHalf,
-    mut link: watch::Receiver<Link>,
+    mut link: Now,
     passed: Arc<AtomicU64>,
 ) {
     let mut buffer = vec![0; 16 << 10];
     let mut sent = 0_u64;
     loop {
         let Ok(count @ 1..) = from.read(&mut buffer).await else { return };
-        let Ok(now) = link.wait_for(|link| *link != Link::Silent).await.map(|link| *link) else { return };
+        let Ok(now) = link.wait_for(|(link, _)| *link != Link::Silent).await.map(|now| now.0) else { return };
         match now {
             Link::Slow(delay) => tokio::time::sleep(delay).await,
             Link::Truncate(after) if sent + count as u64 > after => {

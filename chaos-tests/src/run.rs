@@ -15,13 +15,15 @@ use manifest::TransitionHash;
 use tokio::task::JoinSet;
 
 use crate::{
+    byzantine::Lie,
     check,
     client::{self, SetOutcome},
-    fleet::Fleet,
+    fleet::{Fleet, Replica},
+    host::Disturbance,
     linearizable::{Operation, Outcome},
     plan::{Plan, transition},
     proxy::Link,
-    scenario::{Fault, Random, Scenario},
+    scenario::{Fault, Kind, Random, Scenario},
 };
 
 /// How long the replicas get to be ready again after the last fault.
@@ -67,7 +69,9 @@ pub struct Report {
 
 /// Runs a scenario on a new deployment in `directory`.
 pub async fn run(directory: &Path, seed: u64, scenario: &Scenario, seconds: u32) -> anyhow::Result<Report> {
-    let mut fleet = Fleet::start(directory, 3, 3).await?;
+    // Every second seed has an etcd that gives up what all replicas hold.
+    let above = if seed % 2 == 1 { "0" } else { "1024" };
+    let mut fleet = Fleet::start_with(directory, 3, 3, &["--etcd-trim-above", above]).await?;
     let first = fleet.plan.manifest(0)?;
     let shares = match client::set(fleet.replicas[0].user, &fleet.plan, &first, None).await {
         SetOutcome::Done(shares) => shares.context("no seed shares came with the first manifest")?,
@@ -88,7 +92,12 @@ pub async fn run(directory: &Path, seed: u64, scenario: &Scenario, seconds: u32)
     let stop = Arc::new(AtomicBool::new(false));
     let clients = spawn_clients(&fleet, seed, start, &seen, &stop)?;
 
-    let mut world = World { fleet: &mut fleet, shares: &shares, copies: directory.join("copies") };
+    let mut world = World {
+        fleet: &mut fleet,
+        shares: &shares,
+        copies: directory.join("copies"),
+        refused: Default::default(),
+    };
     let outcome = world.unfold(scenario, start, seconds).await;
     let healing = Instant::now();
     let healed = match outcome {
@@ -103,7 +112,7 @@ pub async fn run(directory: &Path, seed: u64, scenario: &Scenario, seconds: u32)
     healed?;
 
     let seen = std::mem::take(&mut *seen.lock().unwrap_or_else(PoisonError::into_inner));
-    check::all(&mut fleet, &seen).await?;
+    check::all(&mut fleet, &seen, scenario).await?;
     let count = |outcome| seen.operations.iter().filter(|operation| operation.outcome == outcome).count();
     Ok(Report {
         changes: count(Outcome::Made),
@@ -224,6 +233,8 @@ struct World<'a> {
     shares: &'a wire::user::SeedShareDocument,
     /// Old copies of local disks.
     copies: std::path::PathBuf,
+    /// Replicas that refused to start on what they found.
+    refused: std::collections::BTreeSet<usize>,
 }
 
 /// Something that ends later.
@@ -233,6 +244,7 @@ enum Undo {
     Link(usize),
     Member(usize),
     ContinueMember(usize),
+    Host(usize),
 }
 
 impl World<'_> {
@@ -247,6 +259,10 @@ impl World<'_> {
                 self.undo(&what)?;
             }
             while let Some(step) = steps.next_if(|step| tenths(step.at) <= now) {
+                let disk = matches!(step.fault.kind, Kind::LoseDisk | Kind::OldDisk | Kind::CorruptDisk);
+                if disk && !self.another_is_complete(step.fault.place).await {
+                    continue; // then the log itself would be lost, by the operator's fault
+                }
                 for (after, what) in self.make(step.fault)? {
                     undo.push((now + tenths(after), what));
                 }
@@ -262,71 +278,97 @@ impl World<'_> {
         }
     }
 
-    fn make(&mut self, fault: Fault) -> anyhow::Result<Vec<(u32, Undo)>> {
+    fn make(&mut self, Fault { kind, place, tenths }: Fault) -> anyhow::Result<Vec<(u32, Undo)>> {
         let fleet = &mut *self.fleet;
-        let links = |fleet: &Fleet, replica: usize, link| {
-            fleet.replicas[replica].proxies.iter().for_each(|proxy| proxy.set(link));
-        };
-        Ok(match fault {
-            Fault::KillReplica(replica, after) => {
-                fleet.kill(replica);
-                vec![(after, Undo::Start(replica))]
+        let links = |link| fleet.replicas[place].proxies.iter().for_each(|proxy| proxy.set(link));
+        let undo = match kind {
+            Kind::KillReplica => {
+                fleet.kill(place);
+                Undo::Start(place)
             }
-            Fault::PauseReplica(replica, after) => {
-                fleet.signal(replica, "STOP")?;
-                vec![(after, Undo::Continue(replica))]
+            Kind::PauseReplica => {
+                fleet.signal(place, "STOP")?;
+                Undo::Continue(place)
             }
-            Fault::RestartReplica(replica) => {
+            Kind::RestartReplica => {
                 // A paused process could not end in order.
-                fleet.signal(replica, "CONT")?;
-                fleet.signal(replica, "TERM")?;
-                vec![(30, Undo::Start(replica))]
+                fleet.signal(place, "CONT")?;
+                fleet.signal(place, "TERM")?;
+                Undo::Start(place)
             }
-            Fault::LoseDisk(replica, after) => {
-                fleet.kill(replica);
-                let _ = fs::remove_dir_all(&fleet.replicas[replica].state);
-                vec![(after, Undo::Start(replica))]
+            Kind::LoseDisk => {
+                fleet.kill(place);
+                let _ = fs::remove_dir_all(&fleet.replicas[place].state);
+                Undo::Start(place)
             }
-            Fault::OldDisk(replica, after) => {
-                fleet.kill(replica);
-                self.swap_disk(replica)?;
-                vec![(after, Undo::Start(replica))]
+            Kind::OldDisk => {
+                fleet.kill(place);
+                self.swap_disk(place)?;
+                Undo::Start(place)
             }
-            Fault::CorruptDisk(replica, after) => {
-                fleet.kill(replica);
-                corrupt(&fleet.replicas[replica].state.join("sled"))?;
-                vec![(after, Undo::Start(replica))]
+            Kind::CorruptDisk => {
+                fleet.kill(place);
+                corrupt(&fleet.replicas[place].state.join("sled"))?;
+                Undo::Start(place)
             }
-            Fault::CutStore(replica, after) => {
-                links(fleet, replica, Link::Cut);
-                vec![(after, Undo::Link(replica))]
+            Kind::FullDisk => self.disturb(place, |host| host.disk_is_full = true)?,
+            Kind::SlowDisk => self.disturb(place, |host| host.disk_delay_microseconds = 60_000)?,
+            Kind::ClockAhead => self.disturb(place, |host| host.clock_ahead_seconds = 3600)?,
+            Kind::ClockBack => self.disturb(place, |host| host.clock_ahead_seconds = -3600)?,
+            Kind::CutPeers => {
+                fleet.replicas[place].front.set(Link::Cut);
+                Undo::Link(place)
             }
-            Fault::SilentStore(replica, after) => {
-                links(fleet, replica, Link::Silent);
-                vec![(after, Undo::Link(replica))]
+            Kind::CutStore => {
+                links(Link::Cut);
+                Undo::Link(place)
             }
-            Fault::SlowStore(replica, after) => {
-                links(fleet, replica, Link::Slow(Duration::from_millis(120)));
-                vec![(after, Undo::Link(replica))]
+            Kind::SilentStore => {
+                links(Link::Silent);
+                Undo::Link(place)
             }
-            Fault::TruncateStore(replica, after) => {
-                links(fleet, replica, Link::Truncate(3000));
-                vec![(after, Undo::Link(replica))]
+            Kind::SlowStore => {
+                links(Link::Slow(Duration::from_millis(120)));
+                Undo::Link(place)
             }
-            Fault::KillMember(member, after) => {
-                fleet.etcd.kill(member);
-                vec![(after, Undo::Member(member))]
+            Kind::TruncateStore => {
+                links(Link::Truncate(3000));
+                Undo::Link(place)
             }
-            Fault::PauseMember(member, after) => {
-                fleet.etcd.signal(member, "STOP")?;
-                vec![(after, Undo::ContinueMember(member))]
+            Kind::ReorderStore => self.lie(place, Lie::Reorder),
+            Kind::RewriteStore => self.lie(place, Lie::Rewrite),
+            Kind::ReplayStore => self.lie(place, Lie::Replay),
+            Kind::KillMember => {
+                fleet.etcd.kill(place);
+                Undo::Member(place)
             }
-            Fault::LoseQuorum(after) => {
+            Kind::PauseMember => {
+                fleet.etcd.signal(place, "STOP")?;
+                Undo::ContinueMember(place)
+            }
+            Kind::LoseQuorum => {
                 fleet.etcd.kill(0);
                 fleet.etcd.kill(2);
-                vec![(after, Undo::Member(0)), (after, Undo::Member(2))]
+                return Ok(vec![(tenths, Undo::Member(0)), (tenths, Undo::Member(2))]);
             }
-        })
+        };
+        Ok(vec![(tenths, undo)])
+    }
+
+    fn disturb(&mut self, replica: usize, change: impl Fn(&mut Disturbance)) -> anyhow::Result<Undo> {
+        let mut now = Disturbance::default();
+        change(&mut now);
+        self.fleet.replicas[replica].host.set(now)?;
+        Ok(Undo::Host(replica))
+    }
+
+    fn lie(&mut self, replica: usize, lie: Lie) -> Undo {
+        let Replica { proxies, liars, .. } = &self.fleet.replicas[replica];
+        for (proxy, liar) in proxies.iter().zip(liars) {
+            liar.set(lie);
+            proxy.redirect(liar.address);
+        }
+        Undo::Link(replica)
     }
 
     /// The first time, keeps a copy of the disk as it is; later, puts the copy in its place.
@@ -356,9 +398,12 @@ impl World<'_> {
                 Ok(())
             }
             Undo::Link(replica) => {
-                self.fleet.replicas[replica].proxies.iter().for_each(|proxy| proxy.set(Link::Up));
+                let Replica { proxies, liars, front, .. } = &self.fleet.replicas[replica];
+                proxies.iter().chain([front]).for_each(|proxy| proxy.set(Link::Up));
+                liars.iter().for_each(|liar| liar.set(Lie::None));
                 Ok(())
             }
+            Undo::Host(replica) => self.fleet.replicas[replica].host.set(Disturbance::default()),
             Undo::Member(member) if self.fleet.etcd.is_running(member) => Ok(()),
             Undo::Member(member) => self.fleet.etcd.restart(member),
             Undo::ContinueMember(member) => {
@@ -366,6 +411,18 @@ impl World<'_> {
                 Ok(())
             }
         }
+    }
+
+    /// Whether another replica than this one holds everything.
+    async fn another_is_complete(&self, replica: usize) -> bool {
+        let others = self.fleet.replicas.iter().enumerate().filter(|(number, _)| *number != replica);
+        for (_, other) in others {
+            let asked = tokio::time::timeout(Duration::from_secs(1), client::status(other.user)).await;
+            if matches!(asked, Ok(Ok(status)) if status.incomplete_streams == Some(0)) {
+                return true;
+            }
+        }
+        false
     }
 
     /// Does what an operator does when no replica serves, and one of them waits for the seed. Those that do
@@ -390,6 +447,7 @@ impl World<'_> {
     async fn heal(&mut self) -> anyhow::Result<()> {
         for replica in 0..self.fleet.replicas.len() {
             self.undo(&Undo::Link(replica))?;
+            self.undo(&Undo::Host(replica))?;
             self.undo(&Undo::Continue(replica))?;
         }
         for member in 0..self.fleet.etcd.len() {
@@ -420,7 +478,10 @@ impl World<'_> {
         }
         let log = process.tail(3);
         self.fleet.kill(replica);
-        if ["damaged", "lost data", "does not verify", "segment"].iter().any(|word| log.contains(word)) {
+        let is_refused =
+            ["damaged", "lost data", "does not verify", "segment"].iter().any(|word| log.contains(word));
+        // Not at the first refusal, which may have been about what a lying store showed.
+        if is_refused && !self.refused.insert(replica) {
             let _ = fs::remove_dir_all(&self.fleet.replicas[replica].state);
         }
         self.fleet.restart(replica)

@@ -1,39 +1,92 @@
 //! What goes wrong, and when: a small language, and a generator of scenarios from a seed.
 //!
-//! A scenario is a list of steps, one a line, `SECONDS FAULT ARGUMENTS`; its text can be written by hand
-//! and is what a failure prints. The same seed gives the same scenario for ever.
+//! A scenario is a list of steps, one a line, `SECONDS FAULT PLACE TENTHS`: when, what, to which replica or
+//! member, for how many tenths of a second. Its text can be written by hand and is what a failure prints; the
+//! same seed gives the same scenario for as long as the list of faults stays the same.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, time::Duration};
 
-/// One fault, or the end of one.
+/// What happens. Each lasts for a time; where something was killed, that is the time until its restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// SIGKILL of a replica, and its restart this many tenths of a second later.
-    KillReplica(usize, u32),
+pub enum Kind {
+    /// SIGKILL of a replica.
+    KillReplica,
     /// SIGSTOP of a replica, SIGCONT later.
-    PauseReplica(usize, u32),
-    /// SIGTERM of a replica, and its restart when it has ended.
-    RestartReplica(usize),
-    /// SIGKILL of a replica, whose local copy is deleted before the restart.
-    LoseDisk(usize, u32),
-    /// SIGKILL of a replica, whose local copy is replaced by an older one before the restart.
-    OldDisk(usize, u32),
-    /// SIGKILL of a replica, one byte of whose local copy is flipped before the restart.
-    CorruptDisk(usize, u32),
+    PauseReplica,
+    /// SIGTERM of a replica.
+    RestartReplica,
+    /// SIGKILL of a replica, whose local copy is deleted.
+    LoseDisk,
+    /// SIGKILL of a replica, whose local copy is replaced by an older one.
+    OldDisk,
+    /// SIGKILL of a replica, one byte of whose local copy is flipped.
+    CorruptDisk,
+    /// Nothing more can be written to a replica's disk.
+    FullDisk,
+    /// Each write and flush of a replica's disk takes 60 ms longer.
+    SlowDisk,
+    /// A replica's clock goes forward by an hour, and back later.
+    ClockAhead,
+    /// A replica's clock goes back by an hour, and forward later.
+    ClockBack,
+    /// No peer reaches a replica, though it reaches them.
+    CutPeers,
     /// No connection between a replica and any member of etcd.
-    CutStore(usize, u32),
+    CutStore,
     /// Nothing passes between a replica and etcd, though connections stay.
-    SilentStore(usize, u32),
+    SilentStore,
     /// Every packet between a replica and etcd is late.
-    SlowStore(usize, u32),
+    SlowStore,
     /// Connections between a replica and etcd break in the middle of messages.
-    TruncateStore(usize, u32),
-    /// SIGKILL of a member of etcd, and its restart later.
-    KillMember(usize, u32),
+    TruncateStore,
+    /// Questions reach etcd in another order than the replica asked them.
+    ReorderStore,
+    /// A byte is flipped in each answer to a replica that reads in etcd.
+    RewriteStore,
+    /// A replica that reads in etcd gets the first answer to each question again and again.
+    ReplayStore,
+    /// SIGKILL of a member of etcd.
+    KillMember,
     /// SIGSTOP of a member of etcd, SIGCONT later.
-    PauseMember(usize, u32),
-    /// SIGKILL of two members: no quorum; restart later.
-    LoseQuorum(u32),
+    PauseMember,
+    /// SIGKILL of two members: no quorum. The place says nothing.
+    LoseQuorum,
+}
+
+/// Names of the faults, and how often a seed chooses each.
+const KINDS: [(&str, Kind, u32); 21] = [
+    ("kill-replica", Kind::KillReplica, 5),
+    ("pause-replica", Kind::PauseReplica, 3),
+    ("restart-replica", Kind::RestartReplica, 1),
+    ("lose-disk", Kind::LoseDisk, 2),
+    ("old-disk", Kind::OldDisk, 1),
+    ("corrupt-disk", Kind::CorruptDisk, 1),
+    ("full-disk", Kind::FullDisk, 2),
+    ("slow-disk", Kind::SlowDisk, 1),
+    ("clock-ahead", Kind::ClockAhead, 1),
+    ("clock-back", Kind::ClockBack, 1),
+    ("cut-peers", Kind::CutPeers, 1),
+    ("cut-store", Kind::CutStore, 3),
+    ("silent-store", Kind::SilentStore, 2),
+    ("slow-store", Kind::SlowStore, 1),
+    ("truncate-store", Kind::TruncateStore, 1),
+    ("reorder-store", Kind::ReorderStore, 1),
+    ("rewrite-store", Kind::RewriteStore, 2),
+    ("replay-store", Kind::ReplayStore, 2),
+    ("kill-member", Kind::KillMember, 3),
+    ("pause-member", Kind::PauseMember, 2),
+    ("lose-quorum", Kind::LoseQuorum, 2),
+];
+
+/// One fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// What happens.
+    pub kind: Kind,
+    /// Number of the replica, or of the member of etcd.
+    pub place: usize,
+    /// How long it lasts, in tenths of a second.
+    pub tenths: u32,
 }
 
 /// A fault and its time, in tenths of a second after the start.
@@ -77,79 +130,62 @@ impl Scenario {
         let mut steps = Vec::new();
         let mut at = 15;
         while at < seconds * 10 {
-            let replica = random.below(u32::try_from(replicas).unwrap_or(1)) as usize;
-            let member = random.below(u32::try_from(members).unwrap_or(1)) as usize;
-            let long = 5 + random.below(50);
-            let fault = match random.below(26) {
-                0..=4 => Fault::KillReplica(replica, 1 + random.below(30)),
-                5..=7 => Fault::PauseReplica(replica, long * 3),
-                8 => Fault::RestartReplica(replica),
-                9 => Fault::LoseDisk(replica, 1 + random.below(20)),
-                10 => Fault::OldDisk(replica, 1 + random.below(20)),
-                11 => Fault::CorruptDisk(replica, 1 + random.below(20)),
-                12..=14 => Fault::CutStore(replica, long * 2),
-                15..=16 => Fault::SilentStore(replica, long * 2),
-                17 => Fault::SlowStore(replica, long),
-                18 => Fault::TruncateStore(replica, long),
-                19..=21 => Fault::KillMember(member, long),
-                22..=23 => Fault::PauseMember(member, long),
-                _ => Fault::LoseQuorum(long),
+            let (kind, long) = (Kind::choose(&mut random), 5 + random.below(50));
+            let places =
+                if matches!(kind, Kind::KillMember | Kind::PauseMember) { members } else { replicas };
+            let place = random.below(u32::try_from(places).unwrap_or(1)) as usize;
+            let tenths = match kind {
+                Kind::KillReplica | Kind::LoseDisk | Kind::OldDisk | Kind::CorruptDisk => 1 + long / 2,
+                Kind::RestartReplica => 30,
+                Kind::PauseReplica => long * 3,
+                Kind::CutStore | Kind::SilentStore | Kind::CutPeers => long * 2,
+                _ => long,
             };
-            steps.push(Step { at, fault });
+            steps.push(Step { at, fault: Fault { kind, place, tenths } });
             at += 5 + random.below(60);
         }
         Self(steps)
     }
 }
 
-impl Fault {
-    fn parts(self) -> (&'static str, Vec<u32>) {
-        let n = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-        match self {
-            Self::KillReplica(replica, tenths) => ("kill-replica", vec![n(replica), tenths]),
-            Self::PauseReplica(replica, tenths) => ("pause-replica", vec![n(replica), tenths]),
-            Self::RestartReplica(replica) => ("restart-replica", vec![n(replica)]),
-            Self::LoseDisk(replica, tenths) => ("lose-disk", vec![n(replica), tenths]),
-            Self::OldDisk(replica, tenths) => ("old-disk", vec![n(replica), tenths]),
-            Self::CorruptDisk(replica, tenths) => ("corrupt-disk", vec![n(replica), tenths]),
-            Self::CutStore(replica, tenths) => ("cut-store", vec![n(replica), tenths]),
-            Self::SilentStore(replica, tenths) => ("silent-store", vec![n(replica), tenths]),
-            Self::SlowStore(replica, tenths) => ("slow-store", vec![n(replica), tenths]),
-            Self::TruncateStore(replica, tenths) => ("truncate-store", vec![n(replica), tenths]),
-            Self::KillMember(member, tenths) => ("kill-member", vec![n(member), tenths]),
-            Self::PauseMember(member, tenths) => ("pause-member", vec![n(member), tenths]),
-            Self::LoseQuorum(tenths) => ("lose-quorum", vec![tenths]),
-        }
-    }
-
-    fn from_parts(name: &str, numbers: &[u32]) -> Option<Self> {
-        let made = match (name, numbers) {
-            ("kill-replica", &[replica, tenths]) => Self::KillReplica(replica as usize, tenths),
-            ("pause-replica", &[replica, tenths]) => Self::PauseReplica(replica as usize, tenths),
-            ("restart-replica", &[replica]) => Self::RestartReplica(replica as usize),
-            ("lose-disk", &[replica, tenths]) => Self::LoseDisk(replica as usize, tenths),
-            ("old-disk", &[replica, tenths]) => Self::OldDisk(replica as usize, tenths),
-            ("corrupt-disk", &[replica, tenths]) => Self::CorruptDisk(replica as usize, tenths),
-            ("cut-store", &[replica, tenths]) => Self::CutStore(replica as usize, tenths),
-            ("silent-store", &[replica, tenths]) => Self::SilentStore(replica as usize, tenths),
-            ("slow-store", &[replica, tenths]) => Self::SlowStore(replica as usize, tenths),
-            ("truncate-store", &[replica, tenths]) => Self::TruncateStore(replica as usize, tenths),
-            ("kill-member", &[member, tenths]) => Self::KillMember(member as usize, tenths),
-            ("pause-member", &[member, tenths]) => Self::PauseMember(member as usize, tenths),
-            ("lose-quorum", &[tenths]) => Self::LoseQuorum(tenths),
-            _ => return None,
+impl Scenario {
+    /// Whether, at this time after the start, an etcd lies to some replica about what it holds, or did so a
+    /// second ago.
+    pub fn lies_at(&self, time: Duration) -> bool {
+        let lies =
+            self.0.iter().filter(|step| matches!(step.fault.kind, Kind::RewriteStore | Kind::ReplayStore));
+        let window = |step: &Step| {
+            let tenth = |count: u32| Duration::from_millis(u64::from(count) * 100);
+            tenth(step.at)..tenth(step.at + step.fault.tenths + 10)
         };
-        Some(made)
+        lies.map(window).any(|window| window.contains(&time))
+    }
+}
+
+impl Kind {
+    fn choose(random: &mut Random) -> Self {
+        let mut left = random.below(KINDS.iter().map(|(_, _, often)| often).sum());
+        for (_, kind, often) in KINDS {
+            match left.checked_sub(often) {
+                Some(rest) => left = rest,
+                None => return kind,
+            }
+        }
+        Self::KillReplica
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = KINDS.iter().find(|(_, kind, _)| kind == self).map_or("unknown", |(name, _, _)| name);
+        f.pad(name)
     }
 }
 
 impl fmt::Display for Scenario {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for Step { at, fault } in &self.0 {
-            let (name, numbers) = fault.parts();
-            write!(f, "{}.{} {name}", at / 10, at % 10)?;
-            numbers.iter().try_for_each(|number| write!(f, " {number}"))?;
-            writeln!(f)?;
+        for Step { at, fault: Fault { kind, place, tenths } } in &self.0 {
+            writeln!(f, "{}.{} {kind} {place} {tenths}", at / 10, at % 10)?;
         }
         Ok(())
     }
@@ -161,13 +197,15 @@ impl FromStr for Scenario {
     fn from_str(text: &str) -> anyhow::Result<Self> {
         let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
         let step = |(number, line): (usize, &str)| {
-            let unknown = || anyhow::anyhow!("line {}: {line:?} is not SECONDS FAULT NUMBERS", number + 1);
+            let unknown =
+                || anyhow::anyhow!("line {}: {line:?} is not SECONDS FAULT PLACE TENTHS", number + 1);
             let mut words = line.split_whitespace();
             let (at, name) = words.next().zip(words.next()).ok_or_else(unknown)?;
             let (whole, tenth) = at.split_once('.').unwrap_or((at, "0"));
             let (whole, tenth): (u32, u32) = (whole.parse()?, tenth.parse()?);
-            let numbers = words.map(str::parse).collect::<Result<Vec<u32>, _>>()?;
-            let fault = Fault::from_parts(name, &numbers).ok_or_else(unknown)?;
+            let (_, kind, _) = KINDS.into_iter().find(|(known, _, _)| *known == name).ok_or_else(unknown)?;
+            let (place, tenths) = words.next().zip(words.next()).ok_or_else(unknown)?;
+            let fault = Fault { kind, place: place.parse()?, tenths: tenths.parse()? };
             Ok(Step { at: whole * 10 + tenth, fault })
         };
         let steps = lines.enumerate().filter(|(_, line)| !line.is_empty()).map(step);
@@ -188,6 +226,6 @@ mod tests {
         }
         assert_ne!(Scenario::from_seed(1, 60, 3, 3), Scenario::from_seed(2, 60, 3, 3));
         assert!("1.0 explode 3".parse::<Scenario>().unwrap_err().to_string().contains("line 1"));
-        assert_eq!("# by hand\n2 lose-quorum 30 # three seconds".parse::<Scenario>().unwrap().0.len(), 1);
+        assert_eq!("# by hand\n2 lose-quorum 0 30 # three seconds".parse::<Scenario>().unwrap().0.len(), 1);
     }
 }

@@ -350,7 +350,7 @@ async fn a_single_log_moves_into_etcd_and_back_and_status_shows_the_replicas() {
 /// What every change must survive; `cargo run -p chaos-tests` goes on from other seeds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fixed_set_of_scenarios_is_proved_clean() {
-    let by_hand = "1.0 kill-replica 0 10\n2.0 lose-quorum 15\n5.0 silent-store 1 20\n8.0 lose-disk 2 5\n";
+    let by_hand = "1.0 kill-replica 0 10\n2.0 lose-quorum 0 15\n5.0 silent-store 1 20\n8.0 lose-disk 2 5\n";
     let scenarios = [(0, by_hand.parse::<Scenario>().unwrap()), (8, Scenario::from_seed(8, 15, 3, 3))];
     for (seed, scenario) in scenarios {
         let directory = tempfile::tempdir().unwrap();
