@@ -285,6 +285,15 @@ async fn two_stores_with_two_histories_are_noticed_by_the_replicas_themselves() 
         );
         client::certificate(fleet.replicas[number].mesh, &issuer).await.unwrap_err();
     }
+
+    // An operator decides: the first store is right. The other replica's disk goes, and both serve again.
+    fleet.kill(1);
+    std::fs::remove_dir_all(&fleet.replicas[1].state).unwrap();
+    fleet.restart(1).unwrap();
+    for number in [1, 0] {
+        fleet.wait_ready(number, SOON).await.unwrap();
+        client::certificate(fleet.replicas[number].mesh, &issuer).await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

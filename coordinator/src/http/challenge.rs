@@ -1,7 +1,10 @@
-//! Nonces that this process gave out: each is good once, and for a minute.
+//! Nonces that this deployment gave out: each is good for a minute, and once at each replica.
 //!
-//! They carry their own proof (a MAC over their time), so that asking for nonces costs no memory; only
-//! those that were used well are remembered, until they expire.
+//! They carry their own proof, a MAC over their time with a key that all replicas derive from the seed. So
+//! asking for nonces costs no memory, and a caller may be given one by one replica and use it at another.
+//! Only those that were used well are remembered, until they expire. What a nonce stands for is fresh evidence
+//! over the caller's own key, so using one twice within the minute gains nobody anything but certificates for
+//! that key.
 
 use std::{
     collections::BTreeSet,
@@ -9,42 +12,37 @@ use std::{
     time::Duration,
 };
 
+use keys::SeedEngine;
 use manifest::Timestamp;
 
 /// How long a nonce is good.
 const LIFETIME: Duration = Duration::from_mins(1);
+/// How far the clocks of two replicas may differ.
+const SKEW: Duration = Duration::from_secs(5);
 /// Most nonces that are remembered as used.
 const MAX_USED: usize = 100_000;
 
+#[derive(Default)]
 pub(super) struct Challenges {
-    key: [u8; 32],
     used: Mutex<BTreeSet<[u8; 32]>>,
 }
 
+/// A new nonce: its time, random bytes, and a MAC over both.
+pub(super) fn fresh(engine: &SeedEngine, now: Timestamp) -> Result<[u8; 32], keys::KeyError> {
+    let mut nonce = [0; 32];
+    nonce[..8].copy_from_slice(&now.as_millis().to_be_bytes());
+    nonce[8..16].copy_from_slice(&keys::random::<8>()?);
+    let mac = engine.challenge_mac(&nonce[..16]);
+    nonce[16..].copy_from_slice(&mac[..16]);
+    Ok(nonce)
+}
+
 impl Challenges {
-    pub(super) fn new() -> Result<Self, keys::KeyError> {
-        Ok(Self { key: keys::random()?, used: Mutex::default() })
-    }
-
-    /// A new nonce: its time, random bytes, and a MAC over both.
-    pub(super) fn fresh(&self, now: Timestamp) -> Result<[u8; 32], keys::KeyError> {
-        let mut nonce = [0; 32];
-        nonce[..8].copy_from_slice(&now.as_millis().to_be_bytes());
-        nonce[8..16].copy_from_slice(&keys::random::<8>()?);
-        let mac = self.mac(&nonce[..16]);
-        nonce[16..].copy_from_slice(&mac[..16]);
-        Ok(nonce)
-    }
-
-    fn mac(&self, content: &[u8]) -> [u8; 32] {
-        keys::hmac_sha256(&self.key, content)
-    }
-
     /// Whether the nonce is one of ours, is not too old, and was not used.
-    pub(super) fn is_good(&self, nonce: &[u8; 32], now: Timestamp) -> bool {
+    pub(super) fn is_good(&self, engine: &SeedEngine, nonce: &[u8; 32], now: Timestamp) -> bool {
         let made = made(nonce);
-        keys::equal(&self.mac(&nonce[..16])[..16], &nonce[16..])
-            && made <= now
+        keys::equal(&engine.challenge_mac(&nonce[..16])[..16], &nonce[16..])
+            && made <= now.plus(SKEW)
             && now < made.plus(LIFETIME)
             && !self.used().contains(nonce)
     }
@@ -72,22 +70,33 @@ fn made(nonce: &[u8; 32]) -> Timestamp {
 
 #[cfg(test)]
 mod tests {
+    use keys::{Salt, Seed};
+
     use super::*;
 
     #[test]
-    fn a_nonce_is_good_once_for_a_minute_and_from_here_only() {
-        let (challenges, others) = (Challenges::new().unwrap(), Challenges::new().unwrap());
+    fn a_nonce_is_good_once_for_a_minute_and_within_the_deployment_only() {
+        let engine = |byte| {
+            let (seed, salt) = (Seed::from_bytes(&[byte; 64]).unwrap(), Salt::from_bytes(&[1; 32]).unwrap());
+            SeedEngine::new(seed, salt).unwrap()
+        };
+        let (ours, others) = (engine(1), engine(2));
+        let (here, there) = (Challenges::default(), Challenges::default());
         let now = Timestamp::from_millis(1_800_000_000_000);
-        let nonce = challenges.fresh(now).unwrap();
-        assert!(challenges.is_good(&nonce, now) && !others.is_good(&nonce, now));
-        assert!(!challenges.is_good(&nonce, now.plus(LIFETIME)));
+        let nonce = fresh(&ours, now).unwrap();
+        assert!(here.is_good(&ours, &nonce, now) && !here.is_good(&others, &nonce, now));
+        assert!(!here.is_good(&ours, &nonce, now.plus(LIFETIME)));
         let mut later = nonce;
         later[7] ^= 1;
-        assert!(!challenges.is_good(&later, now));
-        assert!(challenges.use_up(nonce, now) && !challenges.use_up(nonce, now));
-        assert!(!challenges.is_good(&nonce, now));
-        let next = challenges.fresh(now.plus(LIFETIME)).unwrap();
-        assert!(challenges.use_up(next, now.plus(LIFETIME)));
-        assert_eq!(challenges.used().len(), 1, "what expired is forgotten");
+        assert!(!here.is_good(&ours, &later, now));
+        assert!(here.use_up(nonce, now) && !here.use_up(nonce, now));
+        assert!(!here.is_good(&ours, &nonce, now));
+        assert!(there.is_good(&ours, &nonce, now), "another replica takes it");
+        let early = fresh(&ours, now.plus(SKEW)).unwrap();
+        assert!(there.is_good(&ours, &early, now), "from a replica whose clock is ahead");
+        let next = fresh(&ours, now.plus(LIFETIME)).unwrap();
+        assert!(!there.is_good(&ours, &next, now));
+        assert!(here.use_up(next, now.plus(LIFETIME)));
+        assert_eq!(here.used().len(), 1, "what expired is forgotten");
     }
 }

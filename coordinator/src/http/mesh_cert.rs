@@ -6,7 +6,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use actors::IssueMeshCert;
+use actors::{Active, IssueMeshCert};
 use atls::{KeyAlgorithm, Nonce, PeerCertificate, hpke};
 use attestation::{Evidence, EvidenceOid};
 use axum::{extract::Request, response::Response};
@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Api, Base64, answer,
     attest::in_force,
+    challenge,
     error::{ApiError, Code},
     json, read,
 };
@@ -71,8 +72,8 @@ pub(super) async fn issue(api: Arc<Api>, request: Request) -> Result<Response, A
     let source = source.ok_or_else(|| ApiError::internal("a request without a source"))?;
     let request: CertRequest = read(request, MAX_REQUEST_BYTES).await?;
     let nonce = <[u8; 32]>::try_from(request.nonce.0.as_slice()).ok();
-    let Some(nonce) = nonce.filter(|nonce| api.challenges.is_good(nonce, now())) else {
-        return challenge(&api);
+    let Some(nonce) = nonce.filter(|nonce| api.challenges.is_good(&active.engine, nonce, now())) else {
+        return challenge(&active);
     };
     let hpke_key = request.hpke_public_key.0;
     let kinds = EvidenceOid::ALL.into_iter();
@@ -86,13 +87,13 @@ pub(super) async fn issue(api: Arc<Api>, request: Request) -> Result<Response, A
         evidence: Some(Evidence { oid, document: request.raw_attestation_doc.0 }),
         nonce: Nonce::from_bytes(keys::sha256(&[&hpke_key, &nonce])),
     };
-    let workload = match api.actors.judge(certificate, active, source).await {
+    let workload = match api.actors.judge(certificate, Arc::clone(&active), source).await {
         Peer::Workload(workload) => workload,
         Peer::Refused(refused) => return Err(ApiError::denied(refused.reason.clone())),
         Peer::User(_) => return Err(ApiError::internal("no verdict")),
     };
     if !api.challenges.use_up(nonce, now()) {
-        return challenge(&api);
+        return challenge(&active);
     }
     let (active, spki_der) = (Arc::clone(&workload.active), workload.spki_der.clone());
     let command = IssueMeshCert {
@@ -127,8 +128,9 @@ pub(super) async fn issue(api: Arc<Api>, request: Request) -> Result<Response, A
     })
 }
 
-fn challenge(api: &Api) -> Result<Response, ApiError> {
-    let nonce = api.challenges.fresh(now()).map_err(|error| ApiError::internal(error.to_string()))?;
+fn challenge(active: &Active) -> Result<Response, ApiError> {
+    let nonce =
+        challenge::fresh(&active.engine, now()).map_err(|error| ApiError::internal(error.to_string()))?;
     let body = NonceRequired {
         version: env!("CARGO_PKG_VERSION"),
         status_code: 401,

@@ -56,7 +56,7 @@ impl Api {
             "{{\"apiVersions\":[\"v1\"],\"hpkePublicKey\":\"{}\"}}\n",
             BASE64_STANDARD.encode(hpke.public())
         ));
-        let challenges = Challenges::new()?;
+        let challenges = Challenges::default();
         let attesting = Semaphore::new(MAX_ATTESTING);
         Ok(Arc::new(Self { actors, issuer, hpke, capabilities, challenges, attesting }))
     }

@@ -17,6 +17,9 @@ use super::{
 };
 use crate::wiring::Actors;
 
+/// A peer with another history, which is not among the peers here, would have asked within so many rounds.
+const QUIET_ROUNDS: u32 = 3;
+
 pub(super) async fn keep(peers: &Peers, every: Duration) {
     let mut tick = tokio::time::interval(every);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -26,6 +29,7 @@ pub(super) async fn keep(peers: &Peers, every: Duration) {
         let Phase::Active(active) = phase else { continue };
         let addresses = peers.discovery.peers().await;
         peers.actors.standing.retain_peers(&addresses);
+        let (mut agreeing, mut others) = (0, 0);
         for address in addresses {
             let outcome = exchange(peers, &address, &active).await;
             if let Err(error) = &outcome {
@@ -34,7 +38,14 @@ pub(super) async fn keep(peers: &Peers, every: Duration) {
             if matches!(&outcome, Ok(peer) if peer.replica == peers.actors.replica.to_string()) {
                 continue; // this replica itself, under a name that stands for all of them
             }
+            (agreeing, others) = (agreeing + u32::from(outcome.is_ok()), others + 1);
             peers.actors.standing.peer(&address, outcome.map_err(|error| format!("{error:#}")));
+        }
+        if let Some(since) = Instant::now().checked_sub(every * QUIET_ROUNDS)
+            && others > 0
+            && agreeing == others
+        {
+            peers.actors.standing.agreed(since);
         }
     }
 }

@@ -33,8 +33,8 @@ struct Inner {
     alarms: Vec<String>,
     /// Alarms that are not in the event log yet.
     unrecorded: Vec<String>,
-    /// Two histories with one key: nobody can tell here which one is right.
-    forked: bool,
+    /// When two histories with one key were last seen: nobody can tell here which one is right.
+    forked: Option<Instant>,
     peers: BTreeMap<String, Peer>,
     /// Segments of each stream that are here with all their evidence.
     held: BTreeMap<StreamId, u64>,
@@ -102,7 +102,7 @@ impl Standing {
             return true;
         }
         let inner = self.inner();
-        !inner.forked && inner.confirmed.is_some_and(|at| at.elapsed() < STALE_AFTER)
+        inner.forked.is_none() && inner.confirmed.is_some_and(|at| at.elapsed() < STALE_AFTER)
     }
 
     /// What a request for a certificate gets when the view is too old.
@@ -117,7 +117,17 @@ impl Standing {
 
     /// Two histories have the signature of this deployment.
     pub(crate) fn forked(&self) {
-        self.inner().forked = true;
+        self.inner().forked = Some(Instant::now());
+    }
+
+    /// Every peer shows the history that is known here; whoever showed another one was last heard before
+    /// `since`. So a person has decided which one is right, and this replica goes on.
+    pub(crate) fn agreed(&self, since: Instant) {
+        let mut inner = self.inner();
+        if inner.forked.is_some_and(|at| at < since) {
+            tracing::warn!("all peers show the history of this replica again: it serves");
+            inner.forked = None;
+        }
     }
 
     /// Reports something that needs a person, once for each text.
@@ -214,6 +224,12 @@ mod tests {
         standing.confirm(Instant::now(), 1);
         standing.forked();
         assert!(!standing.is_current());
+        let before = Instant::now();
+        standing.forked();
+        standing.agreed(before);
+        assert!(!standing.is_current(), "the other history was heard of since");
+        standing.agreed(Instant::now());
+        assert!(standing.is_current());
         standing.alarm("once".into());
         standing.alarm("once".into());
         assert_eq!(standing.unrecorded(), ["once"]);

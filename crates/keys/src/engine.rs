@@ -90,6 +90,7 @@ pub struct SeedEngine {
     root_key: CaKey,
     transaction_key: TransactionKey,
     log_key: LogKey,
+    challenge_key: WorkloadSecret,
 }
 
 impl SeedEngine {
@@ -102,6 +103,7 @@ impl SeedEngine {
             root_key: CaKey::from_secret(scalar("ROOT CA SEED")?)?,
             transaction_key: TransactionKey::from_secret(scalar("TRANSACTION SIGNING SECRET")?),
             log_key: LogKey::from_secret(&derive("EVENT LOG SIGNING SECRET")?.0)?,
+            challenge_key: derive("HTTP CHALLENGE SECRET")?,
             seed,
             salt,
         })
@@ -130,6 +132,11 @@ impl SeedEngine {
     /// Key that signs the event log.
     pub fn log_key(&self) -> &LogKey {
         &self.log_key
+    }
+
+    /// HMAC-SHA-256 that every replica of the deployment can check, over a nonce for a caller of the HTTP API.
+    pub fn challenge_mac(&self, content: &[u8]) -> [u8; 32] {
+        crate::hmac_sha256(&self.challenge_key.0, content)
     }
 
     /// The secret of that name: the same for every manifest, restart and replica.
