@@ -61,6 +61,9 @@ pub(crate) struct Actors {
 
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     ensure!(now() > BUILT, "the clock says {}, which is before this program was made: set it first", now());
+    let mut options = config.replicas.clone();
+    options.own = Some(config.mesh_listen);
+    let discovery = replicas::Discovery::new(&options)?;
     let issuer = config.evidence.issuer()?;
     let own_policy = own_policy(Arc::clone(&issuer)).await?;
     let (stop, stopped) = watch::channel(false);
@@ -71,9 +74,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let mut servers = servers::start(&config, own_policy, &issuer, &actors, &stopped).await?;
     let every = Duration::from_secs(config.checkpoint_seconds);
     tokio::spawn(refresh(endorsements, stopped.clone()));
-    let mut options = config.replicas.clone();
-    options.own = Some(config.mesh_listen);
-    tokio::spawn(replicas::keep(actors.clone(), Arc::clone(&issuer), options, stopped.clone()));
+    tokio::spawn(replicas::keep(actors.clone(), Arc::clone(&issuer), options, discovery, stopped.clone()));
     let checkpoints = tokio::spawn(checkpoints::keep(actors.clone(), every, stopped));
 
     let mut terminate = signal(SignalKind::terminate())?;

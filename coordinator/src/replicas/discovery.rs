@@ -1,23 +1,28 @@
 //! Where the other replicas are: a list of addresses and names, or the ready pods of a Kubernetes
 //! service. Discovery is not trusted: whoever is found must prove to be a Coordinator.
 
-use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Duration};
 
-use super::options::ReplicaOptions;
+use super::{kubernetes::Service, options::ReplicaOptions};
 
 const LOOKUP: Duration = Duration::from_secs(3);
 /// Most peers that are talked to.
 const MOST: usize = 64;
 
 /// Finds peers.
-pub(super) struct Discovery {
+pub(crate) struct Discovery {
     names: Vec<String>,
+    service: Option<Arc<Service>>,
     own: Option<SocketAddr>,
 }
 
 impl Discovery {
-    pub(super) fn new(options: &ReplicaOptions) -> Self {
-        Self { names: options.peers.clone(), own: options.own }
+    pub(crate) fn new(options: &ReplicaOptions) -> anyhow::Result<Self> {
+        let service = options.peers_service.as_ref().map(|service| {
+            Service::new(service, options.kubernetes_api.as_deref(), &options.kubernetes_credentials)
+        });
+        let service = service.transpose()?.map(Arc::new);
+        Ok(Self { names: options.peers.clone(), service, own: options.own })
     }
 
     /// Addresses of the peers, each once, without this replica's own.
@@ -28,6 +33,13 @@ impl Discovery {
                 Ok(Ok(addresses)) => found.extend(addresses),
                 Ok(Err(error)) => tracing::debug!(%name, %error, "peer not found"),
                 Err(_) => tracing::debug!(%name, "no answer about a peer's address in time"),
+            }
+        }
+        if let Some(service) = self.service.clone() {
+            match tokio::task::spawn_blocking(move || service.endpoints()).await {
+                Ok(Ok(addresses)) => found.extend(addresses),
+                Ok(Err(error)) => tracing::warn!(error = %format!("{error:#}"), "no peers from Kubernetes"),
+                Err(error) => tracing::error!(%error, "asking Kubernetes for peers"),
             }
         }
         let others = found.into_iter().filter(|address| Some(*address) != self.own);
@@ -43,7 +55,7 @@ mod tests {
     async fn names_become_addresses_without_ones_own() {
         let own = "127.0.0.1:7777".parse().ok();
         let names = ["127.0.0.1:7777", "127.0.0.1:7778", "localhost:7778", "nowhere.invalid:1"];
-        let discovery = Discovery { names: names.map(str::to_owned).to_vec(), own };
+        let discovery = Discovery { names: names.map(str::to_owned).to_vec(), service: None, own };
         let found = discovery.peers().await;
         assert!(found.contains(&"127.0.0.1:7778".to_owned()));
         assert!(!found.contains(&"127.0.0.1:7777".to_owned()));

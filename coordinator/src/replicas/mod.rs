@@ -9,18 +9,19 @@ mod discovery;
 mod exchange;
 mod follow;
 mod join;
+mod kubernetes;
 mod options;
 mod standing;
 mod trim;
 
 pub(crate) use api::{ClusterApi, ReplicaApi};
+pub(crate) use discovery::Discovery;
 pub(crate) use options::ReplicaOptions;
 pub(crate) use standing::Standing;
 
 use std::sync::Arc;
 
 use attestation::Issuer;
-use discovery::Discovery;
 use tokio::sync::watch;
 
 use crate::wiring::{Actors, Store};
@@ -47,12 +48,12 @@ pub(crate) async fn keep(
     actors: Actors,
     issuer: Arc<dyn Issuer>,
     options: ReplicaOptions,
+    discovery: Discovery,
     stop: watch::Receiver<bool>,
 ) {
     if !actors.store.is_shared() {
         return;
     }
-    let discovery = Discovery::new(&options);
     let peers = Arc::new(connection::Peers { actors: actors.clone(), issuer, discovery });
     actors.store.ask_copies(Arc::new(copies::PeerCopies::new(&peers)));
     let work = async {

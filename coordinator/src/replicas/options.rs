@@ -1,6 +1,6 @@
 //! Flags of a replica.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::ensure;
 use etcd_store::{EtcdArgs, EtcdOptions};
@@ -17,6 +17,24 @@ pub(crate) struct ReplicaOptions {
     /// be among them. A name with several addresses, such as a headless service, stands for all of them.
     #[arg(long, env = "CONTRAST_PEERS", value_name = "HOST:PORT", value_delimiter = ',')]
     pub(crate) peers: Vec<String>,
+
+    /// Kubernetes service whose endpoints are the other replicas; asks the API server with the pod's service
+    /// account, which must be allowed to list endpointslices in that namespace. Instead of, or beside, --peers.
+    #[arg(long, env = "CONTRAST_PEERS_SERVICE", value_name = "NAMESPACE/NAME")]
+    pub(crate) peers_service: Option<String>,
+
+    /// Address of the Kubernetes API server, https://; without it, the one that the pod's environment names.
+    #[arg(long, env = "CONTRAST_KUBERNETES_API", value_name = "URL", requires = "peers_service")]
+    pub(crate) kubernetes_api: Option<String>,
+
+    /// Directory with the token and the ca.crt of the service account.
+    #[arg(
+        long,
+        env = "CONTRAST_KUBERNETES_CREDENTIALS",
+        value_name = "DIR",
+        default_value = "/var/run/secrets/kubernetes.io/serviceaccount"
+    )]
+    pub(crate) kubernetes_credentials: PathBuf,
 
     /// Time between two exchanges of signed heads with each peer, in seconds.
     #[arg(long, env = "CONTRAST_EXCHANGE_SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..))]
@@ -41,7 +59,7 @@ impl ReplicaOptions {
     pub(super) fn etcd(&self) -> anyhow::Result<Option<EtcdOptions>> {
         let options = self.etcd.options()?;
         ensure!(
-            options.is_some() || self.peers.is_empty(),
+            options.is_some() || (self.peers.is_empty() && self.peers_service.is_none()),
             "peers need a store that all replicas share: give --etcd-endpoints"
         );
         Ok(options)
