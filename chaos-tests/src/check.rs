@@ -57,9 +57,10 @@ struct WholeLog {
 /// Reads the log as each replica could read it alone: its own disk, and what etcd still has. All three must
 /// give the same.
 fn read_log(fleet: &mut Fleet) -> anyhow::Result<WholeLog> {
+    // All at once: each that runs may write.
+    (0..fleet.replicas.len()).for_each(|replica| fleet.kill(replica));
     let mut found: Option<WholeLog> = None;
     for replica in 0..fleet.replicas.len() {
-        fleet.kill(replica);
         let etcd = Arc::new(EtcdStore::new(&EtcdOptions {
             endpoints: fleet.etcd.endpoints(),
             prefix: "contrast/".into(),
@@ -71,7 +72,6 @@ fn read_log(fleet: &mut Fleet) -> anyhow::Result<WholeLog> {
         let log = read_whole(&Arc::new(Replicated::shared(local, etcd)))
             .with_context(|| format!("as replica {replica} has it"))?;
         if let Some(other) = &found {
-            // Each wrote its last events while the others were stopped.
             let size = |log: &WholeLog| (log.control.len(), log.issued.len());
             ensure!(size(other) == size(&log), "{:?} events, then {:?}", size(other), size(&log));
         }

@@ -13,6 +13,7 @@ use encrypted_volume::{HEADER_BYTES, SEAL_BYTES, SealKey, check_header, judge};
 use endorsements::Endorsements;
 use keys::LogKey;
 use manifest::{Manifest, ReplicaId, RequestId, SnpProduct, Timestamp};
+use prost::Message as _;
 use runtime_installer::containerd::patch;
 use runtime_policy::{Deployment, Images, Injection, PolicyDocument, Settings};
 use sha2::{Digest as _, Sha256};
@@ -20,6 +21,7 @@ use storage_schema::{
     Checkpoint, Event, EventStore as _, Fact, Log, LogId, MemoryStore, Position, StreamId, export,
     open_signed_head, signed_head,
 };
+use wire::replica::{BlobRequest, Head, HeldRequest, JoinResponse, SegmentsResponse};
 
 const NOW: Timestamp = Timestamp::from_millis(1_795_000_000_000);
 
@@ -58,6 +60,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "runtime", run: runtime, seeds: runtimes },
     Target { name: "identifiers", run: identifiers, seeds: identifier_texts },
     Target { name: "volume", run: volume, seeds: volumes },
+    Target { name: "etcd", run: etcd, seeds: etcd_answers },
+    Target { name: "replica", run: replica, seeds: replica_messages },
 ];
 
 /// Runs the target of that name.
@@ -474,6 +478,58 @@ fn identifiers(bytes: &[u8]) {
 
 fn identifier_texts() -> Vec<Vec<u8>> {
     ["2026-11-24T12:00:00Z", "control", "replica-00112233445566778899aabbccddeeff"].map(Into::into).to_vec()
+}
+
+/// What a member of etcd answers.
+fn etcd(bytes: &[u8]) {
+    let _ = etcd_store::segments_in(bytes);
+}
+
+/// One key and its value, as etcd's field numbers have it.
+fn etcd_answers() -> Vec<Vec<u8>> {
+    let field = |number: u8, content: &[u8]| {
+        let length = u8::try_from(content.len()).unwrap_or_default();
+        [&[number << 3 | 2, length], content].concat()
+    };
+    let pair = |key: &[u8], value: &[u8]| field(2, &[field(1, key), field(5, value)].concat());
+    let segment = pair(b"s\0\0\0\0\0\0\0\0\x07", b"\0content");
+    vec![segment.clone(), [segment, pair(b"n\0", &[1; 33])].concat()]
+}
+
+/// What a peer asks, and what it hands over.
+fn replica(bytes: &[u8]) {
+    if let Ok(handed) = JoinResponse::decode(bytes) {
+        let _ = (keys::Seed::from_bytes(&handed.seed), keys::Salt::from_bytes(&handed.salt));
+        let _ = std::str::from_utf8(&handed.mesh_ca_key).map(keys::CaKey::from_sec1_pem);
+        let _ = manifest::TransitionHash::try_from(handed.transition.as_slice());
+        let _ = open_signed_head(&handed.signed_head, None);
+    }
+    if let Ok(head) = Head::decode(bytes) {
+        let _ = (open_signed_head(&head.signed_head, None), ReplicaId::try_from(head.replica.as_slice()));
+    }
+    if let Ok(asked) = HeldRequest::decode(bytes) {
+        let _ = asked.streams.iter().map(|stream| stream.parse::<StreamId>()).filter(Result::is_ok).count();
+    }
+    let _ = (SegmentsResponse::decode(bytes), BlobRequest::decode(bytes));
+}
+
+fn replica_messages() -> Vec<Vec<u8>> {
+    let head = segments().first().and_then(|segment| signed_head(segment).map(<[u8]>::to_vec));
+    let signed_head = head.unwrap_or_default();
+    let handed = JoinResponse {
+        seed: vec![1; 64],
+        salt: vec![2; 32],
+        mesh_ca_key: b"-----BEGIN EC PRIVATE KEY-----\nMA==\n-----END EC PRIVATE KEY-----\n".to_vec(),
+        replica_secret: vec![3; 32],
+        transition: vec![4; 32],
+        signed_head: signed_head.clone(),
+    };
+    let streams = vec!["control".to_owned(), format!("replica-{}", "ab".repeat(16))];
+    vec![
+        handed.encode_to_vec(),
+        Head { signed_head, replica: vec![5; 16] }.encode_to_vec(),
+        HeldRequest { streams }.encode_to_vec(),
+    ]
 }
 
 /// A LUKS2 header. The bytes are its metadata too, so that mutations of JSON reach the JSON.

@@ -17,7 +17,7 @@ mod watch;
 
 pub use args::EtcdArgs;
 pub use client::{ConnectError, EtcdOptions, TlsFiles};
-pub use store::{EtcdStore, Health};
+pub use store::{EtcdStore, Health, segments_in};
 
 /// Generated from `proto/etcd.proto`.
 mod api {

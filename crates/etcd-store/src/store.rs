@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use prost::Message as _;
 use storage_schema::{BlobHash, EventStore, StoreError, StreamId};
 use tokio::{runtime::Runtime, sync::watch};
 use tonic::Status;
@@ -268,18 +269,43 @@ impl EtcdStore {
     }
 
     fn decode(&self, value: &[u8]) -> Result<Vec<u8>, StoreError> {
-        match value {
-            [INLINE, content @ ..] => Ok(content.to_vec()),
-            [BLOB, hash @ ..] if hash.len() == 32 => {
-                let mut bytes = [0; 32];
-                bytes.copy_from_slice(hash);
-                let hash = BlobHash::from_bytes(bytes);
+        match Content::read(value) {
+            Some(Content::Inline(content)) => Ok(content.to_vec()),
+            Some(Content::Blob(hash)) => {
                 let missing = || StoreError::Fault(format!("etcd lacks the content {hash} of a segment"));
                 self.get_blob(&hash)?.ok_or_else(missing)
             }
-            _ => Err(StoreError::Fault("etcd has a value of unknown shape".into())),
+            None => Err(StoreError::Fault("etcd has a value of unknown shape".into())),
         }
     }
+}
+
+/// What a value stands for.
+enum Content<'a> {
+    Inline(&'a [u8]),
+    Blob(BlobHash),
+}
+
+impl<'a> Content<'a> {
+    fn read(value: &'a [u8]) -> Option<Self> {
+        match value {
+            [INLINE, content @ ..] => Some(Self::Inline(content)),
+            [BLOB, hash @ ..] => hash.try_into().ok().map(BlobHash::from_bytes).map(Self::Blob),
+            _ => None,
+        }
+    }
+}
+
+/// Reads an answer of etcd as the store does, and gives the number of segments in it whose shape is right. For
+/// fuzzing: what a hostile member sends must be an error at worst.
+pub fn segments_in(answer: &[u8]) -> Option<usize> {
+    let answer = RangeResponse::decode(answer).ok()?;
+    let keys = Keys::new("");
+    let is_segment = |found: &&crate::api::KeyValue| {
+        let _ = keys.stream_of_name(&found.key);
+        Keys::index_of(&found.key).is_some() && Content::read(&found.value).is_some()
+    };
+    Some(answer.kvs.iter().filter(is_segment).count())
 }
 
 fn put_op(key: Vec<u8>, value: Vec<u8>) -> RequestOp {
