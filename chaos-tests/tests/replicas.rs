@@ -78,6 +78,19 @@ async fn three_replicas_join_follow_survive_and_recover() {
     assert_eq!(again.secret, issued[0].secret);
     assert_eq!(again.mesh_ca, mesh_cas[0], "the mesh CA outlived the replica that made it");
 
+    // Without its store a replica still shows the whole history that it knows.
+    (0..3).for_each(|member| fleet.etcd.kill(member));
+    let output = std::process::Command::new(chaos_tests::program("contrast"))
+        .args(["history", "list", "-c", &format!("127.0.0.1:{}", fleet.replicas[2].user)])
+        .args(["--manifest", "manifest.json", "--output", "json"])
+        .current_dir(directory.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(shown.as_array().unwrap().len(), 2, "{output:?}");
+    (0..3).for_each(|member| fleet.etcd.restart(member).unwrap());
+
     // All gone: nobody serves, until an owner brings the seed back to one of them.
     fleet.kill(0);
     fleet.kill(2);

@@ -21,6 +21,9 @@ use crate::{
 /// Most blobs asked for at once.
 const BLOBS: usize = 200;
 
+/// From this age on, in seconds, what a replica shows comes with a warning.
+const OLD_SECONDS: u64 = 10;
+
 /// Options that say where to read.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct From {
@@ -178,8 +181,9 @@ impl Source {
             Self::Live(coordinator) => {
                 let request =
                     SegmentsRequest { stream: head.stream.to_string(), from: head.segments, follow: false };
-                let mut segments =
-                    coordinator.history().segments(request).await.map_err(failure)?.into_inner();
+                let answer = coordinator.history().segments(request).await.map_err(failure)?;
+                warn_if_old(answer.metadata());
+                let mut segments = answer.into_inner();
                 let mut left = limit;
                 while let Some(segment) = segments.message().await.map_err(failure)? {
                     if left == 0 {
@@ -274,5 +278,16 @@ fn refused(error: anyhow::Error) -> anyhow::Error {
     match error.downcast::<storage_schema::LogError>() {
         Ok(error) => Refused(format!("the log does not verify: {error}")).into(),
         Err(error) => error,
+    }
+}
+
+/// A replica that its store does not answer goes on showing what it has.
+fn warn_if_old(answer: &tonic::metadata::MetadataMap) {
+    let age = answer.get(wire::VIEW_AGE).and_then(|age| age.to_str().ok()?.parse().ok());
+    if let Some(seconds @ OLD_SECONDS..) = age.map(|milliseconds: u64| milliseconds / 1000) {
+        tracing::warn!(
+            seconds,
+            "this replica has not heard from its store for so long: there may be more by now"
+        );
     }
 }

@@ -9,7 +9,7 @@ use keys::{LogKey, LogPublicKey};
 use manifest::SerialNumber;
 
 use crate::{
-    AppendError, Event, EventStore, Fact, Head, Log, LogError, StreamId, index,
+    AppendError, Event, EventStore, Fact, Head, Log, LogError, StoreError, StreamId, index,
     merkle::{Hash, leaf_hash},
     segment::Segment,
 };
@@ -43,7 +43,8 @@ impl<S: EventStore> Archive<S> {
         self.readers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks the reader of a stream, which has read everything that is there.
+    /// Asks the reader of a stream, which has read everything that is there, or everything that was there when
+    /// the store last answered.
     fn ask<R>(
         &self,
         stream: StreamId,
@@ -54,13 +55,17 @@ impl<S: EventStore> Archive<S> {
         let reader = match known {
             Some(reader) => reader,
             None => {
-                let log = Log::open_folded::<()>(Arc::clone(&self.store), stream, key)?.log;
+                let log = Log::resume::<()>(Arc::clone(&self.store), stream, key)?.log;
                 let reader = Arc::new(Mutex::new(log));
                 Arc::clone(self.readers().entry(stream).or_insert(reader))
             }
         };
         let mut log = reader.lock().unwrap_or_else(PoisonError::into_inner);
-        log.catch_up(|_, _| {})?;
+        match log.catch_up(|_, _| {}) {
+            // What was verified before stays true; how old it is, is for the asker to find out.
+            Err(LogError::Store(StoreError::Unavailable(_))) if log.head().segments > 0 => {}
+            outcome => outcome?,
+        }
         match question(&log) {
             Err(LogError::Tiles(_) | LogError::Store(_)) => {
                 // The cached tree is damaged; reading the whole stream makes it anew.

@@ -136,19 +136,29 @@ impl<S: EventStore> Log<S> {
         stream: StreamId,
         key: Option<LogPublicKey>,
     ) -> Result<Folded<S, P>, LogError> {
+        let Folded { mut log, mut projection, dropped } = Self::resume::<P>(store, stream, key)?;
+        log.catch_up(|sequence, event| projection.apply(sequence, &event))?;
+        Ok(Folded { log, projection, dropped })
+    }
+
+    /// A stream as its last snapshot has it, or from its beginning: nothing behind that is read yet.
+    pub(crate) fn resume<P: Projection>(
+        store: Arc<S>,
+        stream: StreamId,
+        key: Option<LogPublicKey>,
+    ) -> Result<Folded<S, P>, LogError> {
         let (start, dropped) = match Snapshot::<P>::load(store.as_ref(), stream, key) {
             Ok(None) => (None, None),
             Ok(Some(snapshot)) => (Some(snapshot), None),
             Err(error) => (None, Some(error)),
         };
-        let Snapshot { position, tiles, mut projection } = start.unwrap_or_else(|| Snapshot {
+        let Snapshot { position, tiles, projection } = start.unwrap_or_else(|| Snapshot {
             position: Position::start(stream, key),
             tiles: Tiles::default(),
             projection: P::default(),
         });
         check_last(store.as_ref(), &position)?;
-        let mut log = Self { store, position, tiles, poisoned: false };
-        log.catch_up(|sequence, event| projection.apply(sequence, &event))?;
+        let log = Self { store, position, tiles, poisoned: false };
         Ok(Folded { log, projection, dropped })
     }
 

@@ -6,11 +6,11 @@ use actors::Phase;
 use keys::LogPublicKey;
 use manifest::SerialNumber;
 use storage_schema::{
-    BlobHash, Checkpoint, EventStore as _, Head, Inclusion, LogError, StreamId, signed_head,
+    BlobHash, Checkpoint, EventStore as _, Head, Inclusion, LogError, StoreError, StreamId, signed_head,
 };
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, metadata::MetadataValue};
 use wire::history::{
     Blob, BlobsRequest, HeadRequest, HeadResponse, ProveRequest, ProveResponse, Segment, SegmentsRequest,
     StreamsRequest, StreamsResponse,
@@ -114,6 +114,10 @@ pub(crate) async fn control_head(
     Ok(HeadResponse { signed_head, consistency, checkpoint })
 }
 
+fn is_unavailable(error: &LogError) -> bool {
+    matches!(error, LogError::Store(StoreError::Unavailable(_)))
+}
+
 fn nodes(proof: Vec<[u8; 32]>) -> Vec<Vec<u8>> {
     proof.into_iter().map(|node| node.to_vec()).collect()
 }
@@ -127,7 +131,11 @@ impl Service for HistoryApi {
 
     #[tracing::instrument(skip_all)]
     async fn streams(&self, request: Request<StreamsRequest>) -> Result<Response<StreamsResponse>, Status> {
-        let mut streams = self.blocking(|actors| actors.archive.streams()).await?;
+        let streams = |actors: &Actors| match actors.archive.streams() {
+            Err(error) if is_unavailable(&error) => Ok(actors.store.local().streams()?),
+            answer => answer,
+        };
+        let mut streams = self.blocking(streams).await?;
         let all = streams.len();
         if self.may_audit(&request).is_err() {
             streams.retain(|stream| *stream == StreamId::Control);
@@ -171,6 +179,8 @@ impl Service for HistoryApi {
                 let page = tokio::task::spawn_blocking(move || store.read(&stream, next, PAGE_BYTES)).await;
                 let page = match page {
                     Ok(Ok(page)) => page,
+                    // Everything that is here was sent, and the header says how old it is.
+                    Ok(Err(StoreError::Unavailable(_))) if !follow && next > 0 => return,
                     Ok(Err(error)) => {
                         let _ = sender.send(Err(Failure::Log(error.into()).into())).await;
                         return;
@@ -199,7 +209,12 @@ impl Service for HistoryApi {
                 }
             }
         });
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        let mut response = Response::new(ReceiverStream::new(receiver));
+        if let Some(age) = self.actors.standing.age() {
+            let age = MetadataValue::from(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+            response.metadata_mut().insert(wire::VIEW_AGE, age);
+        }
+        Ok(response)
     }
 
     #[tracing::instrument(skip_all)]

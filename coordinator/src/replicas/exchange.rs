@@ -76,7 +76,7 @@ pub(super) async fn judge(
     if head.stream != StreamId::Control {
         anyhow::bail!("the peer showed the head of stream {}", head.stream);
     }
-    let until = Instant::now() + STALE_AFTER;
+    let shown = Instant::now();
     loop {
         let archive = Arc::clone(&actors.archive);
         let size = head.size;
@@ -95,7 +95,10 @@ pub(super) async fn judge(
             }
             // It may be on its way to us, but not for ever.
             Err(LogError::Beyond { size: ours, .. }) => {
-                if Instant::now() > until {
+                if shown.elapsed() > STALE_AFTER {
+                    if !actors.standing.knows_what_was_there(shown) {
+                        anyhow::bail!("{from} knows more, and the store does not answer here");
+                    }
                     let text = format!(
                         "{from} has a signed head of {size} events of the control stream, the store shows {ours} \
                          here: it was rolled back or hides the rest"

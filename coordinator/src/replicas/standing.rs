@@ -81,6 +81,11 @@ impl Standing {
         (inner.confirmed, inner.control_events) = (Some(asked), events);
     }
 
+    /// Whether everything that was in the shared control stream at `moment` is known here.
+    pub(crate) fn knows_what_was_there(&self, moment: Instant) -> bool {
+        self.inner().confirmed.is_some_and(|asked| asked > moment)
+    }
+
     /// Number of events of the control stream at that time.
     pub(crate) fn control_events(&self) -> u64 {
         self.inner().control_events

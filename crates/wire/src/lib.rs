@@ -5,6 +5,10 @@
 
 pub mod http;
 
+/// Header of answers about the history: milliseconds since the replica last knew that it had everything its
+/// store holds.
+pub const VIEW_AGE: &str = "contrast-view-age-ms";
+
 /// What operators and data owners ask: manifests, history, recovery (spec control-plane.md 1.2).
 pub mod user {
     #![allow(
