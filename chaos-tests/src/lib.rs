@@ -5,6 +5,7 @@ pub mod check;
 pub mod client;
 pub mod deployment;
 pub mod etcd;
+pub mod filler;
 pub mod fleet;
 pub mod host;
 pub mod linearizable;

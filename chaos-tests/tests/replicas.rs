@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use chaos_tests::{
+    byzantine::Lie,
     client::{self, SetOutcome},
     fleet::Fleet,
     plan::transition,
@@ -369,11 +370,43 @@ async fn a_single_log_moves_into_etcd_and_back_and_status_shows_the_replicas() {
     assert!(text.contains("127.0.0.1:1"), "{text}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_acknowledges_and_forgets_stops_the_replica_that_it_lies_to_and_no_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut fleet, latest) = two_ready(directory.path()).await;
+    let issuer = client::workload_issuer(&fleet.plan).unwrap();
+    let replica = &fleet.replicas[1];
+    // It has to have acknowledged something honestly, to know what that looks like.
+    for (proxy, liar) in replica.proxies.iter().zip(&replica.liars) {
+        proxy.redirect(liar.address);
+    }
+    fleet.wait_ready(1, SOON).await.unwrap();
+    client::certificate(fleet.replicas[1].mesh, &issuer).await.unwrap();
+    fleet.replicas[1].liars.iter().for_each(|liar| liar.set(Lie::Forget));
+
+    let lost = fleet.plan.manifest(3).unwrap();
+    let _ = client::set(fleet.replicas[1].user, &fleet.plan, &lost, Some(latest)).await;
+    fleet.wait_state(1, "stale", SOON).await.unwrap();
+    let status = client::status(fleet.replicas[1].user).await.unwrap();
+    assert!(!status.alarms.is_empty(), "{status:?}");
+    client::certificate(fleet.replicas[1].mesh, &issuer).await.unwrap_err();
+
+    // The other one never saw that change, and goes on.
+    client::certificate(fleet.replicas[0].mesh, &issuer).await.unwrap();
+    let next = fleet.plan.manifest(4).unwrap();
+    done(client::set(fleet.replicas[0].user, &fleet.plan, &next, Some(latest)).await);
+    client::certificate(fleet.replicas[0].mesh, &issuer).await.unwrap();
+}
+
 /// What every change must survive; `cargo run -p chaos-tests` goes on from other seeds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fixed_set_of_scenarios_is_proved_clean() {
-    let by_hand = "1.0 kill-replica 0 10\n2.0 lose-quorum 0 15\n5.0 silent-store 1 20\n8.0 lose-disk 2 5\n";
-    let scenarios = [(0, by_hand.parse::<Scenario>().unwrap()), (8, Scenario::from_seed(8, 15, 3, 3))];
+    let crashes = "1 kill-replica 0 10\n2 lose-quorum 0 15\n5 silent-store 1 20\n8 lose-disk 2 5\n";
+    // Odd seeds have an etcd that gives up what all replicas hold.
+    let hosts = "1 full-disk 0 20\n2 clock-ahead 1 30\n4 slow-disk 2 30\n6 clock-back 0 20\n7 cut-peers 1 30\n\
+                 8 rewrite-store 1 20\n11 replay-store 2 30\n12 reorder-store 0 20\n14 lose-disk 2 5\n";
+    let by_hand = |text: &str| text.parse::<Scenario>().unwrap();
+    let scenarios = [(0, by_hand(crashes)), (1, by_hand(hosts)), (8, Scenario::from_seed(8, 15, 3, 3))];
     for (seed, scenario) in scenarios {
         let directory = tempfile::tempdir().unwrap();
         let outcome = run(directory.path(), seed, &scenario, 15).await;

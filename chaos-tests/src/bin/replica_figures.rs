@@ -5,7 +5,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -13,6 +13,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use chaos_tests::{
     client::{self, SetOutcome},
+    filler,
     fleet::Fleet,
     plan::transition,
 };
@@ -22,6 +23,8 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 const SOON: Duration = Duration::from_secs(60);
+/// For a log of any length.
+const LATER: Duration = Duration::from_secs(300);
 
 /// Measure replicas on this machine.
 #[derive(Parser)]
@@ -41,6 +44,12 @@ struct Args {
     /// Times that the replica in use is killed.
     #[arg(long, default_value_t = 10)]
     kills: usize,
+    /// Workloads that attest at once, as fast as all three replicas take them.
+    #[arg(long, default_value_t = 10_000)]
+    workloads: usize,
+    /// Events in the log before a replica is killed and started again.
+    #[arg(long, default_value_t = 1_000_000)]
+    events: u64,
 }
 
 #[tokio::main]
@@ -50,7 +59,7 @@ async fn main() -> anyhow::Result<()> {
     let mut fleet = Fleet::start(directory.path(), 3, 1).await?;
     let first = fleet.plan.manifest(0)?;
     let outcome = client::set(fleet.replicas[0].user, &fleet.plan, &first, None).await;
-    ensure!(matches!(outcome, SetOutcome::Done(_)), "{outcome:?}");
+    let SetOutcome::Done(Some(shares)) = outcome else { anyhow::bail!("{outcome:?}") };
     let mut rates = Vec::new();
     for replicas in 1..=3 {
         if replicas > 1 {
@@ -63,7 +72,12 @@ async fn main() -> anyhow::Result<()> {
     let latest = transition(None, &first);
     let changes = changes(&fleet, latest, args.changes).await?;
     let pauses = pauses(&mut fleet, args.kills).await?;
-    let figures = json!({ "rates": rates, "change_in_force_everywhere": changes, "replica_killed": pauses });
+    let crowd = crowd(&fleet, &args).await?;
+    let starts = starts(&mut fleet, &shares, args.events).await?;
+    let figures = json!({
+        "rates": rates, "change_in_force_everywhere": changes, "replica_killed": pauses,
+        "crowd": crowd, "start": starts,
+    });
     #[expect(clippy::print_stdout, reason = "the result")]
     {
         println!("{figures:#}");
@@ -184,4 +198,91 @@ async fn pauses(fleet: &mut Fleet, kills: usize) -> anyhow::Result<serde_json::V
         again.push(begun.elapsed());
     }
     Ok(json!({ "longest_between_certificates": milliseconds(without), "ready_again": milliseconds(again) }))
+}
+
+/// So many workloads at once, each with one certificate. A few hundred connections are open at a time: the
+/// rest waits, as at a load balancer.
+async fn crowd(fleet: &Fleet, args: &Args) -> anyhow::Result<serde_json::Value> {
+    const OPEN: usize = 300;
+    let issuer = client::workload_issuer(&fleet.plan)?;
+    let (next, ports) = (Arc::new(AtomicUsize::new(0)), fleet.mesh_ports());
+    let begun = Instant::now();
+    let mut clients = JoinSet::new();
+    for _ in 0..OPEN {
+        let (issuer, next, ports, workloads) =
+            (Arc::clone(&issuer), Arc::clone(&next), ports.clone(), args.workloads);
+        clients.spawn(async move {
+            let (mut took, mut again) = (Vec::new(), 0_usize);
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= workloads {
+                    return (took, again);
+                }
+                let asked = Instant::now();
+                while client::certificate(ports[(number + again) % ports.len()], &issuer).await.is_err() {
+                    again += 1;
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+                took.push(asked.elapsed());
+            }
+        });
+    }
+    let (mut all, mut refused) = (Vec::new(), 0);
+    while let Some(client) = clients.join_next().await {
+        let (took, again) = client?;
+        all.extend(took);
+        refused += again;
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    let memory = fleet.replicas.iter().filter_map(|replica| resident_mib(replica.process.as_ref()?.id()));
+    Ok(json!({
+        "workloads": all.len(), "seconds": seconds, "per_second": all.len() as f64 / seconds,
+        "tried_again": refused, "latency": milliseconds(all), "resident_mib_of_each_replica": memory.collect::<Vec<_>>(),
+    }))
+}
+
+/// Resident memory of a process (proc(5)).
+fn resident_mib(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? / 1024)
+}
+
+/// Time until a replica is ready with a long log: the first time, and after a kill.
+async fn starts(
+    fleet: &mut Fleet,
+    shares: &wire::user::SeedShareDocument,
+    events: u64,
+) -> anyhow::Result<serde_json::Value> {
+    for number in 0..fleet.replicas.len() {
+        fleet.stop(number)?;
+    }
+    let begun = Instant::now();
+    filler::fill(fleet, shares, events)?;
+    let written = begun.elapsed().as_secs_f64();
+    for number in 0..fleet.replicas.len() {
+        fleet.restart(number)?;
+    }
+    let mut first = Vec::new();
+    let begun = Instant::now();
+    fleet.wait_state(0, "coordinator is in recovery mode", LATER).await?;
+    first.push(begun.elapsed());
+    client::recover(fleet.replicas[0].user, &fleet.plan, shares).await?;
+    for number in 0..fleet.replicas.len() {
+        fleet.wait_ready(number, LATER).await?;
+    }
+    let mut killed = Vec::new();
+    for victim in [1, 2, 1, 2, 1] {
+        fleet.wait_complete(victim, LATER).await?;
+        fleet.kill(victim);
+        let begun = Instant::now();
+        fleet.restart(victim)?;
+        fleet.wait_ready(victim, LATER).await?;
+        killed.push(begun.elapsed());
+    }
+    let memory = fleet.replicas.iter().filter_map(|replica| resident_mib(replica.process.as_ref()?.id()));
+    Ok(json!({
+        "events": events, "written_in_seconds": written, "first_start_of_three_at_once": milliseconds(first),
+        "ready_after_kill": milliseconds(killed), "resident_mib_of_each_replica": memory.collect::<Vec<_>>(),
+    }))
 }
