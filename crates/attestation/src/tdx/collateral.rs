@@ -4,9 +4,12 @@
 //! The judge of quotes is `dcap-qvl`. Here collateral is read for its dates, and checked on its own
 //! (without a quote) before it may enter a cache.
 
-use std::collections::HashMap;
+use std::{cell::RefCell, collections::HashMap};
 
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
+use aws_lc_rs::{
+    digest::{Context, Digest, SHA256},
+    signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey},
+};
 use dcap_qvl::QuoteCollateralV3;
 use manifest::{KeyDigest, Timestamp};
 use serde::Deserialize;
@@ -23,6 +26,13 @@ pub(crate) const INTEL_ROOT: &[u8] = include_bytes!("../../roots/intel-sgx-root-
 const MAX_BYTES: usize = 512 << 10;
 /// Most certificates of a chain that are read.
 const MAX_CHAIN: usize = 4;
+
+/// Collateral whose dates a thread remembers: one for each family of platforms of a deployment.
+const REMEMBERED: usize = 8;
+
+thread_local! {
+    static READ: RefCell<Vec<(Digest, CollateralDates)>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Why collateral is unusable.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -183,6 +193,28 @@ impl TdxCollateral {
             newest: made.into_iter().max().unwrap_or(made[0]),
             next_update: due.into_iter().min().unwrap_or(due[0]),
         })
+    }
+
+    /// The same, read once for each thread: the quotes of one platform come with one collateral.
+    pub(super) fn dates_once(&self) -> Result<CollateralDates, CollateralError> {
+        let QuoteCollateralV3 { tcb_info, qe_identity, root_ca_crl, pck_crl, .. } = &self.0;
+        let mut digest = Context::new(&SHA256);
+        for part in [tcb_info.as_bytes(), qe_identity.as_bytes(), root_ca_crl, pck_crl] {
+            digest.update(&part.len().to_be_bytes());
+            digest.update(part);
+        }
+        let digest = digest.finish();
+        let is_it = |(of, _): &&(Digest, CollateralDates)| of.as_ref() == digest.as_ref();
+        let known = READ.with_borrow(|read| read.iter().find(is_it).map(|(_, dates)| dates.clone()));
+        if let Some(dates) = known {
+            return Ok(dates);
+        }
+        let dates = self.dates()?;
+        READ.with_borrow_mut(|read| {
+            read.truncate(REMEMBERED - 1);
+            read.insert(0, (digest, dates.clone()));
+        });
+        Ok(dates)
     }
 
     /// The root certificate that it names. Nothing is verified.

@@ -123,7 +123,7 @@ fn judged_at(
     grace: u32,
     list: &mut Checklist,
 ) -> Result<Timestamp, Stop> {
-    let dates = match collateral.dates() {
+    let dates = match collateral.dates_once() {
         Ok(dates) => dates,
         Err(error) => return list.fail("collateral", "dates", error),
     };
