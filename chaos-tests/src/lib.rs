@@ -3,6 +3,7 @@
 pub mod byzantine;
 pub mod check;
 pub mod client;
+pub mod command;
 pub mod deployment;
 pub mod etcd;
 pub mod filler;

@@ -10,9 +10,12 @@ use std::{
 };
 
 use attestation::simulated::{SimulatedKind, SimulatedMachine};
-use chaos_tests::program;
+use chaos_tests::{
+    command::{Running, json, stderr, stdout, text},
+    process::free_port,
+    program,
+};
 use manifest::Timestamp;
-use serde_json::Value;
 
 const REPORT: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/attestation/testdata/turin-v5-oak.report.bin");
@@ -35,40 +38,11 @@ fn contrast(cache: &Path, args: &[&str], stdin: &[u8]) -> Output {
     child.wait_with_output().unwrap()
 }
 
-fn stdout(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn json(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
-/// Kills the Coordinator that `--keep` leaves running, whatever the test does.
-struct Running(u64);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = Command::new("kill").arg(self.0.to_string()).status();
-    }
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 #[test]
 fn a_tdx_deployment_explains_what_it_accepts_and_what_it_refuses() {
     let directory = tempfile::tempdir().unwrap();
     let (state, cache) = (directory.path().join("state"), directory.path().join("cache"));
-    let mesh_port = free_port().to_string();
+    let mesh_port = free_port().unwrap().to_string();
     let run = contrast(
         &cache,
         &[

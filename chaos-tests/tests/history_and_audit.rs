@@ -8,16 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chaos_tests::program;
+use chaos_tests::{
+    command::{stderr, stdout},
+    program,
+};
 use serde_json::Value;
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
 
 /// A deployment that `contrast dev` left behind, and a Coordinator over its state directory.
 struct Deployment {

@@ -7,32 +7,13 @@ use std::{
     process::{Command, Output},
 };
 
-use chaos_tests::program;
-use serde_json::Value;
+use chaos_tests::{
+    command::{Running, json, stderr, text},
+    program,
+};
 
 fn contrast(args: &[&str]) -> Output {
     Command::new(program("contrast")).args(args).env_remove("CONTRAST_OUTPUT").output().unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn json(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
-/// Kills the Coordinator that `--keep` leaves running, whatever the test does.
-struct Running(u64);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = Command::new("kill").arg(self.0.to_string()).status();
-    }
 }
 
 #[test]
