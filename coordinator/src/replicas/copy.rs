@@ -71,6 +71,11 @@ fn copy(store: &Arc<Store>, key: LogPublicKey, mut readers: Readers) -> (Readers
             incomplete += 1;
         }
     }
+    // What was copied is on disk only now, and "held" must survive a kill: etcd may give it up after that.
+    if let Err(error) = store.local().sync() {
+        tracing::warn!(%error, "the copy cannot be written");
+        return (Readers::new(), u32::try_from(readers.len()).unwrap_or(u32::MAX));
+    }
     (readers, incomplete)
 }
 
