@@ -66,6 +66,7 @@ pub(crate) struct Metrics {
     queue: Family<Actor, Gauge>,
     storage_refused: Gauge,
     storage_alarms: Gauge,
+    incomplete_streams: Gauge,
     view_age: Gauge<f64, std::sync::atomic::AtomicU64>,
 }
 
@@ -93,6 +94,7 @@ impl Default for Metrics {
             queue: Family::default(),
             storage_refused: Gauge::default(),
             storage_alarms: Gauge::default(),
+            incomplete_streams: Gauge::default(),
             view_age: Gauge::default(),
         }
     }
@@ -149,6 +151,11 @@ impl Metrics {
             "coordinator_storage_alarms",
             "What the shared store or a peer was caught at since the start",
             self.storage_alarms.clone(),
+        );
+        registry.register(
+            "coordinator_incomplete_streams",
+            "Streams of which this replica does not hold everything yet",
+            self.incomplete_streams.clone(),
         );
         registry.register_with_unit(
             "coordinator_view_age",
@@ -210,6 +217,7 @@ pub(crate) fn scrape(metrics: &Metrics, actors: &Actors) -> String {
     let number = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
     metrics.storage_refused.set(i64::try_from(actors.store.refusals()).unwrap_or(i64::MAX));
     metrics.storage_alarms.set(i64::try_from(actors.standing.alarms().len()).unwrap_or(i64::MAX));
+    metrics.incomplete_streams.set(i64::from(actors.standing.incomplete().unwrap_or_default()));
     metrics.view_age.set(actors.standing.age().map_or(0.0, |age| age.as_secs_f64()));
     metrics.generation.set(generation);
     metrics.ready.set(ready);
