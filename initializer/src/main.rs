@@ -103,6 +103,12 @@ enum Command {
         #[arg(long, env = "CONTRAST_READY_FILE", default_value = "/done", value_name = "FILE")]
         ready_file: PathBuf,
     },
+    /// Exit with 0 if all is there, else with 1: a probe, for images that hold nothing but this program.
+    Ready {
+        /// Empty file that says so.
+        #[arg(long, env = "CONTRAST_READY_FILE", default_value = "/done", value_name = "FILE")]
+        ready_file: PathBuf,
+    },
 }
 
 #[tokio::main]
@@ -124,6 +130,10 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let mut stop = std::pin::pin!(async move {
         tokio::select! { _ = terminate.recv() => (), _ = interrupt.recv() => () }
     });
+    if let Some(Command::Ready { ready_file }) = &args.command {
+        let absent = || Refused(format!("{} is not there yet", ready_file.display())).into();
+        return if ready_file.exists() { Ok(()) } else { Err(absent()) };
+    }
     if let Some(Command::Cryptsetup { device, mount_point, secret_file, ready_file }) = args.command {
         let volume = volume::Volume { device, mount_point };
         volume::check_tools()?;
