@@ -403,6 +403,9 @@ fn image_layers() -> Vec<Vec<u8>> {
 fn firmware(bytes: &[u8]) {
     let _ = launch_digest::mr_td(bytes, launch_digest::PageOrder::PageByPage);
     let _ = launch_digest::kernel_registers(bytes, Some(bytes), "quiet");
+    if let Ok(log) = launch_digest::EventLog::parse(bytes) {
+        let _ = log.events(0).map(launch_digest::Event::describe).count();
+    }
     // Partition table and dm-verity superblock of a root file system image.
     let root = format!("roothash={}", "0".repeat(64));
     let _ = launch_digest::verify_root_file_system(std::io::Cursor::new(bytes), &root);
@@ -425,6 +428,13 @@ fn firmwares() -> Vec<Vec<u8>> {
     image[4096 + 69] = 16;
     image[4096 + 72] = 1;
     seeds.push(image);
+    let mut log = vec![0, 0, 0, 0, 3];
+    log.resize(28, 0);
+    log.extend(b"\x21\0\0\0Spec ID Event03\0\0\0\0\0\0\x02\0\x02\x01\0\0\0\x0c\0\x30\0\0");
+    log.extend([1, 0, 0, 0, 1, 0, 0, 0x80, 1, 0, 0, 0, 0x0c, 0]);
+    log.extend([7; 48]);
+    log.extend([4, 0, 0, 0, b'A', b'C', b'P', b'I']);
+    seeds.push(log);
     seeds
 }
 

@@ -8,7 +8,8 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use launch_digest::{
-    PageOrder, RootFileSystem, SnpLaunch, kernel_registers, mr_td, snp_launch_digest, verify_root_file_system,
+    EventLog, PageOrder, RootFileSystem, SnpLaunch, configuration_volume, kernel_registers, mr_td,
+    snp_launch_digest, verify_root_file_system,
 };
 use manifest::{Measurement, SnpProduct};
 use runtime_bundle::HandlerName;
@@ -44,6 +45,10 @@ pub(crate) struct Args {
     /// that the VMM makes.
     #[arg(long, value_name = "HEX")]
     rtmr0: Option<Measurement>,
+    /// Event log of such a guest (/sys/firmware/acpi/tables/data/CCEL), for RTMR0 and what it consists of. It must
+    /// be of the bundle's firmware, and lead to the other registers as they are computed here.
+    #[arg(long, value_name = "FILE", conflicts_with = "rtmr0")]
+    event_log: Option<PathBuf>,
     /// The VMM adds all pages of a section before it measures them (QEMU with kernels before Linux 6.16).
     #[arg(long)]
     section_by_section: bool,
@@ -65,14 +70,20 @@ pub(super) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
 
 /// The values of a bundle whose files are all in its folder.
 pub(crate) fn measured(bundle: &Path, printer: &Printer) -> anyhow::Result<Measured> {
-    let args = Args { bundle: bundle.to_owned(), files: None, rtmr0: None, section_by_section: false };
-    measure(&args, printer).with_context(|| format!("runtime bundle {}", bundle.display()))
+    let bundle_only = Args {
+        bundle: bundle.to_owned(),
+        files: None,
+        rtmr0: None,
+        event_log: None,
+        section_by_section: false,
+    };
+    measure(&bundle_only, printer).with_context(|| format!("runtime bundle {}", bundle.display()))
 }
 
 fn measure(args: &Args, printer: &Printer) -> anyhow::Result<Measured> {
     let guest = Guest::read(&args.bundle, args.files.as_deref(), printer)?;
     let root = guest.image.as_deref().map(|image| root_file_system(image, &guest, printer)).transpose()?;
-    let values = if guest.platform.contains("TDX") { tdx(args, &guest)? } else { snp(&guest)? };
+    let values = if guest.platform.contains("TDX") { tdx(args, &guest, printer)? } else { snp(&guest)? };
     Ok(Measured { values, handler: guest.handler, root })
 }
 
@@ -123,26 +134,61 @@ fn snp(guest: &Guest) -> anyhow::Result<Value> {
     Ok(json!({ "snp": entries }))
 }
 
-fn tdx(args: &Args, guest: &Guest) -> anyhow::Result<Value> {
+fn tdx(args: &Args, guest: &Guest, printer: &Printer) -> anyhow::Result<Value> {
     let kernel = guest.kernel.as_deref().context("launch.json: a TDX guest needs a kernel")?;
     let order = if args.section_by_section { PageOrder::SectionBySection } else { PageOrder::PageByPage };
-    let mr_td = mr_td(&read(&guest.firmware)?, order)?;
+    let firmware = read(&guest.firmware)?;
+    let mr_td = mr_td(&firmware, order)?;
     let (kernel, initrd) = (read(kernel)?, guest.initrd.as_deref().map(read).transpose()?);
-    let rtmr0 = args.rtmr0.unwrap_or(Measurement::from_bytes([0; 48]));
-    let entry = |vcpus: u32| -> anyhow::Result<Value> {
-        let registers = kernel_registers(&kernel, initrd.as_deref(), &guest.command_line(vcpus))?;
+    let log = args.event_log.as_deref().map(|path| event_log(path, &firmware, printer)).transpose()?;
+    let logged = log.as_ref().map(|log| log.register(0));
+    let rtmr0 = args.rtmr0.or(logged).unwrap_or(Measurement::from_bytes([0; 48]));
+    let (mut entries, mut registers) = (Vec::new(), Vec::new());
+    for vcpus in if guest.names_vcpus() { guest.vcpus.as_slice() } else { &guest.vcpus[..1] } {
+        let found = kernel_registers(&kernel, initrd.as_deref(), &guest.command_line(*vcpus))?;
+        registers.push((found.rtmr1, found.rtmr2));
         let mut entry = json!({
             "Platform": guest.platform, "MrTd": mr_td, "MrSeam": null, "Xfam": "e702060000000000",
-            "Rtmrs": [rtmr0, registers.rtmr1, registers.rtmr2, registers.rtmr3],
+            "Rtmrs": [rtmr0, found.rtmr1, found.rtmr2, found.rtmr3],
         });
         if guest.names_vcpus() {
-            entry["CPUs"] = vcpus.into();
+            entry["CPUs"] = (*vcpus).into();
         }
-        Ok(entry)
-    };
-    let numbers = if guest.names_vcpus() { guest.vcpus.as_slice() } else { &guest.vcpus[..1] };
-    let entries = numbers.iter().map(|vcpus| entry(*vcpus)).collect::<anyhow::Result<Vec<_>>>()?;
+        entries.push(entry);
+    }
+    let logged = log.map(|log| (log.register(1), log.register(2)));
+    if let Some((rtmr1, rtmr2)) = logged.filter(|logged| !registers.contains(logged)) {
+        let refusal = format!(
+            "the event log leads to RTMR1 {rtmr1} and RTMR2 {rtmr2}, which do not follow from this kernel, command line \
+             and initrd"
+        );
+        return Err(Refused(refusal).into());
+    }
     Ok(json!({ "tdx": entries }))
+}
+
+/// A log that begins from this firmware; says what RTMR0 consists of.
+fn event_log(path: &Path, firmware: &[u8], printer: &Printer) -> anyhow::Result<EventLog> {
+    let log = EventLog::parse(&read(path)?).with_context(|| path.display().to_string())?;
+    let volume = configuration_volume(firmware)?;
+    let mut from_firmware = false;
+    printer.note("RTMR0 consists of:");
+    for event in log.events(0) {
+        let ours = volume == Some(event.digest);
+        from_firmware |= ours;
+        let source = match (ours, event.shows_its_data()) {
+            (true, _) => "computed from the firmware",
+            (false, true) => "as the log shows it",
+            (false, false) => "the machine's, not computed",
+        };
+        printer.note(&format!("  {} ({source})", event.describe()));
+    }
+    if volume.is_some() && !from_firmware {
+        let refusal =
+            format!("{}: no event is the configuration volume of the bundle's firmware", path.display());
+        return Err(Refused(refusal).into());
+    }
+    Ok(log)
 }
 
 fn text(measured: &Measured) -> String {
@@ -164,7 +210,7 @@ fn text(measured: &Measured) -> String {
         for (number, register) in entry["Rtmrs"].as_array().into_iter().flatten().enumerate() {
             let register = plain(register);
             let unknown = number == 0 && register.bytes().all(|c| c == b'0');
-            let note = if unknown { " (not computed: give --rtmr0)" } else { "" };
+            let note = if unknown { " (not computed: give --event-log or --rtmr0)" } else { "" };
             let _ = writeln!(text, "{register} RTMR{number}{vcpus}{note}");
         }
     }

@@ -115,6 +115,22 @@ fn what_no_policy_can_hold_is_refused_or_warned_of() {
         let found = refusal(rest);
         assert!(found.contains(expected), "expected {expected:?}, got {found:?}");
     }
+    // A hostPath that the user's settings allow is warned of, and pinned to its place.
+    let host_path = pod(
+        "    volumeMounts: [{name: v, mountPath: /dev/kmsg}]\n  volumes: [{name: v, hostPath: {path: /dev/kmsg}}]\n",
+    );
+    let settings = Settings::overlay(br#"{"volumes":{"host_path_destinations":["/dev/kmsg"]}}"#).unwrap();
+    let deployment = Deployment::read([("a.yml", host_path)]).unwrap();
+    let (policies, warnings) = deployment.policies(&corpus::images(), &settings, RULES).unwrap();
+    assert!(warnings[0].to_string().contains("its files come from the host"), "{warnings:?}");
+    let mounts = &policies[0].document.data().unwrap()["containers"][1]["OCI"]["Mounts"];
+    assert!(mounts["/dev/kmsg"]["source"]["pattern"].as_str().unwrap().ends_with("kmsg$"), "{mounts}");
+    assert!(
+        refusal(
+            "    volumeMounts: [{name: v, mountPath: /v}]\n  volumes: [{name: v, image: {reference: i}}]\n"
+        )
+        .contains("image volumes")
+    );
     let claim = pod(
         "    volumeMounts: [{name: v, mountPath: /v}]\n  volumes: [{name: v, persistentVolumeClaim: {claimName: c}}]\n",
     );
