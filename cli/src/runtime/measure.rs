@@ -222,3 +222,116 @@ fn text(measured: &Measured) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use sha2::{Digest as _, Sha384};
+
+    use super::*;
+    use crate::printer::OutputFormat;
+
+    /// OVMF in little: TDX metadata with one section, a configuration volume of one page.
+    fn firmware() -> Vec<u8> {
+        let mut bytes = vec![0x5a; 3 * 4096];
+        let mut put = |at: usize, content: &[u8]| bytes[at..at + content.len()].copy_from_slice(content);
+        put(4096, b"TDVF");
+        put(4096 + 12, &1u32.to_le_bytes());
+        put(4096 + 16, &[0; 32]);
+        put(4096 + 16 + 4, &4096u32.to_le_bytes());
+        put(4096 + 16 + 8, &0xffff_0000u64.to_le_bytes());
+        put(4096 + 16 + 16, &4096u64.to_le_bytes());
+        put(4096 + 16 + 24, &[1, 0, 0, 0, 1, 0, 0, 0]);
+        let end = 3 * 4096 - 32;
+        put(end - 40, &(2u32 * 4096).to_le_bytes());
+        put(end - 36, &[22, 0]);
+        put(end - 34, &hex::decode("35657ae44a989847865e4685a7bf8ec2").unwrap());
+        put(end - 18, &[40, 0]);
+        put(end - 16, &hex::decode("de82b596b21ff745baeaa366c55a082d").unwrap());
+        bytes
+    }
+
+    /// An EFI application without code.
+    fn kernel() -> Vec<u8> {
+        let mut kernel = vec![0u8; 1024];
+        let mut put = |at: usize, content: &[u8]| kernel[at..at + content.len()].copy_from_slice(content);
+        put(0, b"MZ");
+        put(0x3c, &[0x80]);
+        put(0x80, b"PE\0\0");
+        put(0x86, &[1]);
+        put(0x94, &[0xf0]);
+        put(0x98, &[0x0b, 0x02]);
+        put(0x98 + 60, &512u32.to_le_bytes());
+        put(0x98 + 0xf0 + 16, &512u32.to_le_bytes());
+        put(0x98 + 0xf0 + 20, &512u32.to_le_bytes());
+        kernel
+    }
+
+    /// What a machine would have logged: register in the protocol's numbers, and what was measured.
+    fn log(first: &[u8], line: &str) -> Vec<u8> {
+        let kernel = kernel();
+        let signed = [&kernel[..0xd8], &kernel[0xdc..0x128], &kernel[0x130..]].concat();
+        let units: Vec<u8> = line.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect();
+        let events: [(u32, &[u8]); 8] = [
+            (1, first),
+            (1, b"tables of the VMM"),
+            (2, &signed),
+            (2, b"Calling EFI Application from Boot Option"),
+            (2, &[0; 4]),
+            (2, b"Exit Boot Services Invocation"),
+            (2, b"Exit Boot Services Returned with Success"),
+            (3, &units),
+        ];
+        let mut bytes = [vec![0, 0, 0, 0, 3], vec![0; 23], vec![33, 0, 0, 0]].concat();
+        bytes.extend(b"Spec ID Event03\0\0\0\0\0\0\x02\0\x02\x01\0\0\0\x0c\0\x30\0\0");
+        for (register, measured) in events {
+            bytes.extend(register.to_le_bytes());
+            bytes.extend([0x0a, 0, 0, 0, 1, 0, 0, 0, 0x0c, 0]);
+            bytes.extend(Sha384::digest(measured));
+            bytes.extend([0; 4]);
+        }
+        bytes
+    }
+
+    #[test]
+    fn rtmr0_comes_from_a_log_that_is_of_this_firmware_kernel_and_command_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("OVMF.fd"), firmware()).unwrap();
+        fs::write(path("vmlinuz"), kernel()).unwrap();
+        let launch = r#"{"platform": "Metal-QEMU-TDX", "firmware": "OVMF.fd", "kernel": "vmlinuz", "command_line": "quiet"}"#;
+        fs::write(path("launch.json"), launch).unwrap();
+        let with = |log: Option<&[u8]>| {
+            log.iter().for_each(|log| fs::write(path("CCEL"), log).unwrap());
+            let args = Args {
+                bundle: folder.path().to_owned(),
+                files: None,
+                rtmr0: None,
+                event_log: log.map(|_| path("CCEL")),
+                section_by_section: false,
+            };
+            measure(&args, &Printer::new(OutputFormat::Text))
+        };
+        let without = with(None).unwrap();
+        assert!(
+            text(&without).contains(&format!("{} RTMR0 (not computed", "0".repeat(96))),
+            "{}",
+            text(&without)
+        );
+        let volume = &firmware()[..4096];
+        let found = with(Some(&log(volume, "quiet"))).unwrap();
+        let step =
+            |register: &[u8], measured: &[u8]| Sha384::digest([register, &Sha384::digest(measured)].concat());
+        let expected = step(&step(&[0; 48], volume), b"tables of the VMM");
+        assert_eq!(found.values["tdx"][0]["Rtmrs"][0], hex::encode(expected));
+        for (changed, expected) in [
+            (log(b"another", "quiet"), "no event is the configuration volume of the bundle's firmware"),
+            (log(volume, "quiet init=/bin/sh"), "do not follow from this kernel, command line and initrd"),
+        ] {
+            let refused = with(Some(&changed)).err().unwrap();
+            assert!(refused.is::<Refused>() && refused.to_string().contains(expected), "{refused:#}");
+        }
+        assert!(with(Some(b"no log")).is_err());
+    }
+}

@@ -85,7 +85,7 @@ fn declared(command_line: &str) -> Result<Declared, MeasureError> {
         let (name, value) = parameter.split_once('=').unwrap_or_default();
         match name {
             "roothash" | "rootfs_verity.hash" => {
-                all.push(Declared { root: value.parse()?, parameters: None })
+                all.push(Declared { root: value.parse()?, parameters: None });
             }
             "dm-mod.create" => all.push(table(value.trim_matches('"'))?),
             _ => {}
