@@ -21,6 +21,7 @@ mod source;
 mod status;
 mod store;
 mod verify;
+mod workspace;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -37,6 +38,9 @@ struct Cli {
     /// TOML file with options; a table such as `[set]` is for one command. `contrast.toml` if it is there.
     #[arg(long, global = true, env = "CONTRAST_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Folder of the files that have default names: manifest.json, policies, owners' keys, verify.
+    #[arg(long, global = true, env = "CONTRAST_WORKSPACE_DIR", value_name = "DIR")]
+    workspace_dir: Option<PathBuf>,
     #[command(flatten)]
     endorsements: ::endorsements::EndorsementOptions,
     #[command(flatten)]
@@ -73,7 +77,10 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let cli: Cli = program::parse(Some("contrast.toml"));
+    let mut cli: Cli = program::parse(Some("contrast.toml"));
+    if let Some(folder) = &cli.workspace_dir {
+        cli = program::parse_command(workspace::inside(Cli::command(), folder), Some("contrast.toml"));
+    }
     cli.log.init();
     let printer = Printer::new(cli.output);
     let cache = endorsements::Cache::with(cli.endorsements);

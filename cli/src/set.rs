@@ -97,7 +97,7 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let previous = match (args.atomic, args.latest_transition) {
         (false, _) => None,
         (true, Some(latest)) => Some(latest),
-        (true, None) => Some(latest_transition(Path::new("verify/latest-transition"))?),
+        (true, None) => Some(latest_transition(&args.workspace_dir.join("verify/latest-transition"))?),
     };
     if is_http(&args.coordinator) {
         let coordinator = HttpCoordinator::new(&args.coordinator, &args.http)?;

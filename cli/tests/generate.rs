@@ -332,8 +332,197 @@ fn reference_values_are_computed_from_a_bundle_and_used() {
     fs::write(workspace.path("values.json"), &values.stdout).unwrap();
     succeeded(workspace.generate(&["yaml", "--measurements", "values.json"]));
     assert!(fs::read_to_string(workspace.path("manifest.json")).unwrap().contains(published));
+    let again = succeeded(workspace.generate(&["yaml"]));
+    assert!(!stderr(&again).contains("zero"), "{}", stderr(&again));
     let outside = json!({ "platform": "Metal-QEMU-SNP", "firmware": "../OVMF.fd", "cpu_models": { "Genoa": "EPYC-v4" } });
     fs::write(bundle.join("launch.json"), outside.to_string()).unwrap();
     let refused = workspace.contrast(&["runtime", "measure", "bundle"], "");
     assert!(stderr(&refused).contains("not a path inside the bundle"), "{}", stderr(&refused));
+}
+
+/// The installer's bundle: OVMF, an empty kernel, and an image whose dm-verity root is in the kernel parameters.
+struct Bundle {
+    folder: PathBuf,
+    root: String,
+}
+
+const LAUNCH: &str = r#"{"platform": "Metal-QEMU-SNP", "vcpus": [1, 2], "cpu_models": {"Genoa": "EPYC-v4"},
+    "command_line": "nr_cpus=$(vcpus) $(kernel_params)"}"#;
+
+impl Bundle {
+    fn new(folder: PathBuf) -> Self {
+        fs::create_dir_all(folder.join("share")).unwrap();
+        let firmware = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../crates/launch-digest/testdata/ovmf_AmdSev_suffix.bin");
+        fs::copy(firmware, folder.join("share/OVMF.fd")).unwrap();
+        fs::write(folder.join("share/kata-kernel"), "").unwrap();
+        fs::write(folder.join("shim"), "shim").unwrap();
+        let image = folder.join("share/kata.img");
+        fs::write(&image, [7; 3 * 4096]).unwrap();
+        let image = image.to_str().unwrap();
+        let made =
+            Command::new("veritysetup").args(["format", image, image, "--hash-offset", "12288"]).output();
+        let made = String::from_utf8(made.unwrap().stdout).unwrap();
+        let root = made.lines().find_map(|line| line.strip_prefix("Root hash:")).unwrap().trim().to_owned();
+        let bundle = Self { folder, root };
+        fs::write(bundle.path("launch.json"), LAUNCH).unwrap();
+        bundle.configure(|_| {});
+        bundle
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    fn configure(&self, change: impl FnOnce(&mut Value)) {
+        let at = |name: &str| format!("/opt/edgeless/@@runtimeName@@/{name}");
+        let digest = Sha256::digest(fs::read(self.path("share/OVMF.fd")).unwrap());
+        let integrity =
+            format!("sha256-{}", base64::Engine::encode(&base64::prelude::BASE64_STANDARD, digest));
+        let local = |name: &str| json!({ "url": name, "path": at(name) });
+        let mut config = json!({ "qemuExtraKernelParams": format!("roothash={}", self.root), "files": [
+            { "url": "share/OVMF.fd", "path": at("share/OVMF.fd"), "integrity": integrity },
+            local("share/kata-kernel"), local("share/kata.img"), local("shim"),
+        ] });
+        change(&mut config);
+        fs::write(self.path("contrast-node-install.json"), config.to_string()).unwrap();
+    }
+}
+
+#[test]
+fn the_installers_bundle_is_measured_as_it_is_installed() {
+    let workspace = Workspace::new(YAML);
+    let bundle = Bundle::new(workspace.path("bundle"));
+    let measure = |more: &[&str]| workspace.contrast(&[&["runtime", "measure", "bundle"], more].concat(), "");
+    let text = stdout(&succeeded(measure(&[])));
+    let words: Vec<Vec<&str>> = text.lines().map(|line| line.split(' ').collect()).collect();
+    assert_eq!(words[0][1..], ["Genoa", "vCPUs", "1"]);
+    assert_eq!(words[2][..5], [bundle.root.as_str(), "dm-verity", "root", "of", "the"]);
+    assert!(words[3][0].starts_with("contrast-cc-metal-qemu-snp-"), "{text}");
+    // The same guest, every word of its command line spelled out.
+    let spelled = json!({
+        "platform": "Metal-QEMU-SNP", "firmware": "share/OVMF.fd", "kernel": "share/kata-kernel", "vcpus": [2],
+        "cpu_models": { "Genoa": "EPYC-v4" }, "command_line": format!("nr_cpus=2 roothash={}", bundle.root),
+    });
+    fs::remove_file(bundle.path("contrast-node-install.json")).unwrap();
+    fs::write(bundle.path("launch.json"), spelled.to_string()).unwrap();
+    assert!(stdout(&succeeded(measure(&[]))).starts_with(words[1][0]));
+    bundle.configure(|_| {});
+    assert!(stderr(&measure(&[])).contains("take them out"));
+    fs::write(bundle.path("launch.json"), LAUNCH).unwrap();
+
+    // The manifest and the runtime class come from it; what the user filled in stays.
+    let without = succeeded(workspace.generate(&["yaml"]));
+    assert!(stderr(&without).contains("holds measurements that are zero"), "{}", stderr(&without));
+    let manifest = || fs::read_to_string(workspace.path("manifest.json")).unwrap();
+    succeeded(workspace.generate(&["yaml", "--runtime-bundle", "bundle"]));
+    assert!(manifest().contains(words[0][0]) && manifest().contains(words[1][0]), "{}", manifest());
+    assert!(workspace.yaml().contains(&format!("runtimeClassName: {}", words[3][0])), "{}", workspace.yaml());
+    let filled = manifest().replace("\"BootloaderVersion\": null", "\"BootloaderVersion\": 9");
+    fs::write(workspace.path("manifest.json"), filled).unwrap();
+    succeeded(workspace.generate(&["yaml", "--runtime-bundle", "bundle"]));
+    assert!(manifest().contains("\"BootloaderVersion\": 9"), "{}", manifest());
+    let tdx = ["yaml", "--reference-values", "Metal-QEMU-TDX", "--runtime-bundle", "bundle"];
+    let refused = stderr(&workspace.generate(&tdx));
+    assert!(refused.contains("none for Metal-QEMU-TDX"), "{refused}");
+}
+
+#[test]
+fn a_bundle_that_is_not_what_it_says_is_refused() {
+    let workspace = Workspace::new(YAML);
+    let bundle = Bundle::new(workspace.path("bundle"));
+    let measure = |more: &[&str]| workspace.contrast(&[&["runtime", "measure", "bundle"], more].concat(), "");
+    let refused = |expected: &str| {
+        let output = measure(&[]);
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        assert!(stderr(&output).contains(expected), "expected {expected:?} in {}", stderr(&output));
+    };
+    let change = |name: &str, at: usize| {
+        let mut bytes = fs::read(bundle.path(name)).unwrap();
+        bytes[at] ^= 1;
+        fs::write(bundle.path(name), bytes).unwrap();
+    };
+    change("share/kata.img", 5000);
+    refused("its dm-verity root is not the command line's");
+    change("share/kata.img", 5000);
+    change("share/OVMF.fd", 0);
+    refused("contrast-node-install.json says sha256-");
+    change("share/OVMF.fd", 0);
+    bundle.configure(|config| config["qemuExtraKernelParams"] = json!("quiet"));
+    refused("names no dm-verity root of the image");
+    let block = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, [1; 96]);
+    bundle.configure(|config| {
+        config["snpIdBlock"] = json!(block);
+        config["snpIdAuth"] = json!("");
+    });
+    refused("snpIdBlock is for the launch digest 0101");
+    bundle.configure(|config| config["runtimeHandlerName"] = json!("contrast-cc-metal-qemu-snp-00000000"));
+    refused("but its contents are contrast-cc-metal-qemu-snp-");
+
+    // A command line without what the installer adds would be measured, and not be the guest's.
+    bundle.configure(|_| {});
+    fs::write(bundle.path("launch.json"), LAUNCH.replace("$(kernel_params)", "quiet")).unwrap();
+    assert!(stderr(&measure(&[])).contains("which the installer adds"));
+    fs::write(bundle.path("launch.json"), LAUNCH).unwrap();
+
+    // Files from elsewhere are found where they were installed.
+    bundle.configure(|config| config["files"][0]["url"] = json!("https://example.com/OVMF.fd"));
+    assert!(stderr(&measure(&[])).contains("share/OVMF.fd is not beside"), "{}", stderr(&measure(&[])));
+    fs::rename(bundle.path("share"), workspace.path("share")).unwrap();
+    succeeded(measure(&["--files", "."]));
+}
+
+#[test]
+fn warnings_name_what_does_not_fit_the_platform() {
+    let yaml = YAML.replace(
+        "    image: registry.example/web:1\n    env",
+        "    image: registry.example/web:1\n    resources: {limits: {cpu: 2500m}}\n    env",
+    );
+    let workspace = Workspace::new(&yaml);
+    Bundle::new(workspace.path("bundle"));
+    let warnings =
+        |more: &[&str]| stderr(&succeeded(workspace.generate(&[&["yaml", "--dry-run"], more].concat())));
+    let found = warnings(&[]);
+    assert!(
+        found.contains("yaml/shop.yml:20: Pod \"web\": spec.runtimeClassName: contrast-cc is a placeholder"),
+        "{found}"
+    );
+    let found = warnings(&["--runtime-class", "contrast-cc-metal-qemu-tdx-0a1b2c3d"]);
+    assert!(found.contains("is for metal-qemu-tdx, the reference values are for metal-qemu-snp"), "{found}");
+    let found = warnings(&["--runtime-bundle", "bundle"]);
+    assert!(
+        found.contains("its VM has 4 processors (1 and the limits), and reference values are for 1, 2"),
+        "{found}"
+    );
+    assert!(!found.contains("placeholder") && !found.contains("zero"), "{found}");
+    // Rules of the user's own with a line that older agents do not read.
+    let rules = workspace.contrast(&["policy", "rules"], "");
+    let text = if rules.status.success() { stdout(&rules) } else { "package agent_policy\n".into() };
+    fs::write(workspace.path("rules.rego"), format!("{text}\n# {}\n", "x".repeat(2000))).unwrap();
+    let found = warnings(&["--policy", "rules.rego"]);
+    assert!(found.contains("has 2002 bytes, and older agents deny everything"), "{found}");
+}
+
+#[test]
+fn a_workspace_holds_the_files_with_default_names() {
+    let workspace = Workspace::new(YAML);
+    fs::create_dir(workspace.path("shop")).unwrap();
+    succeeded(workspace.generate(&["yaml", "--workspace-dir", "shop"]));
+    let mut names: Vec<_> =
+        fs::read_dir(workspace.path("shop")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["manifest.json", "policies", "seedshare-owner.pem", "workload-owner.pem"]);
+    // What is named is not moved; the other commands look there too, wherever the option stands.
+    succeeded(workspace.generate(&["yaml", "--workspace-dir", "shop", "--manifest", "other.json"]));
+    assert!(workspace.path("other.json").exists());
+    let set = |line: &[&str]| stderr(&workspace.contrast(line, ""));
+    for line in [
+        ["--workspace-dir", "nowhere", "set", "--coordinator", "127.0.0.1:1"],
+        ["set", "--workspace-dir", "nowhere", "--coordinator", "127.0.0.1:1"],
+    ] {
+        assert!(set(&line).contains("nowhere/manifest.json"), "{}", set(&line));
+    }
+    fs::write(workspace.path("contrast.toml"), "workspace-dir = \"filed\"\n").unwrap();
+    let filed = set(&["set", "--coordinator", "127.0.0.1:1"]);
+    assert!(filed.contains("filed/manifest.json"), "{filed}");
 }

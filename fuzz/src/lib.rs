@@ -334,6 +334,7 @@ fn kubernetes(bytes: &[u8]) {
     let injection = Injection {
         initializer: Some("initializer".into()),
         service_mesh: Some("mesh".into()),
+        trusted_store: Some("10Gi".into()),
         runtime_class: Some("contrast-cc-x".into()),
         image_replacements: Vec::new(),
     };
@@ -406,10 +407,39 @@ fn image_layers() -> Vec<Vec<u8>> {
 fn firmware(bytes: &[u8]) {
     let _ = launch_digest::mr_td(bytes, launch_digest::PageOrder::PageByPage);
     let _ = launch_digest::kernel_registers(bytes, Some(bytes), "quiet");
+    if let Ok(log) = launch_digest::EventLog::parse(bytes) {
+        let _ = log.events(0).map(launch_digest::Event::describe).count();
+    }
+    // Partition table and dm-verity superblock of a root file system image.
+    let root = format!("roothash={}", "0".repeat(64));
+    let _ = launch_digest::verify_root_file_system(std::io::Cursor::new(bytes), &root);
 }
 
 fn firmwares() -> Vec<Vec<u8>> {
-    files("crates/launch-digest/testdata").into_iter().filter(|bytes| bytes.len() == 4096).collect()
+    let mut seeds: Vec<_> =
+        files("crates/launch-digest/testdata").into_iter().filter(|bytes| bytes.len() == 4096).collect();
+    let mut image = vec![0; 3 * 4096];
+    image[510..520].copy_from_slice(b"\x55\xaaEFI PART");
+    image[512 + 72] = 2;
+    image[512 + 80] = 1;
+    image[512 + 84] = 128;
+    image[1024] = 1;
+    image[1024 + 32] = 8;
+    image[1024 + 40] = 23;
+    image[4096..4096 + 16].copy_from_slice(b"verity\0\0\x01\0\0\0\x01\0\0\0");
+    image[4096 + 32..4096 + 38].copy_from_slice(b"sha256");
+    image[4096 + 65] = 16;
+    image[4096 + 69] = 16;
+    image[4096 + 72] = 1;
+    seeds.push(image);
+    let mut log = vec![0, 0, 0, 0, 3];
+    log.resize(28, 0);
+    log.extend(b"\x21\0\0\0Spec ID Event03\0\0\0\0\0\0\x02\0\x02\x01\0\0\0\x0c\0\x30\0\0");
+    log.extend([1, 0, 0, 0, 1, 0, 0, 0x80, 1, 0, 0, 0, 0x0c, 0]);
+    log.extend([7; 48]);
+    log.extend([4, 0, 0, 0, b'A', b'C', b'P', b'I']);
+    seeds.push(log);
+    seeds
 }
 
 fn yamls() -> Vec<Vec<u8>> {

@@ -53,8 +53,8 @@ struct Args {
     #[arg(long, env = "CONTRAST_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     /// The Coordinator, as host or host:port (port 7777 if none).
-    #[arg(long, env = "COORDINATOR_HOST")]
-    coordinator: String,
+    #[arg(long, env = "COORDINATOR_HOST", required = true)]
+    coordinator: Option<String>, // subcommands need none
     /// Where to write; /contrast if not given.
     #[arg(long, env = "CONTRAST_DIRECTORY")]
     directory: Option<PathBuf>,
@@ -103,6 +103,12 @@ enum Command {
         #[arg(long, env = "CONTRAST_READY_FILE", default_value = "/done", value_name = "FILE")]
         ready_file: PathBuf,
     },
+    /// Exit with 0 if all is there, else with 1: a probe, for images that hold nothing but this program.
+    Ready {
+        /// Empty file that says so.
+        #[arg(long, env = "CONTRAST_READY_FILE", default_value = "/done", value_name = "FILE")]
+        ready_file: PathBuf,
+    },
 }
 
 #[tokio::main]
@@ -124,6 +130,10 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let mut stop = std::pin::pin!(async move {
         tokio::select! { _ = terminate.recv() => (), _ = interrupt.recv() => () }
     });
+    if let Some(Command::Ready { ready_file }) = &args.command {
+        let absent = || Refused(format!("{} is not there yet", ready_file.display())).into();
+        return if ready_file.exists() { Ok(()) } else { Err(absent()) };
+    }
     if let Some(Command::Cryptsetup { device, mount_point, secret_file, ready_file }) = args.command {
         let volume = volume::Volume { device, mount_point };
         volume::check_tools()?;
@@ -189,9 +199,10 @@ struct Pod {
 impl Pod {
     fn new(args: &Args, directory: PathBuf) -> anyhow::Result<Self> {
         let issuer = Arc::new(Remembering::new(args.evidence.issuer()?));
-        let address = match args.coordinator.contains(':') {
-            true => args.coordinator.clone(),
-            false => format!("{}:7777", args.coordinator),
+        let coordinator = args.coordinator.as_deref().context("--coordinator is missing")?;
+        let address = match coordinator.contains(':') {
+            true => coordinator.to_owned(),
+            false => format!("{coordinator}:7777"),
         };
         let judge = args.verify_coordinator.as_deref().map(coordinator::Judge::read).transpose()?;
         Ok(Self { address, directory, issuer, key: Arc::new(ConnectionKey::generate()?), judge })
@@ -278,4 +289,28 @@ fn describe(status: &Status) -> anyhow::Error {
 fn now() -> Timestamp {
     let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_millis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_generate_writes_into_pods_is_understood() {
+        let helper = ["initializer", "cryptsetup", "-d", "/dev/state", "-m", "/data"];
+        assert!(matches!(Args::parse_from(helper).command, Some(Command::Cryptsetup { .. })));
+        assert!(Args::try_parse_from(["initializer"]).is_err(), "the Coordinator is needed");
+    }
+
+    #[tokio::test]
+    async fn ready_says_whether_the_file_is_there() {
+        // This program is there, and nothing is below it.
+        let there = std::env::current_exe().unwrap();
+        let absent = there.join("done");
+        let ready = |file: &std::path::Path| {
+            run(Args::parse_from(["initializer", "ready", "--ready-file", file.to_str().unwrap()]))
+        };
+        assert!(ready(&absent).await.unwrap_err().is::<Refused>());
+        ready(&there).await.unwrap();
+    }
 }

@@ -122,8 +122,6 @@ pub fn configuration(
     let hypervisor = needed(Role::Hypervisor)?;
     let firmware = if tee == Tee::None { optional(Role::Firmware) } else { Some(needed(Role::Firmware)?) };
     let (snp_id_block, snp_id_auth) = bundle.snp_id.clone().filter(|_| tee == Tee::Snp).unzip();
-    let debug =
-        if bundle.debug { " agent.log=debug agent.debug_console agent.debug_console_vport=1026" } else { "" };
     let configuration = Configuration {
         hypervisor: Hypervisors {
             qemu: Qemu {
@@ -137,7 +135,7 @@ pub fn configuration(
                 firmware,
                 machine_type: "q35",
                 machine_accelerators: if tee == Tee::Tdx { "kernel_irqchip=split" } else { "" },
-                kernel_params: format!("{}{debug}", bundle.kernel_parameters).trim().to_owned(),
+                kernel_params: bundle.guest_kernel_parameters(),
                 confidential_guest: tee != Tee::None,
                 sev_snp_guest: tee == Tee::Snp,
                 snp_id_block,

@@ -3,13 +3,16 @@
 use std::{fs, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path, str::FromStr};
 
 use anyhow::{Context as _, ensure};
-use manifest::{ManifestBody, Measurement, OwnerKey, PolicyEntry, ReferenceValues, Role};
-use runtime_policy::{PodPolicy, Workload};
+use manifest::{
+    ManifestBody, Measurement, OwnerKey, PolicyEntry, ReferenceValues, Role, SnpReferenceValues, SnpTcb,
+    TdxReferenceValues,
+};
+use runtime_policy::{PodPolicy, Target, Workload};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::{Args, files};
-use crate::{client::read, printer::Printer, set::read_key};
+use crate::{printer::Printer, set::read_key};
 
 /// A platform by the name that users know (spec manifest-and-cli.md section 2).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +34,14 @@ const PLATFORMS: [&str; 9] = [
     "AKS-CLH-SNP",
 ];
 
+impl Platform {
+    /// Its name in runtime classes, such as `metal-qemu-snp`; earlier names mean the same machines.
+    fn class(&self) -> String {
+        let current = self.name.parse::<runtime_bundle::Platform>();
+        current.map_or_else(|_| self.name.to_lowercase(), |platform| platform.name().to_lowercase())
+    }
+}
+
 impl FromStr for Platform {
     type Err = String;
 
@@ -41,60 +52,104 @@ impl FromStr for Platform {
     }
 }
 
-/// A manifest that was written.
-pub(super) struct Written {
-    /// Places that only the user knows the values of.
-    pub(super) to_fill_in: Vec<String>,
+/// The manifest as it will be, but for its policies and keys.
+pub(super) struct Draft {
+    existing: Option<Vec<u8>>,
+    body: ManifestBody,
+    /// Top-level keys of newer versions.
+    unknown: Vec<(String, Value)>,
 }
 
-pub(super) fn update(args: &Args, policies: &[PodPolicy], printer: &Printer) -> anyhow::Result<Written> {
-    let existing = match fs::read(&args.manifest) {
-        Ok(bytes) => Some(bytes),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", args.manifest.display())),
-    };
-    let (mut body, unknown) = match &existing {
-        Some(bytes) => existing_body(&args.manifest, bytes)?,
-        None => (
-            ManifestBody { reference_values: reference_values(args)?, ..ManifestBody::default() },
-            Vec::new(),
-        ),
-    };
-    if existing.is_some() && args.measurements.is_some() {
-        body.reference_values = reference_values(args)?;
-    }
-    let old = std::mem::take(&mut body.policies);
-    for policy in policies {
-        let hash = policy.document.hash();
-        // Names that the user added to an entry outlive a change of the policy.
-        let same = |entry: &&PolicyEntry| {
-            entry.role == policy.workload.role
-                && entry.workload_secret_id == policy.workload.workload_secret_id
-                && (entry.role == Role::None || entry.sans.contains(&policy.workload.name))
+impl Draft {
+    /// Reads the manifest that is there, or begins one, with what was measured.
+    pub(super) fn read(args: &Args, measured: Option<ReferenceValues>) -> anyhow::Result<Self> {
+        let measured = measured.map(|values| covering(args, values)).transpose()?;
+        let existing = match fs::read(&args.manifest) {
+            Ok(bytes) => Some(bytes),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot read {}", args.manifest.display()));
+            }
         };
-        let known = old.get(&hash).or_else(|| old.values().find(same));
-        let entry = known.cloned().unwrap_or_else(|| entry(&policy.workload));
-        body.policies.insert(hash, entry);
-    }
-    if body.policies.values().all(|entry| entry.role != Role::Coordinator) {
-        printer.note("warning: no pod has the annotation contrast.edgeless.systems/pod-role: coordinator; `contrast set` needs one");
-    }
-    add_keys(args, &mut body, printer)?;
-    let bytes = if unknown.is_empty() {
-        body.to_json()
-    } else {
-        let mut value = serde_json::to_value(&body)?;
-        for (key, content) in unknown {
-            value[key] = content;
+        let (mut body, unknown) = match &existing {
+            Some(bytes) => existing_body(&args.manifest, bytes)?,
+            None => {
+                (ManifestBody { reference_values: unmeasured(args)?, ..ManifestBody::default() }, Vec::new())
+            }
+        };
+        if let Some(mut measured) = measured {
+            keep_known(&mut measured, &body.reference_values);
+            body.reference_values = measured;
         }
-        let mut bytes = serde_json::to_vec_pretty(&value)?;
-        bytes.push(b'\n');
-        bytes
-    };
-    if existing.as_deref() != Some(bytes.as_slice()) {
-        files::replace(&args.manifest, &bytes)?;
+        Ok(Self { existing, body, unknown })
     }
-    Ok(Written { to_fill_in: to_fill_in(&body) })
+
+    /// What pods should fit.
+    pub(super) fn target(&self, args: &Args) -> Target {
+        let values = &self.body.reference_values;
+        let snp = values.snp.iter().map(|entry| entry.cpus.filter(|_| entry.ap_eip.is_none()));
+        let vcpus: Option<Vec<u64>> = snp.chain(values.tdx.iter().map(|entry| entry.cpus)).collect();
+        Target {
+            platforms: args.reference_values.iter().map(Platform::class).collect(),
+            vcpus: vcpus.unwrap_or_default(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    /// A warning if there are measurements that no guest has.
+    pub(super) fn unmeasured(&self, args: &Args) -> Option<String> {
+        let values = &self.body.reference_values;
+        let zero = values.snp.iter().any(|entry| entry.trusted_measurement == UNMEASURED)
+            || values.tdx.iter().any(|entry| entry.mr_td == UNMEASURED);
+        zero.then(|| {
+            format!(
+                "{} holds measurements that are zero, which no guest ever has: give the runtime with --runtime-bundle",
+                args.manifest.display()
+            )
+        })
+    }
+
+    /// Puts in policies and keys, writes it, and returns the places that only the user knows the values of.
+    pub(super) fn write(
+        mut self,
+        args: &Args,
+        policies: &[PodPolicy],
+        printer: &Printer,
+    ) -> anyhow::Result<Vec<String>> {
+        let body = &mut self.body;
+        let old = std::mem::take(&mut body.policies);
+        for policy in policies {
+            let hash = policy.document.hash();
+            // Names that the user added to an entry outlive a change of the policy.
+            let same = |entry: &&PolicyEntry| {
+                entry.role == policy.workload.role
+                    && entry.workload_secret_id == policy.workload.workload_secret_id
+                    && (entry.role == Role::None || entry.sans.contains(&policy.workload.name))
+            };
+            let known = old.get(&hash).or_else(|| old.values().find(same));
+            let entry = known.cloned().unwrap_or_else(|| entry(&policy.workload));
+            body.policies.insert(hash, entry);
+        }
+        if body.policies.values().all(|entry| entry.role != Role::Coordinator) {
+            printer.note("warning: no pod has the annotation contrast.edgeless.systems/pod-role: coordinator; `contrast set` needs one");
+        }
+        add_keys(args, body, printer)?;
+        let bytes = if self.unknown.is_empty() {
+            body.to_json()
+        } else {
+            let mut value = serde_json::to_value(&*body)?;
+            for (key, content) in self.unknown {
+                value[key] = content;
+            }
+            let mut bytes = serde_json::to_vec_pretty(&value)?;
+            bytes.push(b'\n');
+            bytes
+        };
+        if self.existing.as_deref() != Some(bytes.as_slice()) {
+            files::replace(&args.manifest, &bytes)?;
+        }
+        Ok(to_fill_in(&self.body))
+    }
 }
 
 /// The manifest as it is, and top-level keys of newer versions, which are kept.
@@ -183,22 +238,42 @@ fn public_key(
     Ok(public)
 }
 
-/// The platforms' values: measured ones where they were given, else empty for the user to fill in.
-fn reference_values(args: &Args) -> anyhow::Result<ReferenceValues> {
-    if let Some(path) = &args.measurements {
-        let values: ReferenceValues =
-            serde_json::from_slice(&read(path)?).with_context(|| path.display().to_string())?;
-        ensure!(
-            !values.snp.is_empty() || !values.tdx.is_empty(),
-            "{}: holds neither snp nor tdx values",
-            path.display()
-        );
-        for platform in &args.reference_values {
-            let there = if platform.tdx { !values.tdx.is_empty() } else { !values.snp.is_empty() };
-            ensure!(there, "{}: holds no values for {}", path.display(), platform.name);
-        }
-        return Ok(values);
+/// The measured values, which must be there for every platform that was named.
+fn covering(args: &Args, values: ReferenceValues) -> anyhow::Result<ReferenceValues> {
+    for platform in &args.reference_values {
+        let there = if platform.tdx { !values.tdx.is_empty() } else { !values.snp.is_empty() };
+        ensure!(there, "the measured reference values hold none for {}", platform.name);
     }
+    Ok(values)
+}
+
+/// What only the user knows, and no file: it outlives a new measurement of the same kind of machine.
+fn keep_known(measured: &mut ReferenceValues, known: &ReferenceValues) {
+    for entry in &mut measured.snp {
+        let same = |old: &&SnpReferenceValues| {
+            old.product_name == entry.product_name && old.platform == entry.platform
+        };
+        let blank = entry.minimum_tcb == SnpTcb::default();
+        if let Some(old) = known.snp.iter().find(same).filter(|_| blank) {
+            let (measurement, cpus) = (entry.trusted_measurement, entry.cpus);
+            *entry = SnpReferenceValues { trusted_measurement: measurement, cpus, ..old.clone() };
+        }
+    }
+    for entry in &mut measured.tdx {
+        let blank = entry.mr_seam.is_none();
+        if let Some(old) = known.tdx.iter().find(|old| old.platform == entry.platform).filter(|_| blank) {
+            let rtmr0 = if entry.rtmrs[0] == UNMEASURED { old.rtmrs[0] } else { entry.rtmrs[0] };
+            let (mr_td, cpus) = (entry.mr_td, entry.cpus);
+            let rtmrs = [rtmr0, entry.rtmrs[1], entry.rtmrs[2], entry.rtmrs[3]];
+            *entry = TdxReferenceValues { mr_td, rtmrs, cpus, ..old.clone() };
+        }
+    }
+    let (snp, tdx) = (std::mem::take(&mut measured.snp), std::mem::take(&mut measured.tdx));
+    *measured = ReferenceValues { snp, tdx, ..known.clone() };
+}
+
+/// The platforms' values, for the user to fill in.
+fn unmeasured(args: &Args) -> anyhow::Result<ReferenceValues> {
     let (mut snp, mut tdx) = (Vec::new(), Vec::new());
     for platform in &args.reference_values {
         if platform.tdx {
@@ -235,6 +310,8 @@ fn to_fill_in(body: &ManifestBody) -> Vec<String> {
         let at = format!("ReferenceValues.tdx[{index}]");
         if entry.mr_td == UNMEASURED {
             fields.push(format!("{at}.MrTd and Rtmrs (from `contrast runtime measure`)"));
+        } else if entry.rtmrs[0] == UNMEASURED {
+            fields.push(format!("{at}.Rtmrs[0] (from a machine that you trust)"));
         }
         if entry.mr_seam.is_none() {
             fields.push(format!("{at}.MrSeam (of the TDX module on your machines)"));

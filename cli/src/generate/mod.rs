@@ -7,11 +7,12 @@ mod preview;
 
 use std::path::{Path, PathBuf};
 
+use ::manifest::ReferenceValues;
 use anyhow::Context as _;
-use runtime_policy::{Deployment, Finding, Injection, PodPolicy, RULES, Settings};
+use runtime_policy::{Deployment, Injection, MAX_LINE_BYTES, PodPolicy, RULES, Settings};
 use serde::Serialize;
 
-use crate::{client::read, printer::Printer};
+use crate::{client::read, printer::Printer, runtime};
 
 pub(crate) use self::{files::collect, manifest::entry};
 
@@ -23,7 +24,8 @@ pub(crate) use self::{files::collect, manifest::entry};
 #[command(after_help = "Examples:\n  contrast generate --reference-values Metal-QEMU-SNP ./deployment\n  \
     contrast generate --reference-values Metal-QEMU-TDX --dry-run ./deployment\n  \
     kustomize build . | contrast generate --reference-values Metal-QEMU-SNP - > ready.yml\n  \
-    contrast generate --reference-values Metal-QEMU-SNP --images ./images --offline ./deployment")]
+    contrast generate --reference-values Metal-QEMU-SNP --images ./images --offline ./deployment\n  \
+    contrast generate --reference-values Metal-QEMU-SNP --runtime-bundle ./bundle ./deployment")]
 pub(crate) struct Args {
     /// Files and folders of Kubernetes YAML; - is standard input, which is written to standard output.
     #[arg(required = true)]
@@ -31,8 +33,12 @@ pub(crate) struct Args {
     /// Platform that will carry the pods, such as Metal-QEMU-SNP or Metal-QEMU-TDX; may be repeated.
     #[arg(long, required = true, value_name = "PLATFORM")]
     reference_values: Vec<manifest::Platform>,
+    /// Folder of a runtime bundle, which is measured for the reference values and names the runtime class; one for
+    /// each platform. See `contrast runtime measure`.
+    #[arg(long, value_name = "DIR")]
+    runtime_bundle: Vec<PathBuf>,
     /// Reference values that `contrast runtime measure --output json` printed.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "runtime_bundle")]
     measurements: Option<PathBuf>,
     /// Rego instead of the built-in rules; policy_data is put behind it.
     #[arg(long, short, value_name = "FILE")]
@@ -88,6 +94,12 @@ struct InjectArgs {
     /// Add no service mesh, whatever pods ask for.
     #[arg(long)]
     skip_service_mesh: bool,
+    /// Keep the layers of images in the VM's memory, not on an encrypted volume.
+    #[arg(long)]
+    skip_trusted_store: bool,
+    /// Size of that volume, one for each pod; it needs a storage class with block volumes.
+    #[arg(long, value_name = "QUANTITY", default_value = "10Gi", conflicts_with = "skip_trusted_store")]
+    trusted_store_size: String,
     /// The runtime class of this installation, such as contrast-cc-metal-qemu-snp-0a1b2c3d.
     #[arg(long, value_name = "NAME")]
     runtime_class: Option<String>,
@@ -120,6 +132,7 @@ impl InjectArgs {
         Ok(Injection {
             initializer: (!self.skip_initializer).then(|| replaced(&self.initializer_image)),
             service_mesh: (!self.skip_service_mesh).then(|| replaced(&self.service_mesh_image)),
+            trusted_store: (!self.skip_trusted_store).then(|| self.trusted_store_size.clone()),
             runtime_class: self.runtime_class.clone(),
             image_replacements: replacements,
         })
@@ -145,7 +158,9 @@ struct PodReport {
     mr_config_id: String,
 }
 
-pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
+pub(crate) async fn run(mut args: Args, printer: &Printer) -> anyhow::Result<()> {
+    let measured = measured(&mut args, printer)?;
+    let draft = manifest::Draft::read(&args, measured)?;
     let settings = settings(args.settings.as_deref())?;
     let rules = match &args.policy {
         Some(path) => String::from_utf8(read(path)?).with_context(|| path.display().to_string())?,
@@ -163,20 +178,23 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     warnings.extend(images.warnings);
     let (policies, found) = deployment.policies(&images.by_pinned, &settings, &rules)?;
     warnings.extend(found);
-    check(&policies)?;
+    warnings.extend(deployment.check(&draft.target(&args)));
+    let mut warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+    warnings.extend(draft.unmeasured(&args));
+    warnings.extend(check(&policies)?);
     deployment.annotate(&policies)?;
 
     let changes = files::changes(&originals, &deployment);
-    if args.dry_run {
-        return preview::show(&changes, &policies, printer);
-    }
     for warning in &warnings {
         printer.note(&format!("warning: {warning}"));
     }
-    let written = manifest::update(&args, &policies, printer)?;
+    if args.dry_run {
+        return preview::show(&changes, &policies, printer);
+    }
+    let to_fill_in = draft.write(&args, &policies, printer)?;
     files::write(&args.paths, args.output_file.as_deref(), &deployment, &changes)?;
     files::write_policies(&args.policies, &policies)?;
-    let report = report(&args, &policies, &changes, &warnings, written.to_fill_in);
+    let report = report(&args, &policies, &changes, warnings, to_fill_in);
     if files::to_stdout(&args.paths, args.output_file.as_deref()) {
         for line in summary(&report).lines() {
             printer.note(line);
@@ -186,6 +204,30 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     printer.result(&summary(&report), &report)
 }
 
+/// The reference values that were given, as a file or as bundles. A single bundle's runtime is the pods' runtime class.
+fn measured(args: &mut Args, printer: &Printer) -> anyhow::Result<Option<ReferenceValues>> {
+    let values = match &args.measurements {
+        Some(path) => serde_json::from_slice(&read(path)?).with_context(|| path.display().to_string())?,
+        None if args.runtime_bundle.is_empty() => return Ok(None),
+        None => {
+            let mut values = ReferenceValues::default();
+            for bundle in &args.runtime_bundle {
+                let measured = runtime::measured(bundle, printer)?;
+                let found: ReferenceValues = serde_json::from_value(measured.values)?;
+                values.snp.extend(found.snp);
+                values.tdx.extend(found.tdx);
+                if let ([_], None, Some(handler)) =
+                    (args.runtime_bundle.as_slice(), &args.inject.runtime_class, measured.handler)
+                {
+                    args.inject.runtime_class = Some(handler.to_string());
+                }
+            }
+            values
+        }
+    };
+    Ok(Some(values))
+}
+
 pub(crate) fn settings(path: Option<&Path>) -> anyhow::Result<Settings> {
     match path {
         Some(path) => Settings::overlay(&read(path)?).with_context(|| path.display().to_string()),
@@ -193,21 +235,28 @@ pub(crate) fn settings(path: Option<&Path>) -> anyhow::Result<Settings> {
     }
 }
 
-/// A policy that the agent could not read would deny everything: find out now.
-fn check(policies: &[PodPolicy]) -> anyhow::Result<()> {
+/// A policy that the agent could not read would deny everything: find out now. Warns of what older agents do not read.
+fn check(policies: &[PodPolicy]) -> anyhow::Result<Vec<String>> {
+    let mut warnings = Vec::new();
     for policy in policies {
         let name = &policy.workload.name;
         let evaluator = runtime_policy::Evaluator::new(policy.document.rego());
         evaluator.map(drop).with_context(|| format!("the policy of {name}"))?;
+        if let Some((number, length)) = policy.document.long_line() {
+            warnings.push(format!(
+                "the policy of {name}: line {number} has {length} bytes, and older agents deny everything when one has more \
+                 than {MAX_LINE_BYTES}: break it"
+            ));
+        }
     }
-    Ok(())
+    Ok(warnings)
 }
 
 fn report(
     args: &Args,
     policies: &[PodPolicy],
     changes: &[files::Change],
-    warnings: &[Finding],
+    warnings: Vec<String>,
     to_fill_in: Vec<String>,
 ) -> Report {
     let pod = |policy: &PodPolicy| PodReport {
@@ -221,7 +270,7 @@ fn report(
         manifest: args.manifest.clone(),
         pods: policies.iter().map(pod).collect(),
         changed_files: changes.iter().map(|change| change.name.clone()).collect(),
-        warnings: warnings.iter().map(ToString::to_string).collect(),
+        warnings,
         to_fill_in,
     }
 }

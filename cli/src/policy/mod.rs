@@ -14,6 +14,9 @@ use crate::{generate, printer::Printer};
 
 /// Look into the policies that `contrast generate` makes.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  contrast policy explain ./deployment\n  \
+    contrast policy test web.yml --request denied.json\n  contrast policy diff policies/OLD.toml web.yml\n  \
+    contrast policy settings > settings.json")]
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,

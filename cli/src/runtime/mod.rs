@@ -1,10 +1,13 @@
 //! `contrast runtime`: the runtime on the nodes, and what its guests measure.
 
+mod bundle;
 mod measure;
 
 use clap::Subcommand;
 
 use crate::{printer::Printer, resources};
+
+pub(crate) use self::measure::measured;
 
 /// The runtime on the nodes, and what its guests measure.
 #[derive(Debug, clap::Args)]

@@ -5,15 +5,23 @@
 //!
 //! - [`snp_launch_digest`]: AMD SEV-SNP, firmware ABI specification (AMD 56860) section 8.17.
 //! - [`mr_td`], [`kernel_registers`]: Intel TDX, module specification (MRTD) and what OVMF and Linux extend
-//!   into RTMR1 and RTMR2. RTMR0 depends on tables that the VMM makes, and is not computed here.
+//!   into RTMR1 and RTMR2. RTMR0 depends on tables that the VMM makes:
+//!   [`EventLog`] tells what it consists of, and what of that follows from the firmware.
+//! - [`verify_root_file_system`]: what no register holds, but the command line vouches for.
 
 mod authenticode;
+mod event_log;
+mod root_file_system;
 mod snp;
 mod tdx;
+mod verity;
 
 pub use self::{
+    event_log::{Event, EventLog},
+    root_file_system::{RootFileSystem, verify_root_file_system},
     snp::{CPU_MODELS, SnpLaunch, snp_launch_digest},
-    tdx::{PageOrder, Registers, kernel_registers, mr_td},
+    tdx::{PageOrder, Registers, configuration_volume, kernel_registers, mr_td},
+    verity::{RootHash, VerityParameters},
 };
 
 /// Why nothing was computed.

@@ -51,9 +51,12 @@ struct Section<'a> {
     data: &'a [u8],
     address: u64,
     size: u64,
+    kind: u32,
     attributes: u32,
 }
 
+/// Kind of the section with the configuration volume.
+const CONFIGURATION_VOLUME: u32 = 1;
 /// Contents are measured.
 const EXTEND: u32 = 1;
 /// Pages are added after the start, unmeasured.
@@ -78,6 +81,13 @@ pub fn mr_td(firmware: &[u8], order: PageOrder) -> Result<Measurement, MeasureEr
         }
     }
     Ok(Measurement::from_bytes(hasher.finalize().into()))
+}
+
+/// SHA-384 of the firmware's configuration volume (variables as they are built in), which OVMF extends into RTMR0;
+/// `None` if the firmware has none.
+pub fn configuration_volume(firmware: &[u8]) -> Result<Option<[u8; 48]>, MeasureError> {
+    let volume = sections(firmware)?.into_iter().find(|section| section.kind == CONFIGURATION_VOLUME);
+    Ok(volume.map(|section| Sha384::digest(section.data).into()))
 }
 
 /// The record of an operation: its name, an address, zeros up to 128 bytes.
@@ -158,7 +168,7 @@ fn sections(firmware: &[u8]) -> Result<Vec<Section<'_>>, MeasureError> {
         let (offset, raw) = (u32_at(firmware, at)? as usize, u32_at(firmware, at + 4)? as usize);
         let address = u64::from_le_bytes(field(firmware, at + 8)?);
         let size = u64::from_le_bytes(field(firmware, at + 16)?);
-        let attributes = u32_at(firmware, at + 28)?;
+        let (kind, attributes) = (u32_at(firmware, at + 24)?, u32_at(firmware, at + 28)?);
         let data = offset.checked_add(raw).and_then(|end| firmware.get(offset..end));
         let data =
             data.ok_or_else(|| malformed(WHAT, format!("section {index} lies outside of the file")))?;
@@ -169,7 +179,7 @@ fn sections(firmware: &[u8]) -> Result<Vec<Section<'_>>, MeasureError> {
         if !sound && attributes & AUGMENT == 0 {
             return Err(malformed(WHAT, format!("section {index} has no sound size")));
         }
-        Ok(Section { data, address, size, attributes })
+        Ok(Section { data, address, size, kind, attributes })
     };
     (0..count).map(section).collect()
 }
@@ -207,7 +217,7 @@ pub fn kernel_registers(
     })
 }
 
-fn extend_register(register: &mut [u8; 48], digest: [u8; 48]) {
+pub(crate) fn extend_register(register: &mut [u8; 48], digest: [u8; 48]) {
     *register = Sha384::new().chain_update(*register).chain_update(digest).finalize().into();
 }
 
@@ -224,13 +234,13 @@ mod tests {
         put(metadata + 4, &80u32.to_le_bytes());
         put(metadata + 8, &1u32.to_le_bytes());
         put(metadata + 12, &2u32.to_le_bytes());
-        let mut section = |index: usize, offset: u32, raw: u32, address: u64, size: u64, attributes: u32| {
-            let at = metadata + 16 + index * 32;
+        let mut section = |index: u32, offset: u32, raw: u32, address: u64, size: u64, attributes: u32| {
+            let at = metadata + 16 + index as usize * 32;
             put(at, &offset.to_le_bytes());
             put(at + 4, &raw.to_le_bytes());
             put(at + 8, &address.to_le_bytes());
             put(at + 16, &size.to_le_bytes());
-            put(at + 24, &0u32.to_le_bytes());
+            put(at + 24, &index.to_le_bytes());
             put(at + 28, &attributes.to_le_bytes());
         };
         section(0, 0, 8192, 0xffff_0000, 8192, EXTEND);
@@ -269,6 +279,12 @@ mod tests {
         let expected: [u8; 48] = Sha384::digest(&records).into();
         assert_eq!(mr_td(&firmware(), PageOrder::PageByPage), Ok(Measurement::from_bytes(expected)));
         assert_ne!(mr_td(&firmware(), PageOrder::SectionBySection), Ok(Measurement::from_bytes(expected)));
+    }
+
+    #[test]
+    fn the_configuration_volume_is_the_section_of_that_kind() {
+        let empty: [u8; 48] = Sha384::digest([]).into();
+        assert_eq!(configuration_volume(&firmware()), Ok(Some(empty)));
     }
 
     #[test]

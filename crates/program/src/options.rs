@@ -30,10 +30,14 @@ impl std::error::Error for FileError {}
 /// without `CONTRAST_CONFIG`, `default_file` is read if it exists. Ends the process with a message
 /// and exit code 2 when something is wrong, as [`Parser::parse`] does.
 pub fn parse<P: Parser>(default_file: Option<&str>) -> P {
+    parse_command(P::command(), default_file)
+}
+
+/// [`parse`] with a command that was changed, such as other defaults.
+pub fn parse_command<P: Parser>(mut command: Command, default_file: Option<&str>) -> P {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let named = named_file(&arguments).or_else(|| std::env::var_os(VARIABLE).map(PathBuf::from));
     let file = named.or_else(|| default_file.map(PathBuf::from).filter(|path| path.is_file()));
-    let mut command = P::command();
     if let Some(path) = &file {
         command = with_file(command, path)
             .unwrap_or_else(|error| P::command().error(ErrorKind::ValueValidation, error).exit());

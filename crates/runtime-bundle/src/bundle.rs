@@ -162,6 +162,16 @@ impl Bundle {
         Ok(HandlerName::known(name))
     }
 
+    /// What the installer has the runtime add to the guest's kernel command line.
+    pub fn guest_kernel_parameters(&self) -> String {
+        let debug = if self.debug {
+            " agent.log=debug agent.debug_console agent.debug_console_vport=1026"
+        } else {
+            ""
+        };
+        format!("{}{debug}", self.kernel_parameters).trim().to_owned()
+    }
+
     /// The file with that role.
     pub fn file(&self, role: Role) -> Option<&BundleFile> {
         self.files.iter().find(|file| file.role == role)

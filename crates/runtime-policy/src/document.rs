@@ -24,6 +24,10 @@ pub const ANNOTATION: &str = "io.katacontainers.config.hypervisor.cc_init_data";
 /// Largest document, in bytes, after decompression.
 const MAX_BYTES: u64 = 16 << 20;
 const DATA: &str = "\npolicy_data := ";
+/// Longest line, in bytes, that every version of the agent's evaluator reads.
+pub const MAX_LINE_BYTES: usize = 1024;
+/// Begins a string that would make a longer one, in pieces.
+const PIECES: &str = "concat(\"\", [";
 
 #[derive(Serialize, Deserialize)]
 struct InitData {
@@ -140,8 +144,82 @@ impl PolicyDocument {
     /// The part of the policy that is this pod's own.
     pub fn data(&self) -> Result<Value, DocumentError> {
         let (_, data) = self.rego.rsplit_once(DATA).ok_or(DocumentError::NoData)?;
-        serde_json::from_str(data).map_err(|_| DocumentError::NoData)
+        unfold(data).and_then(|json| serde_json::from_str(&json).ok()).ok_or(DocumentError::NoData)
     }
+
+    /// Number of the first line that an older agent would refuse to read, from 1, and its length in bytes.
+    pub fn long_line(&self) -> Option<(usize, usize)> {
+        let lines = (1..).zip(self.rego.lines());
+        lines.map(|(number, line)| (number, line.len())).find(|(_, length)| *length > MAX_LINE_BYTES)
+    }
+}
+
+/// Pretty-printed JSON with long strings, such as certificates in variables, in pieces.
+fn fold(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for line in json.lines() {
+        if line.len() <= MAX_LINE_BYTES || !fold_line(line, &mut text) {
+            text.push_str(line);
+        }
+        text.push('\n');
+    }
+    text.pop();
+    text
+}
+
+/// `"key": "string",` or `"string",` in pieces; false if it is something else.
+fn fold_line(line: &str, text: &mut String) -> bool {
+    let body = line.trim_start();
+    let indent = &line[..line.len() - body.len()];
+    let (body, comma) = body.strip_suffix(',').map_or((body, ""), |body| (body, ","));
+    let mut strings = serde_json::Deserializer::from_str(body).into_iter::<String>();
+    let Some(Ok(first)) = strings.next() else { return false };
+    let (key, rest) = body.split_at(strings.byte_offset());
+    let (key, value) = match rest.strip_prefix(": ") {
+        Some(rest) => match serde_json::from_str(rest) {
+            Ok(value) => (format!("{key}: "), value),
+            Err(_) => return false,
+        },
+        None => (String::new(), first),
+    };
+    // A character takes at most 12 bytes (two escapes).
+    let characters: Vec<char> = value.chars().collect();
+    let pieces: Vec<String> = characters
+        .chunks(MAX_LINE_BYTES / 16)
+        .map(|piece| json!(piece.iter().collect::<String>()).to_string())
+        .collect();
+    text.push_str(&format!("{indent}{key}{PIECES}\n{indent}"));
+    text.push_str(&pieces.join(&format!(",\n{indent}")));
+    text.push_str(&format!("\n{indent}]){comma}"));
+    true
+}
+
+/// What [`fold`] made of it, as JSON again.
+fn unfold(data: &str) -> Option<String> {
+    let mut text = String::with_capacity(data.len());
+    let mut pieces: Option<String> = None;
+    for line in data.lines() {
+        match &mut pieces {
+            None => match line.strip_suffix(PIECES) {
+                Some(before) => {
+                    text.push_str(before);
+                    pieces = Some(String::new());
+                }
+                None => text.extend([line, "\n"]),
+            },
+            Some(value) => match line.trim_start().strip_prefix("])") {
+                Some(comma) => {
+                    text.extend([json!(value).to_string().as_str(), comma, "\n"]);
+                    pieces = None;
+                }
+                None => {
+                    let piece = line.trim().trim_end_matches(',');
+                    value.push_str(&serde_json::from_str::<String>(piece).ok()?);
+                }
+            },
+        }
+    }
+    Some(text)
 }
 
 /// A pod and its policy.
@@ -208,6 +286,27 @@ pub(crate) fn policy(
         },
         "request_defaults": shared,
     });
-    let data = serde_json::to_string_pretty(&data).unwrap_or_default();
+    let data = fold(&serde_json::to_string_pretty(&data).unwrap_or_default());
     Ok(PolicyDocument::new(format!("{rules}{DATA}{data}\n")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_strings_are_folded_and_read_back() {
+        let long = "-----BEGIN CERTIFICATE-----\n\"quoted\", \u{1f600}\\ ]),\t".repeat(60);
+        let data = json!({ "a": long, "b": [long, "short", { "c": long }], "d": {}, "e": "concat(\"\", [" });
+        let folded = fold(&serde_json::to_string_pretty(&data).unwrap());
+        assert!(folded.lines().all(|line| line.len() <= MAX_LINE_BYTES));
+        let read: Value = serde_json::from_str(&unfold(&folded).unwrap()).unwrap();
+        assert_eq!(read, data);
+        // A piece that is damaged is no policy, not another one.
+        let document = PolicyDocument::new(format!(
+            "package agent_policy\n{DATA}{}\n",
+            folded.replace("quoted", "quo\"ted")
+        ));
+        assert!(document.data().is_err());
+    }
 }

@@ -15,6 +15,10 @@ const SECRETS: &str = "contrast-secrets";
 const SECRETS_PATH: &str = "/contrast";
 /// Prefix of the container that opens an encrypted volume.
 const SECURE_VOLUME: &str = "contrast-secure-pv-";
+/// Volume for the layers of images, and the device under which the agent in the guest looks for it. The agent
+/// encrypts it with a key that it makes up (kata-containers, how to pull images in the guest).
+const TRUSTED_STORE: &str = "contrast-trusted-store";
+const TRUSTED_STORE_DEVICE: &str = "/dev/trusted_store";
 
 /// What is added, and from which images.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +27,8 @@ pub struct Injection {
     pub initializer: Option<String>,
     /// Image of the service mesh, for pods that ask for it; `None` leaves it out.
     pub service_mesh: Option<String>,
+    /// Size of the encrypted store of image layers, such as `10Gi`; `None` keeps layers in the VM's memory.
+    pub trusted_store: Option<String>,
     /// Runtime class of this installation; `None` leaves the YAML's.
     pub runtime_class: Option<String>,
     /// Images to replace, by the reference in the YAML.
@@ -81,8 +87,17 @@ impl Change<'_> {
         if let (Some(known), Some(mounts)) = (known.get("volumeMounts"), container.get_mut("volumeMounts")) {
             *mounts = known.clone(); // the mount of the secrets is added to every container below
         }
+        let store = known.pointer("/volumeDevices").filter(|devices| is_store(devices));
+        if let (Some(devices), None) = (store, container.get("volumeDevices")) {
+            container["volumeDevices"] = devices.clone();
+        }
         self.set(&list.then(index), &container)
     }
+}
+
+/// Whether the devices are the store of images and nothing else.
+fn is_store(devices: &Value) -> bool {
+    devices.as_array().is_some_and(|devices| devices.len() == 1 && devices[0]["name"] == TRUSTED_STORE)
 }
 
 /// Whether `known` is `wanted` with a digest behind it.
@@ -129,18 +144,69 @@ pub(crate) fn inject(
             change.error(&path, "the service mesh needs the certificates that the initializer fetches")
         );
     }
-    let Some(initializer) = injection.initializer.as_ref().filter(|_| !skip) else { return Ok(()) };
+    if let Some(initializer) = injection.initializer.as_ref().filter(|_| !skip) {
+        add_secrets_volume(&mut change)?;
+        if let Some(mesh) = mesh {
+            mesh_warnings(&change, warnings)?;
+            change.put_container(service_mesh(workload, mesh), Position::Last)?;
+        }
+        if let Some(text) = workload.annotation("secure-pv") {
+            secure_volume(&mut change, text, initializer)?;
+        }
+        change.put_container(initializer_container(initializer, mesh.is_some()), Position::First)?;
+        mount_secrets(&mut change)?;
+    }
+    match &injection.trusted_store {
+        Some(size) => trusted_store(&mut change, size),
+        None => Ok(()),
+    }
+}
 
-    add_secrets_volume(&mut change)?;
-    if let Some(mesh) = mesh {
-        mesh_warnings(&change, warnings)?;
-        change.put_container(service_mesh(workload, mesh), Position::Last)?;
+/// A block volume that lives as long as the pod. The first container has it, whose creation makes the agent set it up
+/// before any image is pulled.
+fn trusted_store(change: &mut Change<'_>, size: &str) -> Result<(), PolicyError> {
+    let list = change.spec.then("volumes");
+    let known =
+        change.list("volumes").into_iter().enumerate().find(|(_, volume)| volume["name"] == TRUSTED_STORE);
+    match known {
+        // Its size and storage class are the user's.
+        Some((_, volume)) if volume.get("ephemeral").is_some() => {}
+        Some((index, _)) => {
+            return Err(
+                change.error(&list.then(index), "this name is for the store of images: rename the volume")
+            );
+        }
+        None => {
+            let claim = json!({ "spec": {
+                "accessModes": ["ReadWriteOnce"], "volumeMode": "Block", "resources": { "requests": { "storage": size } },
+            } });
+            let volume = json!({ "name": TRUSTED_STORE, "ephemeral": { "volumeClaimTemplate": claim } });
+            change.insert(&list, Position::Last, &volume)?;
+        }
     }
-    if let Some(text) = workload.annotation("secure-pv") {
-        secure_volume(&mut change, text, initializer)?;
+    let first = if change.list("initContainers").is_empty() { "containers" } else { "initContainers" };
+    for list in ["initContainers", "containers"] {
+        for (index, container) in change.list(list).into_iter().enumerate() {
+            let path = change.spec.then(list).then(index).then("volumeDevices");
+            let devices =
+                container.get("volumeDevices").and_then(Value::as_array).cloned().unwrap_or_default();
+            let at = devices.iter().position(|device| device["name"] == TRUSTED_STORE);
+            match (at, (list, index) == (first, 0)) {
+                (Some(at), false) => {
+                    return Err(change.error(
+                        &path.then(at),
+                        "the store is set up with the first container: remove it here",
+                    ));
+                }
+                (None, true) => {
+                    let device = json!({ "name": TRUSTED_STORE, "devicePath": TRUSTED_STORE_DEVICE });
+                    change.insert(&path, Position::Last, &device)?;
+                }
+                _ => {}
+            }
+        }
     }
-    change.put_container(initializer_container(initializer, mesh.is_some()), Position::First)?;
-    mount_secrets(&mut change)
+    Ok(())
 }
 
 fn initializer_container(image: &str, mesh: bool) -> Value {
@@ -254,7 +320,8 @@ fn secure_volume(change: &mut Change<'_>, text: &str, image: &str) -> Result<(),
         "restartPolicy": "Always",
         "args": ["cryptsetup", "-d", device_path, "-m", mount_path],
         "securityContext": { "privileged": true },
-        "startupProbe": { "exec": { "command": ["/bin/test", "-f", "/done"] }, "periodSeconds": 5, "failureThreshold": 60 },
+        // The image has no shell and no `test`.
+        "startupProbe": { "exec": { "command": ["/initializer", "ready"] }, "periodSeconds": 5, "failureThreshold": 60 },
         "resources": { "requests": { "memory": "100Mi" }, "limits": { "memory": "100Mi" } },
         "volumeDevices": [{ "name": device, "devicePath": device_path }],
         "volumeMounts": [

@@ -8,6 +8,7 @@
 //! Source: spec `policy.md`, `manifest-and-cli.md` section 3, `data-plane.md`. The rules are in
 //! `rules.rego`; what they can and cannot stop is in `docs/policies.md`.
 
+mod checks;
 mod container;
 mod deployment;
 mod document;
@@ -25,8 +26,11 @@ mod text;
 mod workload;
 
 pub use self::{
+    checks::Target,
     deployment::Deployment,
-    document::{ANNOTATION as POLICY_ANNOTATION, DocumentError, PodPolicy, PolicyDocument, RULES},
+    document::{
+        ANNOTATION as POLICY_ANNOTATION, DocumentError, MAX_LINE_BYTES, PodPolicy, PolicyDocument, RULES,
+    },
     error::{Finding, PolicyError},
     evaluate::{Decision, EvaluationError, Evaluator, Reason},
     explain::explain,

@@ -138,6 +138,31 @@ fn a_registry_gives_the_same_image_and_the_cache_spares_it() {
 }
 
 #[test]
+fn a_registry_with_its_own_ca_is_believed_only_with_that_ca() {
+    let plain = Registry::start(None);
+    plain.push(&Image::web(), "shop/web", "1.4");
+    let (registry, root) = plain.behind_tls();
+    let (_, other) = Registry::start(None).behind_tls();
+    let name = format!("{}/shop/web:1.4", registry.host());
+    let folder = tempfile::tempdir().unwrap();
+    let with = |pem: &str| {
+        let path = folder.path().join("ca.pem");
+        fs::write(&path, pem).unwrap();
+        let options = RegistryOptions { root_certificates: vec![path], ..RegistryOptions::default() };
+        let none: [&str; 0] = [];
+        resolve(&ImageStore::new(&none, Some(&options), None)?, &name)
+    };
+    expect_web(&with(&root).unwrap());
+    let refused = with(&other).unwrap_err().to_string();
+    assert!(refused.contains("--registry-ca"), "{refused}");
+    let none: [&str; 0] = [];
+    let store = ImageStore::new(&none, Some(&RegistryOptions::default()), None).unwrap();
+    let refused = resolve(&store, &name).unwrap_err().to_string();
+    assert!(refused.contains("certificate") && refused.contains("--registry-ca"), "{refused}");
+    assert!(with("no certificate").is_err());
+}
+
+#[test]
 fn credentials_come_from_dockers_configuration() {
     let folder = tempfile::tempdir().unwrap();
     let registry = Registry::start(Some(folder.path()));

@@ -11,6 +11,7 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use oci_image::Digest;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use serde_json::json;
 
 use crate::build::Image;
@@ -24,7 +25,7 @@ pub(crate) struct Registry {
     process: Child,
     port: u16,
     authorization: Option<String>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 pub(crate) fn basic() -> String {
@@ -42,17 +43,44 @@ pub(crate) fn write_helper(folder: &Path) {
 impl Registry {
     /// Starts a registry on a free port; with a password if there is a folder for its file.
     pub(crate) fn start(password: Option<&Path>) -> Self {
-        let folder = tempfile::tempdir().unwrap();
         let auth = password.map_or(String::new(), |folder| {
             let file = folder.join("htpasswd");
             fs::write(&file, HTPASSWD).unwrap();
             format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", file.display())
         });
+        let authorization = password.map(|_| format!("Basic {}", basic()));
+        Self::run(tempfile::tempdir().unwrap(), "", &auth, authorization)
+    }
+
+    /// The same contents over TLS, with a certificate of a CA made here. Returns the CA's certificate as PEM too.
+    pub(crate) fn behind_tls(mut self) -> (Self, String) {
+        let mut ca = CertificateParams::new(Vec::new()).unwrap();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let (ca_key, key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+        let root = ca.self_signed(&ca_key).unwrap().pem();
+        let leaf = CertificateParams::new(vec!["127.0.0.1".into()]).unwrap();
+        let leaf = leaf.signed_by(&key, &Issuer::new(ca, ca_key)).unwrap();
+        let file = |name: &str, content: String| {
+            let path = self.folder.path().join(name);
+            fs::write(&path, content).unwrap();
+            path.display().to_string()
+        };
+        let tls = format!(
+            ", tls: {{certificate: {}, key: {}}}",
+            file("leaf.pem", leaf.pem()),
+            file("key.pem", key.serialize_pem())
+        );
+        let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap());
+        drop(self);
+        (Self::run(folder, &tls, "", None), root)
+    }
+
+    fn run(folder: tempfile::TempDir, tls: &str, auth: &str, authorization: Option<String>) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let config = folder.path().join("config.yml");
         let storage = folder.path().join("data");
         let text = format!(
-            "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n{auth}",
+            "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '127.0.0.1:{port}'{tls}}}\n{auth}",
             storage.display()
         );
         fs::write(&config, text).unwrap();
@@ -68,7 +96,7 @@ impl Registry {
         let listening = log.by_ref().map_while(Result::ok).any(|line| line.contains("listening on"));
         assert!(listening, "the registry did not start");
         std::thread::spawn(move || log.for_each(drop));
-        Self { process, port, authorization: password.map(|_| format!("Basic {}", basic())), _folder: folder }
+        Self { process, port, authorization, folder }
     }
 
     pub(crate) fn host(&self) -> String {

@@ -269,6 +269,39 @@ fn what_is_not_needed_is_denied_and_logs_are_opened_by_the_settings_only() {
     });
 }
 
+/// What the rules decide about without looking, and nobody needs to look at.
+const HARMLESS: [&str; 7] = [
+    "DestroySandboxRequest",
+    "GetMetricsRequest",
+    "GetOOMEventRequest",
+    "GuestDetailsRequest",
+    "ListInterfacesRequest",
+    "ListRoutesRequest",
+    "OnlineCPUMemRequest",
+];
+
+#[test]
+fn every_request_of_the_agent_is_allowed_somewhere_or_denied_everywhere() {
+    let line = |line: &str| {
+        let (name, value) = line.strip_prefix("default ")?.split_once(" := ")?;
+        name.ends_with("Request").then(|| (name.to_owned(), value.starts_with("true")))
+    };
+    let rules: std::collections::BTreeMap<String, bool> =
+        runtime_policy::RULES.lines().filter_map(line).collect();
+    assert!(rules.len() > 40, "only {} requests have a rule", rules.len());
+    let mut lived = std::collections::BTreeSet::new();
+    corpus::each(|_, host| lived.extend(host.life().into_iter().map(|(name, _)| name)));
+    frontend(|policy, _| {
+        for (name, default) in &rules {
+            let mut fresh = Evaluator::new(policy.document.rego()).unwrap();
+            assert_eq!(*default, HARMLESS.contains(&name.as_str()), "{name}");
+            // Without a field, and before anything exists, nothing else is allowed.
+            assert_eq!(allowed(&mut fresh, &(name.clone(), json!({}))), *default, "{name}");
+        }
+        assert!(lived.iter().all(|name| rules.contains_key(name)), "{lived:?}");
+    });
+}
+
 #[test]
 fn older_agents_read_the_rules_too() {
     frontend(|policy, host| {

@@ -14,6 +14,7 @@ pub(crate) fn injection() -> Injection {
     Injection {
         initializer: Some(INITIALIZER.into()),
         service_mesh: Some(MESH.into()),
+        trusted_store: Some("10Gi".into()),
         runtime_class: Some("contrast-cc-metal-qemu-snp-0a1b2c3d".into()),
         image_replacements: Vec::new(),
     }
@@ -39,6 +40,10 @@ pub(crate) fn images() -> Images {
             image.cmd = vec!["--follow".into()];
             image.working_dir = "/srv".into();
             image.volumes = vec!["/var/log/app".into()];
+        }),
+        image("registry.example/shop/tool:3", |image| {
+            image.user = "2000:3000".into();
+            image.working_dir = "/opt/tool".into();
         }),
         image(INITIALIZER, |_| {}),
         image(MESH, |_| {}),
@@ -80,23 +85,28 @@ pub(crate) fn values() -> BTreeMap<(String, String), String> {
 }
 
 /// The pod of a workload as it stands in the prepared YAML, and the name of one of its pods.
-pub(crate) fn pod(name: &str) -> (Value, &'static str) {
+pub(crate) fn pod(name: &str) -> (Value, String) {
     for (_, text) in prepared().texts() {
         for document in yaml_edit::read(&text).unwrap() {
             let items = document.value()["items"].as_array().cloned();
             for resource in items.unwrap_or_else(|| vec![document.value().clone()]) {
-                if resource["metadata"]["name"] == name && resource["kind"] != "Service" {
-                    return match resource["kind"].as_str().unwrap() {
-                        "Pod" => (resource, "tool"),
-                        "CronJob" => (
-                            resource["spec"]["jobTemplate"]["spec"]["template"].clone(),
-                            "backup-28812345-x7k2p",
-                        ),
-                        "Deployment" => (resource["spec"]["template"].clone(), "frontend-7d9f8b6c5d-x7k2p"),
-                        "StatefulSet" => (resource["spec"]["template"].clone(), "database-0"),
-                        _ => (resource["spec"]["template"].clone(), "once-x7k2p"),
-                    };
+                let kind = resource["kind"].as_str().unwrap();
+                if resource["metadata"]["name"] != name || ["Service", "ConfigMap", "Secret"].contains(&kind)
+                {
+                    continue;
                 }
+                let (pod, suffix) = match kind {
+                    "Pod" => (&resource, ""),
+                    "PodTemplate" => (&resource["template"], ""),
+                    "CronJob" => (&resource["spec"]["jobTemplate"]["spec"]["template"], "-28812345-x7k2p"),
+                    "Deployment" => (&resource["spec"]["template"], "-7d9f8b6c5d-x7k2p"),
+                    "StatefulSet" => (&resource["spec"]["template"], "-0"),
+                    "Job" if resource["spec"]["completionMode"] == "Indexed" => {
+                        (&resource["spec"]["template"], "-2-x7k2p")
+                    }
+                    _ => (&resource["spec"]["template"], "-x7k2p"),
+                };
+                return (pod.clone(), format!("{name}{suffix}"));
             }
         }
     }
@@ -108,6 +118,6 @@ pub(crate) fn each(mut test: impl FnMut(&PodPolicy, &Host<'_>)) {
     let (images, values) = (pinned_images(), values());
     for policy in policies() {
         let (pod, name) = pod(&policy.workload.name);
-        test(&policy, &Host { pod: &pod, name, namespace: "shop", images: &images, values: &values });
+        test(&policy, &Host { pod: &pod, name: &name, namespace: "shop", images: &images, values: &values });
     }
 }

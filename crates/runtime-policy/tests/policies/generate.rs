@@ -1,7 +1,7 @@
 //! What `generate` writes.
 
 use runtime_policy::{Deployment, Injection, POLICY_ANNOTATION, PolicyDocument, RULES, Settings};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::corpus;
 
@@ -56,6 +56,27 @@ fn pods_get_what_they_ask_for_and_the_coordinator_nothing() {
             && texts.contains("image: \"registry.example/shop/logger:2@sha256:abab")
     );
 
+    // The store of images is on the first container alone; the probe needs no shell.
+    let holders = |pod: &Value| -> Vec<String> {
+        let lists = ["initContainers", "containers"].map(|list| pod["spec"][list].as_array().cloned());
+        let all = lists.into_iter().flatten().flatten();
+        let has = |container: &Value| {
+            let devices = container["volumeDevices"].as_array().cloned().unwrap_or_default();
+            devices.iter().any(|device| device["devicePath"] == "/dev/trusted_store")
+        };
+        all.filter(has).map(|container| container["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(holders(&database), ["contrast-initializer"]);
+    let store = database["spec"]["volumes"].as_array().unwrap().iter();
+    let store = store.clone().find(|volume| volume["name"] == "contrast-trusted-store").unwrap();
+    let claim = &store["ephemeral"]["volumeClaimTemplate"]["spec"];
+    assert_eq!(
+        (&claim["volumeMode"], &claim["resources"]["requests"]["storage"]),
+        (&json!("Block"), &json!("10Gi"))
+    );
+    let probe = &database["spec"]["initContainers"][1]["startupProbe"];
+    assert_eq!(probe["exec"]["command"], json!(["/initializer", "ready"]));
+
     let coordinator = "kind: Pod\nmetadata:\n  name: c\n  annotations: {contrast.edgeless.systems/pod-role: coordinator}\nspec:\n  \
                        runtimeClassName: contrast-cc\n  containers: [{name: c, image: i}]\n";
     let mut deployment = Deployment::read([("c.yml", coordinator)]).unwrap();
@@ -94,6 +115,22 @@ fn what_no_policy_can_hold_is_refused_or_warned_of() {
         let found = refusal(rest);
         assert!(found.contains(expected), "expected {expected:?}, got {found:?}");
     }
+    // A hostPath that the user's settings allow is warned of, and pinned to its place.
+    let host_path = pod(
+        "    volumeMounts: [{name: v, mountPath: /dev/kmsg}]\n  volumes: [{name: v, hostPath: {path: /dev/kmsg}}]\n",
+    );
+    let settings = Settings::overlay(br#"{"volumes":{"host_path_destinations":["/dev/kmsg"]}}"#).unwrap();
+    let deployment = Deployment::read([("a.yml", host_path)]).unwrap();
+    let (policies, warnings) = deployment.policies(&corpus::images(), &settings, RULES).unwrap();
+    assert!(warnings[0].to_string().contains("its files come from the host"), "{warnings:?}");
+    let mounts = &policies[0].document.data().unwrap()["containers"][1]["OCI"]["Mounts"];
+    assert!(mounts["/dev/kmsg"]["source"]["pattern"].as_str().unwrap().ends_with("kmsg$"), "{mounts}");
+    assert!(
+        refusal(
+            "    volumeMounts: [{name: v, mountPath: /v}]\n  volumes: [{name: v, image: {reference: i}}]\n"
+        )
+        .contains("image volumes")
+    );
     let claim = pod(
         "    volumeMounts: [{name: v, mountPath: /v}]\n  volumes: [{name: v, persistentVolumeClaim: {claimName: c}}]\n",
     );
@@ -111,4 +148,43 @@ fn same_input_same_bytes_and_a_changed_annotation_is_refused() {
     let refused = PolicyDocument::parse(text.as_bytes()).unwrap_err().to_string();
     assert_eq!(refused, "algorithm: expected \"sha256\", got \"sha384\"");
     assert_eq!(POLICY_ANNOTATION, "io.katacontainers.config.hypervisor.cc_init_data");
+}
+
+#[test]
+fn without_an_initializer_the_first_container_has_the_store_and_a_users_volume_is_kept() {
+    let pod = "kind: Pod\nmetadata: {name: a}\nspec:\n  runtimeClassName: contrast-cc\n  containers: [{name: a, image: i}, {name: b, image: i}]\n";
+    let injection = Injection { initializer: None, runtime_class: None, ..corpus::injection() };
+    let mut deployment = Deployment::read([("a.yml", pod)]).unwrap();
+    deployment.inject(&injection).unwrap();
+    let text = deployment.texts().next().unwrap().1;
+    let found = &yaml_edit::read(&text).unwrap()[0].value()["spec"].clone();
+    assert_eq!(found["containers"][0]["volumeDevices"][0]["devicePath"], "/dev/trusted_store");
+    assert_eq!(found["containers"][1].get("volumeDevices"), None);
+    let larger = text.replace("10Gi", "50Gi");
+    let mut deployment = Deployment::read([("a.yml", larger.as_str())]).unwrap();
+    deployment.inject(&injection).unwrap();
+    assert_eq!(deployment.texts().next().unwrap().1, larger);
+    // An initializer that comes first later would make it two.
+    let mut deployment = Deployment::read([("a.yml", larger.as_str())]).unwrap();
+    let refused = deployment.inject(&corpus::injection()).unwrap_err().to_string();
+    assert!(
+        refused.contains("spec.containers[0].volumeDevices[0]: the store is set up with the first"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_long_value_is_read_by_every_agent_and_pinned() {
+    let certificate = format!("-----BEGIN CERTIFICATE-----\\n{}", "MIIBszCCAVmgAwIBAgIU\\n".repeat(100));
+    let pod = format!(
+        "kind: Pod\nmetadata: {{name: a}}\nspec:\n  runtimeClassName: contrast-cc\n  containers: [{{name: a, image: i, env: [{{name: CA, value: \"{certificate}\"}}]}}]\n"
+    );
+    let deployment = Deployment::read([("a.yml", pod)]).unwrap();
+    let (policies, _) = deployment.policies(&corpus::images(), &Settings::default(), RULES).unwrap();
+    let document = &policies[0].document;
+    assert_eq!(document.long_line(), None);
+    assert!(document.data().unwrap().to_string().contains("MIIBszCCAVmgAwIBAgIU"));
+    assert!(document.rego().contains("concat("));
+    let again = PolicyDocument::from_annotation(&document.to_annotation()).unwrap();
+    assert_eq!(again.data(), document.data());
 }

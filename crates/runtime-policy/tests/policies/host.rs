@@ -317,6 +317,9 @@ impl Host<'_> {
             Some(uid) => (uid, 0, Vec::new()),
             None => image_user(image),
         };
+        if pod["supplementalGroupsPolicy"] == "Strict" {
+            groups.clear(); // those of the image do not count
+        }
         let gid = first("runAsGroup").unwrap_or(gid);
         groups.insert(0, gid);
         for group in list(pod, "supplementalGroups").into_iter().chain(pod.get("fsGroup")) {
