@@ -37,7 +37,7 @@ pub async fn all(fleet: &mut Fleet, seen: &Seen, scenario: &Scenario) -> anyhow:
         .context("manifest changes are linearizable")?;
     changes_are_logged_once(&log, seen).context("every acknowledged change is in the log exactly once")?;
     certificates_have_their_event(&log, seen).context("no certificate without its event")?;
-    certificates_are_current(&log, seen)
+    certificates_are_current(&log, seen, scenario)
         .context("no certificate under a manifest that was replaced for long")?;
     ensure!(
         seen.certificates.windows(2).all(|pair| pair[0].issued.secret == pair[1].issued.secret),
@@ -156,7 +156,7 @@ fn certificates_have_their_event(log: &WholeLog, seen: &Seen) -> anyhow::Result<
 }
 
 /// Each certificate came at most the bound after the answer to a change that replaced its manifest.
-fn certificates_are_current(log: &WholeLog, seen: &Seen) -> anyhow::Result<()> {
+fn certificates_are_current(log: &WholeLog, seen: &Seen, scenario: &Scenario) -> anyhow::Result<()> {
     let mut order = HashMap::new();
     let mut mesh_cas = HashMap::new();
     for event in &log.control {
@@ -183,7 +183,8 @@ fn certificates_are_current(log: &WholeLog, seen: &Seen) -> anyhow::Result<()> {
         let generation = mesh_cas.get(&mesh_ca).context("a mesh CA that is not in the log")?;
         let replaced = acknowledged.iter().filter(|(later, _)| later > generation).map(|(_, at)| *at).min();
         if let Some(replaced) = replaced {
-            let late = received.at.saturating_sub(replaced);
+            let stopped = scenario.stopped(received.replica, replaced..received.at);
+            let late = received.at.saturating_sub(replaced + stopped);
             ensure!(late <= BOUND, "a certificate came {late:?} after its manifest was replaced");
         }
     }

@@ -23,7 +23,7 @@ use crate::{
     linearizable::{Operation, Outcome},
     plan::{Plan, transition},
     proxy::Link,
-    scenario::{Fault, Kind, Random, Scenario},
+    scenario::{Fault, Kind, Random, Scenario, tenths},
 };
 
 /// How long the replicas get to be ready again after the last fault.
@@ -46,6 +46,8 @@ pub struct Seen {
 pub struct Received {
     /// When, after the start of the run.
     pub at: Duration,
+    /// Number of the replica that answered.
+    pub replica: usize,
     /// What it got.
     pub issued: client::Issued,
 }
@@ -147,9 +149,9 @@ fn spawn_clients(
         let (ports, mut random) = (fleet.mesh_ports(), Random::new(seed ^ (0x1234 + workload)));
         clients.spawn(async move {
             while !stop.load(Ordering::Relaxed) {
-                let port = ports[random.below(3) as usize];
-                let outcome = client::certificate(port, &issuer).await;
-                seen.lock().unwrap_or_else(PoisonError::into_inner).asked(start.elapsed(), outcome);
+                let replica = random.below(3) as usize;
+                let outcome = client::certificate(ports[replica], &issuer).await;
+                seen.lock().unwrap_or_else(PoisonError::into_inner).asked(start.elapsed(), replica, outcome);
                 tokio::time::sleep(Duration::from_millis(u64::from(20 + random.below(60)))).await;
             }
         });
@@ -158,12 +160,12 @@ fn spawn_clients(
 }
 
 impl Seen {
-    fn asked(&mut self, at: Duration, outcome: anyhow::Result<client::Issued>) {
+    fn asked(&mut self, at: Duration, replica: usize, outcome: anyhow::Result<client::Issued>) {
         match outcome {
             Ok(issued) => {
                 let last = self.certificates.last().map_or(Duration::ZERO, |received| received.at);
                 self.longest_pause = self.longest_pause.max(at.saturating_sub(last));
-                self.certificates.push(Received { at, issued });
+                self.certificates.push(Received { at, replica, issued });
             }
             Err(error) => self.failed(&error.to_string()),
         }
@@ -500,10 +502,6 @@ impl World<'_> {
         }
         Ok(())
     }
-}
-
-fn tenths(count: u32) -> Duration {
-    Duration::from_millis(u64::from(count) * 100)
 }
 
 /// Flips a byte in the middle of the largest file.

@@ -149,17 +149,29 @@ impl Scenario {
 }
 
 impl Scenario {
+    /// How long a replica was stopped within this time. What it had issued just before arrives after it.
+    pub fn stopped(&self, replica: usize, within: std::ops::Range<Duration>) -> Duration {
+        let is_stop = |step: &&Step| step.fault.kind == Kind::PauseReplica && step.fault.place == replica;
+        let overlap = |step: &Step| {
+            let (from, until) = (tenths(step.at), tenths(step.at + step.fault.tenths));
+            until.min(within.end).saturating_sub(from.max(within.start))
+        };
+        self.0.iter().filter(is_stop).map(overlap).sum()
+    }
+
     /// Whether, at this time after the start, an etcd lies to some replica about what it holds, or did so a
     /// second ago.
     pub fn lies_at(&self, time: Duration) -> bool {
         let lies =
             self.0.iter().filter(|step| matches!(step.fault.kind, Kind::RewriteStore | Kind::ReplayStore));
-        let window = |step: &Step| {
-            let tenth = |count: u32| Duration::from_millis(u64::from(count) * 100);
-            tenth(step.at)..tenth(step.at + step.fault.tenths + 10)
-        };
+        let window = |step: &Step| tenths(step.at)..tenths(step.at + step.fault.tenths + 10);
         lies.map(window).any(|window| window.contains(&time))
     }
+}
+
+/// A time after the start, in tenths of a second.
+pub(crate) fn tenths(count: u32) -> Duration {
+    Duration::from_millis(u64::from(count) * 100)
 }
 
 impl Kind {
