@@ -53,8 +53,8 @@ struct Args {
     #[arg(long, env = "CONTRAST_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     /// The Coordinator, as host or host:port (port 7777 if none).
-    #[arg(long, env = "COORDINATOR_HOST")]
-    coordinator: String,
+    #[arg(long, env = "COORDINATOR_HOST", required = true)]
+    coordinator: Option<String>,
     /// Where to write; /contrast if not given.
     #[arg(long, env = "CONTRAST_DIRECTORY")]
     directory: Option<PathBuf>,
@@ -74,6 +74,10 @@ struct Args {
     /// Device of an encrypted volume at /state, as upstream names it.
     #[arg(long, env = "CRYPTSETUP_DEVICE", value_name = "DEVICE", conflicts_with = "volume")]
     cryptsetup_device: Option<PathBuf>,
+    /// Refuse a blank device instead of making a volume on it: for pods whose volume exists, so that a host cannot
+    /// take the data away unnoticed.
+    #[arg(long, env = "CONTRAST_VOLUME_MUST_EXIST")]
+    volume_must_exist: bool,
     /// There is no service mesh: let incoming traffic in, which the guest denies from its start.
     #[arg(long, env = "CONTRAST_LIFT_DEFAULT_DENY")]
     lift_default_deny: bool,
@@ -99,6 +103,9 @@ enum Command {
         /// The workload secret that another initializer wrote.
         #[arg(long, default_value = "/contrast/secrets/workload-secret-seed", value_name = "FILE")]
         secret_file: PathBuf,
+        /// Refuse a blank device instead of making a volume on it.
+        #[arg(long, env = "CONTRAST_VOLUME_MUST_EXIST")]
+        volume_must_exist: bool,
         /// Empty file that says that the volume is there.
         #[arg(long, env = "CONTRAST_READY_FILE", default_value = "/done", value_name = "FILE")]
         ready_file: PathBuf,
@@ -124,8 +131,10 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let mut stop = std::pin::pin!(async move {
         tokio::select! { _ = terminate.recv() => (), _ = interrupt.recv() => () }
     });
-    if let Some(Command::Cryptsetup { device, mount_point, secret_file, ready_file }) = args.command {
-        let volume = volume::Volume { device, mount_point };
+    if let Some(Command::Cryptsetup { device, mount_point, secret_file, volume_must_exist, ready_file }) =
+        args.command
+    {
+        let volume = volume::Volume { device, mount_point, must_exist: volume_must_exist };
         volume::check_tools()?;
         volume.open(&secret_file).await?;
         files::put(&ready_file, 0o644, b"")?;
@@ -141,8 +150,9 @@ async fn run(args: Args) -> anyhow::Result<()> {
         (None, Some(directory)) => directory.join("done"),
         (None, None) => "/done".into(),
     };
-    let at_state = |device: &PathBuf| volume::Volume { device: device.clone(), mount_point: "/state".into() };
-    let volume = args.volume.clone().or_else(|| args.cryptsetup_device.as_ref().map(at_state));
+    let at_state = |device| volume::Volume { device, mount_point: "/state".into(), must_exist: false };
+    let volume = args.volume.clone().or_else(|| args.cryptsetup_device.clone().map(at_state));
+    let volume = volume.map(|volume| volume::Volume { must_exist: args.volume_must_exist, ..volume });
     if volume.is_some() {
         volume::check_tools()?;
     }
@@ -189,9 +199,10 @@ struct Pod {
 impl Pod {
     fn new(args: &Args, directory: PathBuf) -> anyhow::Result<Self> {
         let issuer = Arc::new(Remembering::new(args.evidence.issuer()?));
-        let address = match args.coordinator.contains(':') {
-            true => args.coordinator.clone(),
-            false => format!("{}:7777", args.coordinator),
+        let coordinator = args.coordinator.as_deref().context("--coordinator is missing")?;
+        let address = match coordinator.contains(':') {
+            true => coordinator.to_owned(),
+            false => format!("{coordinator}:7777"),
         };
         let judge = args.verify_coordinator.as_deref().map(coordinator::Judge::read).transpose()?;
         Ok(Self { address, directory, issuer, key: Arc::new(ConnectionKey::generate()?), judge })
