@@ -2,15 +2,16 @@
 # The mesh beside HAProxy and nginx (stream): the same certificates, cipher, backend and client, one run.
 #
 # Two network namespaces; in each runs one proxy of each kind, mutual TLS 1.3 between them, no session
-# resumption. Needs root, a release build, and Debian's haproxy, nginx, libnginx-mod-stream, apache2-utils,
-# curl, openssl.
+# resumption. Prints a table in Markdown. CPU time and memory are those of both proxies of a kind together, with all of
+# their processes. Needs root, a release build, and Debian's haproxy, nginx, libnginx-mod-stream, apache2-utils, curl,
+# openssl, python3. REQUESTS, MEGABYTES, CONNECTIONS and ROUNDS change how much is done.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mesh="${CARGO_TARGET_DIR:-$PWD/target}/release/service-mesh"
 work="$(mktemp -d)"
 chmod 755 "$work"
 a="figures-a-$$" b="figures-b-$$"
-requests="${REQUESTS:-4000}" megabytes="${MEGABYTES:-2000}"
+requests="${REQUESTS:-4000}" megabytes="${MEGABYTES:-2000}" connections="${CONNECTIONS:-1000}"
 trap 'kill $(jobs -p) 2>/dev/null || true; sleep 0.3; ip netns del $a || true; ip netns del $b || true; rm -rf "$work"' EXIT
 in_a() { ip netns exec "$a" "$@"; }
 in_b() { ip netns exec "$b" "$@"; }
@@ -81,26 +82,47 @@ sleep 3
 family() { local p; for p in "$@"; do echo "$p"; family $(pgrep -P "$p" || true); done; }
 ticks() { local sum=0 p; for p in $(family "$@"); do sum=$((sum + $(awk '{ print $14 + $15 }' "/proc/$p/stat"))); done; echo "$sum"; }
 
+# Memory of all processes, in KiB; what they share counts once.
+memory() { local sum=0 p; for p in $(family "$@"); do sum=$((sum + $(awk '/^Pss:/ { print $2 }' "/proc/$p/smaps_rollup"))); done; echo "$sum"; }
+
+# Opens connections that each have answered once, says so, and keeps them until its input ends.
+cat > "$work/hold.py" <<'P'
+import socket, sys
+held = []
+for _ in range(int(sys.argv[2])):
+    held.append(socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=60))
+    held[-1].sendall(b"GET /small HTTP/1.1\r\nHost: web\r\n\r\n")
+    assert held[-1].recv(4096).startswith(b"HTTP/1.1 200")
+print("held", flush=True)
+sys.stdin.read()
+P
+
 measure() {
     local name="$1" url="$2"; shift 2
     in_a curl -sS --noproxy '*' -o /dev/null "$url/small" || { echo "| $name | does not answer |"; return; }
-    in_a ab -q -k -c 1 -n "$requests" -e "$work/lat.csv" "$url/small" >/dev/null 2>&1
+    local before after rate speed gbit idle
+    # Before anything else: allocators keep what was freed.
+    idle="$(memory "$@")"
+    coproc hold { timeout 120 ip netns exec "$a" python3 "$work/hold.py" "${url##*:}" "$connections"; }
+    read -r _ <&"${hold[0]}"
+    local memory; memory="$(awk "BEGIN { printf \"%.1f\", ($(memory "$@") - $idle) * 1000 / $connections / 1024 }")"
+    eval "exec ${hold[1]}>&-"; wait "$hold_PID" 2>/dev/null || true
+    in_a timeout 120 ab -q -k -c 1 -n "$requests" -e "$work/lat.csv" "$url/small" >/dev/null 2>&1
     local p50 p99
     p50="$(awk -F, '$1 == 50 { print $2 }' "$work/lat.csv")"; p99="$(awk -F, '$1 == 99 { print $2 }' "$work/lat.csv")"
-    local before after rate speed gbit
     before="$(ticks "$@")"
-    rate="$(in_a ab -q -c 32 -n "$requests" "$url/small" 2>/dev/null | awk '/^Requests per second/ { print $4 }')"
+    rate="$(in_a timeout 240 ab -q -c 32 -n "$requests" "$url/small" 2>/dev/null | awk '/^Requests per second/ { print $4 }')"
     after="$(ticks "$@")"
     local cpu_ms; cpu_ms="$(awk "BEGIN { printf \"%.2f\", ($after - $before) * 10 / $requests }")"
     before="$(ticks "$@")"
-    speed="$(in_a curl -sS --noproxy '*' -o /dev/null -w '%{speed_download}' "$url/large")"
+    speed="$(in_a curl -sS --noproxy '*' --max-time 240 -o /dev/null -w '%{speed_download}' "$url/large")"
     after="$(ticks "$@")"
     gbit="$(awk "BEGIN { printf \"%.2f | %.2f\", $speed * 8 / 1e9, $megabytes * 1048576 * 8 / 1e9 / (($after - $before) / 100) }")"
-    echo "| $name | $p50 | $p99 | $rate | $cpu_ms | $gbit |"
+    echo "| $name | $p50 | $p99 | $rate | $cpu_ms | $gbit | $memory |"
 }
 
-echo "| proxy | latency p50, ms | p99, ms | new connections/s | CPU per connection, both ends, ms | Gbit/s | Gbit per CPU second, both ends |"
-echo "|---|---|---|---|---|---|---|"
+echo "| proxy | latency p50, ms | p99, ms | new connections/s | CPU per connection, both ends, ms | Gbit/s | Gbit per CPU second, both ends | MiB per 1000 connections, both ends |"
+echo "|---|---|---|---|---|---|---|---|"
 for round in $(seq "${ROUNDS:-2}"); do
     measure "service-mesh ($round)" http://127.0.0.1:9000 "$me_a" "$me_b"
     measure "HAProxy ($round)" http://127.0.0.1:9001 "$ha_a" "$ha_b"

@@ -74,6 +74,10 @@ struct Args {
     /// Device of an encrypted volume at /state, as upstream names it.
     #[arg(long, env = "CRYPTSETUP_DEVICE", value_name = "DEVICE", conflicts_with = "volume")]
     cryptsetup_device: Option<PathBuf>,
+    /// Refuse a blank device instead of making a volume on it: for pods whose volume exists, so that a host cannot
+    /// take the data away unnoticed.
+    #[arg(long, env = "CONTRAST_VOLUME_MUST_EXIST")]
+    volume_must_exist: bool,
     /// There is no service mesh: let incoming traffic in, which the guest denies from its start.
     #[arg(long, env = "CONTRAST_LIFT_DEFAULT_DENY")]
     lift_default_deny: bool,
@@ -99,6 +103,9 @@ enum Command {
         /// The workload secret that another initializer wrote.
         #[arg(long, default_value = "/contrast/secrets/workload-secret-seed", value_name = "FILE")]
         secret_file: PathBuf,
+        /// Refuse a blank device instead of making a volume on it.
+        #[arg(long, env = "CONTRAST_VOLUME_MUST_EXIST")]
+        volume_must_exist: bool,
         /// Empty file that says that the volume is there.
         #[arg(long, env = "CONTRAST_READY_FILE", default_value = "/done", value_name = "FILE")]
         ready_file: PathBuf,
@@ -134,8 +141,10 @@ async fn run(args: Args) -> anyhow::Result<()> {
         let absent = || Refused(format!("{} is not there yet", ready_file.display())).into();
         return if ready_file.exists() { Ok(()) } else { Err(absent()) };
     }
-    if let Some(Command::Cryptsetup { device, mount_point, secret_file, ready_file }) = args.command {
-        let volume = volume::Volume { device, mount_point };
+    if let Some(Command::Cryptsetup { device, mount_point, secret_file, volume_must_exist, ready_file }) =
+        args.command
+    {
+        let volume = volume::Volume { device, mount_point, must_exist: volume_must_exist };
         volume::check_tools()?;
         volume.open(&secret_file).await?;
         files::put(&ready_file, 0o644, b"")?;
@@ -151,8 +160,9 @@ async fn run(args: Args) -> anyhow::Result<()> {
         (None, Some(directory)) => directory.join("done"),
         (None, None) => "/done".into(),
     };
-    let at_state = |device: &PathBuf| volume::Volume { device: device.clone(), mount_point: "/state".into() };
-    let volume = args.volume.clone().or_else(|| args.cryptsetup_device.as_ref().map(at_state));
+    let at_state = |device| volume::Volume { device, mount_point: "/state".into(), must_exist: false };
+    let volume = args.volume.clone().or_else(|| args.cryptsetup_device.clone().map(at_state));
+    let volume = volume.map(|volume| volume::Volume { must_exist: args.volume_must_exist, ..volume });
     if volume.is_some() {
         volume::check_tools()?;
     }

@@ -1,4 +1,9 @@
 //! Kata's configuration: how the shim starts a runtime's VMs (spec data-plane.md, section 4, step 2).
+//!
+//! No parser of Kata's own has read what this writes; its runtime is in Go. Every key was compared with its published
+//! sources by name, table and kind of value: the templates `configuration-qemu-snp.toml.in` (commit 0264aa50) and
+//! `configuration-qemu-tdx.toml.in` (commit 02300738), and the structures that the runtime reads them into
+//! (`katautils/config.go`), which alone name `hot_plug_vfio` and `cold_plug_vfio`.
 
 use runtime_bundle::{Bundle, BundleFile, GUEST_MEMORY_MIB, HandlerName, Platform, Role, Tee};
 use serde::Serialize;

@@ -44,15 +44,19 @@ impl Egress {
     pub(crate) async fn serve(self, gate: Arc<Gate>) {
         let this = Arc::new(self);
         loop {
-            let (stream, place) = gate.accept(&this.listener).await;
+            let (stream, place) = gate.accept(&this.listener, Way::Egress).await;
             let (this, gate) = (Arc::clone(&this), Arc::clone(&gate));
             tokio::spawn(async move { this.connection(stream, place, &gate).await });
         }
     }
 
-    async fn connection(&self, application: TcpStream, mut place: Place, gate: &Gate) {
+    async fn connection(&self, application: TcpStream, place: Place, gate: &Gate) {
         // If no tunnel comes to be, the application sees a reset, not an empty answer.
         let _ = SockRef::from(&application).set_linger(Some(Duration::ZERO));
+        let turn = match gate.turn(&place).await {
+            Ok(turn) => turn,
+            Err(error) => return gate.handshake_failed(Way::Egress, &error),
+        };
         let name = &self.entry.name;
         let peer = match self.connect(gate).await {
             Ok(stream) => stream,
@@ -68,7 +72,7 @@ impl Egress {
             Ok(tunnel) => tunnel,
             Err(error) => return gate.handshake_failed(Way::Egress, &error),
         };
-        place.handshake_is_over();
+        drop(turn);
         let _ = SockRef::from(&application).set_linger(None);
         gate.metrics.of(Way::Egress).opened();
         let (carried, outcome) = tunnel.carry(application).await;

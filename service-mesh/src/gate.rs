@@ -1,6 +1,6 @@
 //! What ingress and egress share: identity, bounds on connections and handshakes, counters.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
@@ -13,6 +13,7 @@ use crate::{
     identity::{Current, Identity},
     metrics::{Metrics, Way},
     renewal::Renewal,
+    sources::{Connected, Sources},
     tunnel::{Carried, HandshakeError, PumpError},
 };
 
@@ -27,6 +28,10 @@ pub(crate) struct Limits {
     pub(crate) connections: usize,
     /// Connections at once that have not finished their handshake.
     pub(crate) handshakes: usize,
+    /// Connections at once from one source.
+    pub(crate) connections_per_source: usize,
+    /// Of those, such that have not finished their handshake.
+    pub(crate) handshakes_per_source: usize,
     /// Longest handshake.
     pub(crate) handshake: Duration,
     /// Longest wait for a connection, to a peer or the application.
@@ -41,20 +46,17 @@ pub(crate) struct Gate {
     renewal: Renewal,
     connections: Arc<Semaphore>,
     handshakes: Arc<Semaphore>,
+    sources: Arc<Sources>,
 }
 
 /// A place among the connections.
 pub(crate) struct Place {
     _connection: OwnedSemaphorePermit,
-    handshake: Option<OwnedSemaphorePermit>,
+    source: Connected,
 }
 
-impl Place {
-    /// Leaves the place among the handshakes to the next.
-    pub(crate) fn handshake_is_over(&mut self) {
-        self.handshake = None;
-    }
-}
+/// A place among the handshakes: of the source, and of all.
+pub(crate) type Turn = (OwnedSemaphorePermit, OwnedSemaphorePermit);
 
 impl Gate {
     pub(crate) fn new(limits: Limits, metrics: Arc<Metrics>, identity: Current, renewal: Renewal) -> Self {
@@ -65,6 +67,7 @@ impl Gate {
             renewal,
             connections: Arc::new(Semaphore::new(limits.connections)),
             handshakes: Arc::new(Semaphore::new(limits.handshakes)),
+            sources: Sources::new(limits.connections_per_source, limits.handshakes_per_source),
         }
     }
 
@@ -74,20 +77,20 @@ impl Gate {
     }
 
     /// The next connection. Nobody is accepted for whom there is no place: they wait in the kernel's queue,
-    /// which is bounded, too.
-    pub(crate) async fn accept(&self, listener: &TcpListener) -> (TcpStream, Place) {
+    /// which is bounded, too. Who comes from a source that has enough is turned away.
+    pub(crate) async fn accept(&self, listener: &TcpListener, way: Way) -> (TcpStream, Place) {
         loop {
-            let (Ok(handshake), Ok(connection)) = (
-                Arc::clone(&self.handshakes).acquire_owned().await,
-                Arc::clone(&self.connections).acquire_owned().await,
-            ) else {
-                std::future::pending().await // never: the semaphores are not closed
+            let Ok(connection) = Arc::clone(&self.connections).acquire_owned().await else {
+                std::future::pending().await // never: the semaphore is not closed
             };
             match listener.accept().await {
-                Ok((stream, _)) => {
-                    prepare(&stream);
-                    return (stream, Place { _connection: connection, handshake: Some(handshake) });
-                }
+                Ok((stream, address)) => match self.sources.connect(address.ip()) {
+                    Some(source) => {
+                        prepare(&stream);
+                        return (stream, Place { _connection: connection, source });
+                    }
+                    None => self.turn_away(&stream, address, way),
+                },
                 Err(error) => {
                     tracing::error!("cannot accept a connection: {error}"); // such as no more descriptors
                     tokio::time::sleep(BEFORE_NEXT_ACCEPT).await;
@@ -96,8 +99,26 @@ impl Gate {
         }
     }
 
+    fn turn_away(&self, stream: &TcpStream, source: SocketAddr, way: Way) {
+        self.metrics.of(way).failed("too_many");
+        tracing::debug!(%source, "connection reset: too many from there");
+        let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+    }
+
+    /// Waits for a place among the handshakes, as long as a handshake may take.
+    pub(crate) async fn turn(&self, place: &Place) -> Result<Turn, HandshakeError> {
+        let turn = async {
+            let of_source = Arc::clone(&place.source.turns).acquire_owned().await;
+            // Only then: what one source waits for does not hold up the others.
+            let of_all = Arc::clone(&self.handshakes).acquire_owned().await;
+            of_source.ok().zip(of_all.ok())
+        };
+        let turn = tokio::time::timeout(self.limits.handshake, turn).await.ok().flatten();
+        turn.ok_or(HandshakeError::NoTurn(self.limits.handshake))
+    }
+
     /// Connects within the time limit.
-    pub(crate) async fn connect(&self, address: std::net::SocketAddr) -> io::Result<TcpStream> {
+    pub(crate) async fn connect(&self, address: SocketAddr) -> io::Result<TcpStream> {
         let connecting = tokio::time::timeout(self.limits.connect, TcpStream::connect(address));
         let stream = connecting.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
         prepare(&stream);

@@ -65,18 +65,22 @@ fn transparent(address: SocketAddr) -> io::Result<TcpListener> {
 /// Serves for ever.
 pub(crate) async fn serve(listener: TcpListener, clients: ClientAuth, own: OwnPorts, gate: Arc<Gate>) {
     loop {
-        let (stream, place) = gate.accept(&listener).await;
+        let (stream, place) = gate.accept(&listener, Way::Ingress).await;
         let gate = Arc::clone(&gate);
         tokio::spawn(async move { connection(stream, place, clients, own, &gate).await });
     }
 }
 
-async fn connection(peer: TcpStream, mut place: Place, clients: ClientAuth, own: OwnPorts, gate: &Gate) {
+async fn connection(peer: TcpStream, place: Place, clients: ClientAuth, own: OwnPorts, gate: &Gate) {
     let Ok(destination) = peer.local_addr() else { return };
     // Reached directly: by a probe, or from within the pod. There is no application to go to.
     if own.0.contains(&destination.port()) {
         return;
     }
+    let turn = match gate.turn(&place).await {
+        Ok(turn) => turn,
+        Err(error) => return gate.handshake_failed(Way::Ingress, &error),
+    };
     let Some(identity) = gate.identity() else { return };
     let config = match clients {
         ClientAuth::Required => identity.mutual(destination.port()),
@@ -87,7 +91,7 @@ async fn connection(peer: TcpStream, mut place: Place, clients: ClientAuth, own:
         Ok(tunnel) => tunnel,
         Err(error) => return gate.handshake_failed(Way::Ingress, &error),
     };
-    place.handshake_is_over();
+    drop(turn);
     let application = match gate.connect(destination).await {
         Ok(stream) => stream,
         Err(error) => {

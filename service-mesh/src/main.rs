@@ -12,6 +12,7 @@ mod ingress;
 mod metrics;
 mod peer;
 mod renewal;
+mod sources;
 mod tunnel;
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
@@ -86,6 +87,12 @@ struct Args {
     /// Handshakes at once; more wait.
     #[arg(long, env = "CONTRAST_MAX_HANDSHAKES", default_value_t = 1024)]
     max_handshakes: usize,
+    /// Connections at once from one address (IPv6: from one /64); more are reset. The application is one, too.
+    #[arg(long, env = "CONTRAST_MAX_CONNECTIONS_PER_SOURCE", default_value_t = 20_000)]
+    max_connections_per_source: usize,
+    /// Handshakes at once from one address; more wait.
+    #[arg(long, env = "CONTRAST_MAX_HANDSHAKES_PER_SOURCE", default_value_t = 256)]
+    max_handshakes_per_source: usize,
     /// Longest handshake, in seconds.
     #[arg(long, env = "CONTRAST_HANDSHAKE_SECONDS", default_value_t = 10)]
     handshake_seconds: u64,
@@ -176,6 +183,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let limits = Limits {
         connections: args.max_connections,
         handshakes: args.max_handshakes,
+        connections_per_source: args.max_connections_per_source,
+        handshakes_per_source: args.max_handshakes_per_source,
         handshake: Duration::from_secs(args.handshake_seconds),
         connect: Duration::from_secs(args.handshake_seconds),
     };

@@ -16,8 +16,8 @@ pub(crate) enum Way {
     Egress,
 }
 
-/// Reasons of `HandshakeError::kind`, and the two that come before and after a handshake.
-const FAILURES: [&str; 10] = [
+/// Reasons of `HandshakeError::kind`, and those that come before and after a handshake.
+const FAILURES: [&str; 11] = [
     "no_certificate",
     "peer_not_allowed",
     "expired",
@@ -26,6 +26,7 @@ const FAILURES: [&str; 10] = [
     "not_tls",
     "lost",
     "timeout",
+    "too_many",
     "unreachable",
     "cut_off",
 ];

@@ -20,6 +20,7 @@ use tempfile::TempDir;
 use crate::deployment::{Deployment, run};
 
 const DISK_BYTES: u64 = 64 << 20;
+const GROWN_BYTES: u64 = 96 << 20;
 const MIB: u64 = 1 << 20;
 /// A boot under software emulation on a busy machine.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -34,6 +35,12 @@ if [ $step = probe ]; then echo GUEST probed; poweroff -f; fi
 for module in virtio_pci virtio_blk virtio_net ext4 dm-crypt dm-integrity xts authenc hmac sha256 aes crc32c algif_skcipher; do
     modprobe -q $module
 done
+printf %0128d 7 > /secret-of-another
+another="initializer cryptsetup -d /dev/vda -m /state --secret-file /secret-of-another"
+case $step in
+write) $another --volume-must-exist; echo GUEST stranger $? ;;
+read) $another; echo GUEST stranger $? ;;
+esac
 ip link set lo up; ip addr add 10.0.2.15/24 dev eth0; ip link set eth0 up
 initializer --coordinator 10.0.2.2:@PORT@ --simulated-machine /machine --policy-hash @POLICY@ \
     --verify-coordinator /manifest.json --log-level info --volume /dev/vda:/state --once &
@@ -44,6 +51,7 @@ case $step in
 write) echo "patient records" > /state/hello; dd if=/dev/urandom of=/state/large bs=1M count=20 2>/dev/null
     sha256sum < /state/large > /state/sum; sync; echo GUEST written ;;
 read) echo GUEST read $(cat /state/hello); sha256sum < /state/large | cmp - /state/sum && echo GUEST intact
+    dd if=/dev/zero of=/state/more bs=1M count=30 2>/dev/null && sync && echo GUEST grown
     kill $pid; wait $pid; echo GUEST closed $? ;;
 damaged) cat /state/large > /dev/null && echo GUEST undetected || echo GUEST detected ;;
 esac
@@ -91,11 +99,13 @@ impl Guest {
             "cmp",
             "poweroff",
             "echo",
+            "printf",
         ] {
             symlink("busybox", root.join("bin").join(applet)).unwrap();
         }
         install(&root, &find("cryptsetup"), "cryptsetup");
         install(&root, &find("mkfs.ext4"), "mkfs.ext4");
+        install(&root, &find("resize2fs"), "resize2fs");
         // Debug information would be the largest part of the guest.
         let stripped = directory.path().join("initializer");
         run(Command::new("strip").arg("-o").arg(&stripped).arg(program("initializer")));
@@ -248,18 +258,27 @@ fn a_volume_outlives_its_guest_and_tampering_is_noticed() {
     let guest = Guest::build(&deployment);
 
     // Killed as soon as formatting has begun: the next start begins anew.
-    guest.boot("write").expect("formatting");
+    let mut boot = guest.boot("write");
+    boot.expect("/dev/vda holds no volume, and --volume-must-exist is set");
+    boot.expect("GUEST stranger 1");
+    boot.expect("formatting");
+    drop(boot);
     // Killed after data was written.
     guest.boot("write").expect("GUEST written");
 
+    // The provider makes the disk larger. A pod with another workload secret comes first, and changes nothing.
+    let disk = guest.disk();
+    disk.set_len(GROWN_BYTES).unwrap();
     let mut boot = guest.boot("read");
+    boot.expect("Another WorkloadSecretID");
+    boot.expect("GUEST stranger 1");
     boot.expect("GUEST read patient records");
     boot.expect("GUEST intact");
+    boot.expect("GUEST grown"); // by a file for which there was no room
     boot.expect("GUEST closed 0");
     drop(boot);
 
-    // A host changes a byte in each mebibyte of the second half, where the large file is.
-    let disk = guest.disk();
+    // A host changes a byte in each mebibyte after the first 32, where the large file is.
     let sealed = {
         let mut bytes = vec![0; 16 << 20];
         disk.read_exact_at(&mut bytes, 0).unwrap();
@@ -268,7 +287,7 @@ fn a_volume_outlives_its_guest_and_tampering_is_noticed() {
     if let Some(path) = std::env::var_os("CONTRAST_SAVE_HEADER") {
         fs::write(path, &sealed).unwrap();
     }
-    for place in (32 * MIB..DISK_BYTES).step_by(usize::try_from(MIB).unwrap()) {
+    for place in (32 * MIB..GROWN_BYTES).step_by(usize::try_from(MIB).unwrap()) {
         let mut byte = [0];
         disk.read_exact_at(&mut byte, place + 1000).unwrap();
         disk.write_all_at(&[byte[0] ^ 1], place + 1000).unwrap();

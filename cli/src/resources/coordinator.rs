@@ -5,7 +5,7 @@ use runtime_bundle::HandlerName;
 use serde_json::{Value, json};
 
 use super::{Form, Slot, demand_digest, dns_label, print};
-use crate::printer::Printer;
+use crate::printer::{Printer, Refused};
 
 pub(crate) const TEMPLATE: &str = include_str!("../../../deploy/resources/coordinator.yaml");
 
@@ -13,7 +13,9 @@ pub(crate) const TEMPLATE: &str = include_str!("../../../deploy/resources/coordi
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     contrast coordinator --image ghcr.io/me/coordinator@sha256:... --runtime contrast-cc-metal-qemu-snp-8da615a6 > coordinator.yml\n  \
-    contrast coordinator --image ... --runtime ... --replicas 3 --namespace shop --service-type LoadBalancer\n  \
+    contrast coordinator --image ... --runtime ... --namespace shop --service-type LoadBalancer\n  \
+    contrast coordinator --image ... --runtime ... --replicas 3 --etcd-endpoints https://etcd-0.etcd:2379,https://etcd-1.etcd:2379 \\\n    \
+    --etcd-tls-secret etcd-client-tls --etcd-user-secret etcd-user --storage 10Gi\n  \
     contrast coordinator --image ... --runtime ... --env CONTRAST_CHECKPOINT_SECONDS=30")]
 pub(crate) struct Args {
     /// The Coordinator's image, by digest.
@@ -34,7 +36,24 @@ pub(crate) struct Args {
     /// How the services are reached.
     #[arg(long, value_enum, default_value_t)]
     service_type: ServiceType,
-    /// An option of the Coordinator as an environment variable, such as the etcd it writes to. May be given several times.
+    /// The etcd cluster that all replicas write to; several replicas need one.
+    #[arg(long, value_name = "URL", value_delimiter = ',')]
+    etcd_endpoints: Vec<String>,
+    /// Secret (kubernetes.io/tls) with etcd's authority and the client certificate: ca.crt, tls.crt, tls.key.
+    #[arg(long, value_name = "SECRET", requires = "etcd_endpoints", value_parser = dns_label)]
+    etcd_tls_secret: Option<String>,
+    /// Secret (kubernetes.io/basic-auth) with etcd's user: username, password.
+    #[arg(long, value_name = "SECRET", requires = "etcd_endpoints", value_parser = dns_label)]
+    etcd_user_secret: Option<String>,
+    /// Size of a persistent volume claim for each replica's log, such as 10Gi; without it, it is in memory and replicas
+    /// get it from each other or from etcd.
+    #[arg(long, value_name = "SIZE", value_parser = quantity)]
+    storage: Option<String>,
+    /// Storage class of these claims; the cluster's default if not given.
+    #[arg(long, value_name = "CLASS", requires = "storage", value_parser = dns_label)]
+    storage_class: Option<String>,
+    /// An option of the Coordinator as an environment variable. May be given several times; goes before what the options
+    /// above make of it.
     #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
     env: Vec<(String, String)>,
     /// What to print.
@@ -65,8 +84,25 @@ fn variable(text: &str) -> Result<(String, String), String> {
     pair.map(|(name, value)| (name.to_owned(), value.to_owned())).ok_or_else(|| "NAME=VALUE is wanted".into())
 }
 
+/// A Kubernetes quantity in bytes: a whole number, maybe with a unit.
+fn quantity(text: &str) -> Result<String, String> {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let known = ["", "k", "M", "G", "T", "P", "Ki", "Mi", "Gi", "Ti", "Pi"].contains(&unit);
+    let good = known && number.parse::<u64>().is_ok_and(|number| number > 0);
+    good.then(|| text.to_owned()).ok_or_else(|| "a size such as 10Gi is wanted".into())
+}
+
 pub(crate) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
     demand_digest(&args.image)?;
+    let names_etcd = |(name, _): &(String, String)| name == "CONTRAST_ETCD_ENDPOINTS";
+    if args.replicas > 1 && args.etcd_endpoints.is_empty() && !args.env.iter().any(names_etcd) {
+        return Err(Refused(format!(
+            "{} replicas need a store that they share: give --etcd-endpoints",
+            args.replicas
+        ))
+        .into());
+    }
     print(printer, args.form, "coordinator", TEMPLATE, &slots(args))
 }
 
@@ -76,7 +112,12 @@ fn slots(args: &Args) -> Vec<Slot> {
         json!({ "name": "CONTRAST_STATE_DIR", "value": "/var/lib/contrast" }),
         json!({ "name": "CONTRAST_LOG_FORMAT", "value": "json" }),
     ];
+    let given = |name: &str| args.env.iter().any(|(given, _)| given == name);
+    env.extend(
+        from_options(args).into_iter().filter(|variable| !variable["name"].as_str().is_some_and(given)),
+    );
     env.extend(args.env.iter().map(|(name, value)| json!({ "name": name, "value": value })));
+    let (mounts, volumes, claims) = volumes(args);
     let service = args.service_type.to_possible_value().map(|value| value.get_name().to_owned());
     let slot = |name, path, expression, value| Slot { name, path, expression, value };
     vec![
@@ -95,6 +136,14 @@ fn slots(args: &Args) -> Vec<Slot> {
             json!(args.image),
         ),
         slot("ENV", Some("env"), ".Values.coordinator.env | toJson", Value::Array(env)),
+        slot("VOLUME_MOUNTS", Some("volumeMounts"), ".Values.coordinator.volumeMounts | toJson", mounts),
+        slot("VOLUMES", Some("volumes"), ".Values.coordinator.volumes | toJson", volumes),
+        slot(
+            "CLAIMS",
+            Some("volumeClaimTemplates"),
+            ".Values.coordinator.volumeClaimTemplates | toJson",
+            claims,
+        ),
         slot(
             "MEMORY",
             Some("memory"),
@@ -103,6 +152,60 @@ fn slots(args: &Args) -> Vec<Slot> {
         ),
         slot("SERVICE_TYPE", Some("serviceType"), ".Values.coordinator.serviceType | quote", json!(service)),
     ]
+}
+
+/// Where the keys for etcd are mounted. Files only: variables would show in `kubectl describe`.
+const ETCD_TLS: &str = "/etc/contrast/etcd-tls";
+const ETCD_USER: &str = "/etc/contrast/etcd-user";
+
+/// Several replicas find each other by the headless service, and all write to etcd.
+fn from_options(args: &Args) -> Vec<Value> {
+    let mut env = Vec::new();
+    let mut variable = |name: &str, value: String| env.push(json!({ "name": name, "value": value }));
+    if args.replicas > 1 {
+        variable("CONTRAST_PEERS", "coordinator-peers:7777".into());
+    }
+    if !args.etcd_endpoints.is_empty() {
+        variable("CONTRAST_ETCD_ENDPOINTS", args.etcd_endpoints.join(","));
+    }
+    if args.etcd_tls_secret.is_some() {
+        variable("CONTRAST_ETCD_CA", format!("{ETCD_TLS}/ca.crt"));
+        variable("CONTRAST_ETCD_CERT", format!("{ETCD_TLS}/tls.crt"));
+        variable("CONTRAST_ETCD_KEY", format!("{ETCD_TLS}/tls.key"));
+    }
+    if let Some(secret) = &args.etcd_user_secret {
+        variable("CONTRAST_ETCD_PASSWORD_FILE", format!("{ETCD_USER}/password"));
+        let key = json!({ "secretKeyRef": { "name": secret, "key": "username" } });
+        env.push(json!({ "name": "CONTRAST_ETCD_USER", "valueFrom": key }));
+    }
+    env
+}
+
+/// Mounts, volumes, and claims.
+fn volumes(args: &Args) -> (Value, Value, Value) {
+    let mut mounts = vec![json!({ "name": "state", "mountPath": "/var/lib/contrast" })];
+    let (mut volumes, mut claims) = (Vec::new(), Vec::new());
+    match &args.storage {
+        None => volumes.push(json!({ "name": "state", "emptyDir": {} })),
+        Some(size) => {
+            let mut spec = json!({
+                "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": size } },
+            });
+            if let Some(class) = &args.storage_class {
+                spec["storageClassName"] = json!(class);
+            }
+            claims.push(json!({ "metadata": { "name": "state" }, "spec": spec }));
+        }
+    }
+    let secrets =
+        [("etcd-tls", ETCD_TLS, &args.etcd_tls_secret), ("etcd-user", ETCD_USER, &args.etcd_user_secret)];
+    for (name, path, secret) in secrets {
+        if let Some(secret) = secret {
+            mounts.push(json!({ "name": name, "mountPath": path, "readOnly": true }));
+            volumes.push(json!({ "name": name, "secret": { "secretName": secret, "defaultMode": 0o440 } }));
+        }
+    }
+    (json!(mounts), json!(volumes), json!(claims))
 }
 
 #[cfg(test)]
@@ -114,6 +217,11 @@ pub(crate) fn example() -> Vec<Slot> {
         replicas: 3,
         memory: 200,
         service_type: ServiceType::LoadBalancer,
+        etcd_endpoints: vec!["https://etcd-0:2379".into(), "https://etcd-1:2379".into()],
+        etcd_tls_secret: Some("etcd-tls".into()),
+        etcd_user_secret: Some("etcd-user".into()),
+        storage: Some("10Gi".into()),
+        storage_class: None,
         env: vec![("A".into(), "\"}]\n---\n".into())],
         form: Form::Yaml,
     };

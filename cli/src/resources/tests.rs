@@ -24,8 +24,37 @@ fn values_stay_in_their_places_whatever_they_contain() {
     assert_eq!(pod["nodeSelector"]["pool"], "\"odd\": {}\n");
     assert_eq!(pod["initContainers"][0]["args"], serde_json::json!(["install", "Metal-QEMU-SNP"]));
     let coordinator = documents(&yaml(coordinator::TEMPLATE, &coordinator::example()).unwrap());
-    assert_eq!(coordinator[3]["spec"]["template"]["spec"]["containers"][0]["env"][2]["value"], "\"}]\n---\n");
+    let env = coordinator[3]["spec"]["template"]["spec"]["containers"][0]["env"].as_array().unwrap();
+    assert_eq!(env.last().unwrap()["value"], "\"}]\n---\n");
     assert_eq!(coordinator[3]["spec"]["replicas"], 3);
+}
+
+#[test]
+fn replicas_are_told_of_each_other_and_of_etcd() {
+    let coordinator = documents(&yaml(coordinator::TEMPLATE, &coordinator::example()).unwrap());
+    let (set, pod) = (&coordinator[3]["spec"], &coordinator[3]["spec"]["template"]["spec"]);
+    let env = pod["containers"][0]["env"].as_array().unwrap();
+    let value = |name: &str| env.iter().find(|variable| variable["name"] == name).unwrap()["value"].as_str();
+    // The headless service that the StatefulSet names and the resources bring along.
+    assert_eq!(value("CONTRAST_PEERS").unwrap(), format!("{}:7777", set["serviceName"].as_str().unwrap()));
+    assert!(
+        coordinator
+            .iter()
+            .any(|item| item["kind"] == "Service" && item["metadata"]["name"] == set["serviceName"])
+    );
+    assert_eq!(value("CONTRAST_ETCD_ENDPOINTS"), Some("https://etcd-0:2379,https://etcd-1:2379"));
+    // Every file that is named is below a mount of a volume that is there.
+    let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
+    for file in ["CONTRAST_ETCD_CA", "CONTRAST_ETCD_KEY", "CONTRAST_ETCD_PASSWORD_FILE"] {
+        let file = value(file).unwrap();
+        let mount =
+            mounts.iter().find(|mount| file.starts_with(mount["mountPath"].as_str().unwrap())).unwrap();
+        assert!(
+            pod["volumes"].as_array().unwrap().iter().any(|volume| volume["name"] == mount["name"]),
+            "{file}"
+        );
+    }
+    assert_eq!(set["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"], "10Gi");
 }
 
 #[test]

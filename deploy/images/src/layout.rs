@@ -26,6 +26,8 @@ pub(crate) struct Image<'a> {
     pub(crate) root: bool,
     /// Seconds since 1970.
     pub(crate) epoch: u64,
+    /// A folder of programs and libraries beside it.
+    pub(crate) tools: Option<&'a Path>,
 }
 
 /// A layout that is being written.
@@ -45,10 +47,12 @@ impl Layout {
     /// Adds an image; returns its digest in hex.
     pub(crate) fn add(&mut self, image: &Image<'_>) -> anyhow::Result<String> {
         demand_static(image)?;
-        let layer = layer(image)?;
-        let mut gzip = GzBuilder::new().mtime(0).write(Vec::new(), Compression::best());
-        gzip.write_all(&layer)?;
-        let created = rfc3339(image.epoch);
+        let mut layers = vec![layer(image)?];
+        layers.extend(image.tools.map(|folder| tools_layer(folder, image.epoch)).transpose()?);
+        let diff_ids: Vec<_> = layers.iter().map(|layer| format!("sha256:{}", hash(layer))).collect();
+        let history = vec![json!({ "created": created(image), "created_by": "build-images" }); layers.len()];
+        let layers: Vec<Value> = layers.iter().map(|layer| self.layer(layer)).collect::<Result<_, _>>()?;
+        let created = created(image);
         let labels = json!({
             "org.opencontainers.image.title": image.name, "org.opencontainers.image.version": image.version,
             "org.opencontainers.image.licenses": "Apache-2.0", "org.opencontainers.image.created": created,
@@ -57,16 +61,15 @@ impl Layout {
             "architecture": "amd64", "os": "linux", "created": created,
             "config": {
                 "User": if image.root { "0:0" } else { NOBODY }, "Entrypoint": [format!("/{}", image.name)],
-                "WorkingDir": "/", "Env": ["PATH=/"], "Labels": labels,
+                "WorkingDir": "/", "Env": ["PATH=/:/usr/sbin"], "Labels": labels,
             },
-            "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{}", hash(&layer))] },
-            "history": [{ "created": created, "created_by": "build-images" }],
+            "rootfs": { "type": "layers", "diff_ids": diff_ids },
+            "history": history,
         });
-        let layer = self.blob("application/vnd.oci.image.layer.v1.tar+gzip", &gzip.finish()?)?;
         let config = self.blob("application/vnd.oci.image.config.v1+json", &serde_json::to_vec(&config)?)?;
         let kind = "application/vnd.oci.image.manifest.v1+json";
         let manifest = json!({
-            "schemaVersion": 2, "mediaType": kind, "config": config, "layers": [layer], "annotations": labels,
+            "schemaVersion": 2, "mediaType": kind, "config": config, "layers": layers, "annotations": labels,
         });
         let bytes = serde_json::to_vec(&manifest)?;
         let mut descriptor = self.blob(kind, &bytes)?;
@@ -79,6 +82,12 @@ impl Layout {
         let kind = "application/vnd.oci.image.index.v1+json";
         let index = json!({ "schemaVersion": 2, "mediaType": kind, "manifests": self.manifests });
         Ok(std::fs::write(self.folder.join("index.json"), serde_json::to_vec_pretty(&index)?)?)
+    }
+
+    fn layer(&self, tar: &[u8]) -> anyhow::Result<Value> {
+        let mut gzip = GzBuilder::new().mtime(0).write(Vec::new(), Compression::best());
+        gzip.write_all(tar)?;
+        self.blob("application/vnd.oci.image.layer.v1.tar+gzip", &gzip.finish()?)
     }
 
     fn blob(&self, kind: &str, bytes: &[u8]) -> anyhow::Result<Value> {
@@ -115,7 +124,11 @@ fn demand_static(image: &Image<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The image's only layer: the program, and names for the two users.
+fn created(image: &Image<'_>) -> String {
+    rfc3339(image.epoch)
+}
+
+/// The image's first layer: the program, and names for the two users.
 fn layer(image: &Image<'_>) -> anyhow::Result<Vec<u8>> {
     let mut layer = tar::Builder::new(Vec::new());
     let entries: [(&str, u32, Option<&[u8]>); 5] = [
@@ -126,20 +139,55 @@ fn layer(image: &Image<'_>) -> anyhow::Result<Vec<u8>> {
         ("tmp/", 0o1777, None),
     ];
     for (path, mode, contents) in entries {
-        let mut header = tar::Header::new_ustar();
-        header.set_path(path)?;
-        header.set_mode(mode);
-        header.set_mtime(image.epoch);
-        header.set_size(u64::try_from(contents.unwrap_or_default().len())?);
-        header.set_entry_type(if contents.is_some() {
-            tar::EntryType::Regular
-        } else {
-            tar::EntryType::Directory
-        });
-        header.set_cksum();
-        layer.append(&header, contents.unwrap_or_default())?;
+        append(&mut layer, Path::new(path), mode, contents, image.epoch)?;
     }
     Ok(layer.into_inner()?)
+}
+
+/// A folder's files and folders in the order of their names, root's, all of one time.
+fn tools_layer(folder: &Path, epoch: u64) -> anyhow::Result<Vec<u8>> {
+    let mut layer = tar::Builder::new(Vec::new());
+    let mut todo = vec![PathBuf::new()];
+    while let Some(path) = todo.pop() {
+        let here = folder.join(&path);
+        let found =
+            std::fs::symlink_metadata(&here).with_context(|| format!("cannot read {}", here.display()))?;
+        if found.is_dir() {
+            let names = std::fs::read_dir(&here)?.map(|entry| Ok(path.join(entry?.file_name())));
+            let mut names = names.collect::<std::io::Result<Vec<_>>>()?;
+            names.sort_by(|one, other| other.cmp(one)); // the last one is taken first
+            todo.extend(names);
+            if path != Path::new("") {
+                append(&mut layer, &path, 0o755, None, epoch)?;
+            }
+            continue;
+        }
+        anyhow::ensure!(found.is_file(), "{} is neither a file nor a folder", here.display());
+        let runs = std::os::unix::fs::PermissionsExt::mode(&found.permissions()) & 0o100 != 0;
+        append(&mut layer, &path, if runs { 0o755 } else { 0o644 }, Some(&std::fs::read(&here)?), epoch)?;
+    }
+    Ok(layer.into_inner()?)
+}
+
+/// A file, or without contents a folder.
+fn append(
+    layer: &mut tar::Builder<Vec<u8>>,
+    path: &Path,
+    mode: u32,
+    contents: Option<&[u8]>,
+    epoch: u64,
+) -> anyhow::Result<()> {
+    let mut header = tar::Header::new_ustar();
+    header.set_path(path)?;
+    header.set_mode(mode);
+    header.set_mtime(epoch);
+    header.set_size(u64::try_from(contents.unwrap_or_default().len())?);
+    header.set_entry_type(match contents {
+        Some(_) => tar::EntryType::Regular,
+        None => tar::EntryType::Directory,
+    });
+    header.set_cksum();
+    Ok(layer.append(&header, contents.unwrap_or_default())?)
 }
 
 /// Seconds since 1970 as a date (Howard Hinnant's days-to-civil).
@@ -169,7 +217,8 @@ mod tests {
     #[test]
     fn a_program_that_needs_a_loader_is_refused() {
         let binary = std::fs::read("/proc/self/exe").unwrap();
-        let image = Image { name: "coordinator", version: "1", binary: &binary, root: false, epoch: 0 };
+        let image =
+            Image { name: "coordinator", version: "1", binary: &binary, root: false, epoch: 0, tools: None };
         let refused = demand_static(&image).unwrap_err().to_string();
         assert!(refused.starts_with("coordinator is not static"), "{refused}");
         assert!(demand_static(&Image { binary: b"#!/bin/sh", ..image }).is_err());

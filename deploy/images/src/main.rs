@@ -31,6 +31,10 @@ struct Args {
     /// Folder to write; must not exist.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// What deploy/images/volume-tools made: goes into the initializer's image, which without it opens no encrypted
+    /// volumes.
+    #[arg(long, value_name = "DIR")]
+    volume_tools: Option<PathBuf>,
     /// Workspace whose Cargo.lock the binaries were made from.
     #[arg(long, default_value = ".", value_name = "DIR")]
     workspace: PathBuf,
@@ -58,9 +62,10 @@ fn main() -> anyhow::Result<()> {
         }
         let binary = std::fs::read(&program).with_context(|| format!("cannot read {}", program.display()))?;
         let version = metadata.version(name)?;
-        let digest =
-            layout.add(&Image { name, version: &version, binary: &binary, root, epoch: args.epoch })?;
-        let bom = metadata.bom(name)?;
+        let tools = args.volume_tools.as_deref().filter(|_| name == "initializer");
+        let image = Image { name, version: &version, binary: &binary, root, epoch: args.epoch, tools };
+        let digest = layout.add(&image)?;
+        let bom = metadata.bom(name, &sbom::packages(tools)?)?;
         std::fs::write(args.out.join(format!("{name}.cdx.json")), bom)?;
         writeln!(std::io::stdout(), "sha256:{digest}  {name}")?;
     }

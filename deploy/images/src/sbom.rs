@@ -93,8 +93,8 @@ impl Metadata {
         Ok(self.program(name)?.version.clone())
     }
 
-    /// The program's SBOM. Without a date or a random number: the same every time.
-    pub(crate) fn bom(&self, name: &str) -> anyhow::Result<Vec<u8>> {
+    /// The program's SBOM, and what its image holds besides. Without a date or a random number: the same every time.
+    pub(crate) fn bom(&self, name: &str, besides: &[Value]) -> anyhow::Result<Vec<u8>> {
         let program = self.program(name)?;
         let (mut seen, mut todo) = (BTreeSet::new(), vec![program.id.as_str()]);
         while let Some(id) = todo.pop() {
@@ -108,8 +108,10 @@ impl Metadata {
             .filter(|package| package.id != program.id)
             .map(|package| self.component(package))
             .collect();
+        components.extend_from_slice(besides);
         components.sort_by_key(|component| component["bom-ref"].as_str().map(str::to_owned));
         let mut dependencies: Vec<Value> = packages.iter().map(|package| self.dependency(package)).collect();
+        dependencies.extend(besides.iter().map(|other| json!({ "ref": other["bom-ref"] })));
         dependencies.sort_by_key(|dependency| dependency["ref"].as_str().map(str::to_owned));
         let mut own = self.component(program);
         own["type"] = "application".into();
@@ -144,6 +146,29 @@ impl Metadata {
     }
 }
 
+/// The Debian packages that deploy/images/volume-tools took its files from.
+pub(crate) fn packages(tools: Option<&Path>) -> anyhow::Result<Vec<Value>> {
+    let Some(tools) = tools else { return Ok(Vec::new()) };
+    let path = tools.join("usr/share/doc/volume-tools.sha256");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let component = |line: &str| {
+        let [hash, name, version] = line.split_whitespace().collect::<Vec<_>>().try_into().ok()?;
+        let in_purl = version.replace('+', "%2B").replace(':', "%3A");
+        let purl = format!("pkg:deb/debian/{name}@{in_purl}?arch=amd64&distro=debian-12");
+        Some(json!({
+            "type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl,
+            "hashes": [{ "alg": "SHA-256", "content": hash }],
+        }))
+    };
+    lines
+        .map(|line| {
+            component(line)
+                .with_context(|| format!("{}: {line:?} is not HASH PACKAGE VERSION", path.display()))
+        })
+        .collect()
+}
+
 fn purl(package: &Package) -> String {
     format!("pkg:cargo/{}@{}", package.name, package.version.replace('+', "%2B"))
 }
@@ -169,8 +194,8 @@ mod tests {
     fn the_sbom_lists_what_is_built_in_and_not_what_only_tests_need() {
         let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let metadata = Metadata::read(&workspace).unwrap();
-        let bytes = metadata.bom("runtime-installer").unwrap();
-        assert_eq!(metadata.bom("runtime-installer").unwrap(), bytes, "the same every time");
+        let bytes = metadata.bom("runtime-installer", &[]).unwrap();
+        assert_eq!(metadata.bom("runtime-installer", &[]).unwrap(), bytes, "the same every time");
         let bom: Value = serde_json::from_slice(&bytes).unwrap();
         let components = bom["components"].as_array().unwrap();
         let find = |name: &str| components.iter().find(|component| component["name"] == name);

@@ -29,6 +29,8 @@ use tools::Cryptsetup;
 pub(crate) struct Volume {
     pub(crate) device: PathBuf,
     pub(crate) mount_point: PathBuf,
+    /// A blank device is refused: somebody took the volume away.
+    pub(crate) must_exist: bool,
 }
 
 impl FromStr for Volume {
@@ -38,7 +40,7 @@ impl FromStr for Volume {
         let absolute = |path: &str| path.starts_with('/').then(|| PathBuf::from(path));
         text.rsplit_once(':')
             .and_then(|(device, mount)| {
-                Some(Self { device: absolute(device)?, mount_point: absolute(mount)? })
+                Some(Self { device: absolute(device)?, mount_point: absolute(mount)?, must_exist: false })
             })
             .ok_or_else(|| format!("{text:?} is not DEVICE:MOUNT with two absolute paths"))
     }
@@ -75,6 +77,10 @@ impl Volume {
         // The application's mount follows this one.
         mount_change(&self.mount_point, MountPropagationFlags::SHARED)
             .with_context(|| format!("cannot share the mount {}", self.mount_point.display()))?;
+        // Each time: what an earlier start did not finish is finished now.
+        if let Err(error) = tools::grow_file_system(&mapped).await {
+            tracing::warn!(mount = %self.mount_point.display(), "the file system keeps its size: {error:#}");
+        }
         tracing::info!(device = %self.device.display(), mount = %self.mount_point.display(), "volume open");
         Ok(())
     }
@@ -86,6 +92,14 @@ impl Volume {
         let (mut header, block) = (device.header()?, device.seal()?);
         let mut verdict = judge(&key, &header, &block)
             .map_err(|refused| Refused(format!("{}: {refused}", self.device.display())))?;
+        if verdict == Verdict::Format && self.must_exist {
+            let device = self.device.display();
+            return Err(Refused(format!(
+                "{device} holds no volume, and --volume-must-exist is set: the device was exchanged or blanked, or this is \
+                 the volume's first start"
+            ))
+            .into());
+        }
         if verdict == Verdict::Format {
             tracing::info!(device = %self.device.display(), "formatting");
             device.write_seal(&seal(&key, State::Formatting, None))?;
@@ -98,6 +112,11 @@ impl Volume {
             verdict = Verdict::MakeFileSystem;
         }
         cryptsetup.open(&header, mapping).await?;
+        if device.has_outgrown(mapped)? {
+            tracing::info!(device = %self.device.display(), "the device has grown, and the volume with it");
+            tools::close(mapping).await?;
+            cryptsetup.open(&header, mapping).await?;
+        }
         if verdict == Verdict::MakeFileSystem {
             tools::make_file_system(mapped).await?;
             device.write_seal(&seal(&key, State::Ready, Some(&header)))?;
@@ -141,7 +160,7 @@ fn is_mounted(mount_point: &Path) -> anyhow::Result<bool> {
 /// Fails early and in words when the programs that this needs are not there.
 pub(crate) fn check_tools() -> anyhow::Result<()> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    for program in ["cryptsetup", "mkfs.ext4"] {
+    for program in ["cryptsetup", "mkfs.ext4", "resize2fs"] {
         let found = std::env::split_paths(&path).any(|directory| directory.join(program).is_file());
         ensure!(found, "{program} is not in PATH; encrypted volumes need it");
     }

@@ -1,4 +1,4 @@
-//! The programs that do the work: cryptsetup and mkfs.ext4.
+//! The programs that do the work: cryptsetup, mkfs.ext4 and resize2fs.
 
 use std::{
     fs,
@@ -17,6 +17,8 @@ use tokio::process::Command;
 
 /// A large file system takes its time; longer means that the disk does not answer.
 const LIMIT: Duration = Duration::from_mins(10);
+/// Size of a block of the file system, in bytes.
+const BLOCK: usize = 4096;
 
 pub(super) struct Cryptsetup<'a> {
     pub(super) device: &'a Path,
@@ -86,18 +88,58 @@ pub(super) async fn make_file_system(mapped: &Path) -> anyhow::Result<()> {
     blanked.with_context(|| format!("cannot write to {}", mapped.display()))?;
     let mut command = Command::new("mkfs.ext4");
     command
-        .args(["-q", "-F", "-b", "4096", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0"])
+        .args([
+            "-q",
+            "-F",
+            "-b",
+            &BLOCK.to_string(),
+            "-E",
+            "nodiscard,lazy_itable_init=0,lazy_journal_init=0",
+        ])
         .arg(mapped);
     run(command).await
 }
 
+/// Grows a mounted file system to the size of its mapping, if that is larger. The kernel does it, and writes what it
+/// adds before it reads it, but for the last block: that one it reads to see whether there is room.
+pub(super) async fn grow_file_system(mapped: &Path) -> anyhow::Result<()> {
+    let path = mapped.to_owned();
+    let grown = tokio::task::spawn_blocking(move || blank_last_new_block(&path)).await?;
+    if !grown.with_context(|| format!("cannot read {}", mapped.display()))? {
+        return Ok(());
+    }
+    let mut command = Command::new("resize2fs");
+    command.arg(mapped);
+    run(command).await?;
+    tracing::info!("the file system has grown");
+    Ok(())
+}
+
+/// Whether there are blocks beyond the file system's end; the last of them can be read then.
+fn blank_last_new_block(mapped: &Path) -> std::io::Result<bool> {
+    /// Blocks of the file system in ext4's superblock, lower and upper half.
+    const COUNT: [u64; 2] = [1024 + 0x4, 1024 + 0x150];
+    let mut device = fs::File::options().read(true).write(true).open(mapped)?;
+    let mut halves = [[0; 4]; 2];
+    for (half, place) in halves.iter_mut().zip(COUNT) {
+        device.read_exact_at(half, place)?;
+    }
+    let [low, high] = halves.map(u32::from_le_bytes).map(u64::from);
+    let room = device.seek(SeekFrom::End(0))? / BLOCK as u64;
+    let grown = room > (high << 32 | low);
+    if grown {
+        device.write_all_at(&[0; BLOCK], (room - 1) * BLOCK as u64)?;
+        device.sync_all()?;
+    }
+    Ok(grown)
+}
+
 fn blank_what_mkfs_reads(mapped: &Path) -> std::io::Result<()> {
     const EDGE: u64 = 1 << 20;
-    const BLOCK: usize = 4096;
     /// One bit for each block, in one block.
     const BLOCK_GROUP: usize = 8 * BLOCK * BLOCK;
     let mut device = fs::File::options().write(true).open(mapped)?;
-    let size = device.seek(SeekFrom::End(0))? / 4096 * 4096;
+    let size = device.seek(SeekFrom::End(0))? / BLOCK as u64 * BLOCK as u64;
     let zeros = vec![0; BLOCK];
     let both_edges = (0..EDGE.min(size)).chain(size.saturating_sub(EDGE)..size).step_by(BLOCK);
     for place in both_edges.chain((0..size).step_by(BLOCK_GROUP)) {

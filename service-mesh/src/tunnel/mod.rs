@@ -33,6 +33,9 @@ pub(crate) enum HandshakeError {
     /// Too slow.
     #[error("handshake took longer than {0:?}")]
     Timeout(Duration),
+    /// Too many at once.
+    #[error("no place among the handshakes for {0:?}")]
+    NoTurn(Duration),
     /// A handshake without end.
     #[error("handshake is longer than {MAX_HANDSHAKE} bytes")]
     TooLong,
@@ -64,6 +67,7 @@ impl HandshakeError {
             Self::Tls(_) | Self::TooLong => "not_tls",
             Self::Io(_) => "lost",
             Self::Timeout(_) => "timeout",
+            Self::NoTurn(_) => "too_many",
         }
     }
 }

@@ -135,7 +135,7 @@ fn certificates_are_exchanged_while_connections_go_on() {
     held.ask();
 
     // A new manifest: a new mesh CA. The server has heard of it first.
-    let second = Deployment::new();
+    let second = first.changed();
     second.initialise(&server, "web");
     server_mesh.wait_for_times("certificate and CA loaded", 2);
     held.ask();

@@ -87,6 +87,10 @@ impl Pod {
         Ipv4Addr::new(10, 77, 0, self.number).into()
     }
 
+    pub(crate) fn number(&self) -> u8 {
+        self.number
+    }
+
     pub(crate) fn v6(&self) -> IpAddr {
         Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, self.number.into()).into()
     }
@@ -238,7 +242,10 @@ impl Mesh {
 }
 
 /// A CA hierarchy of one manifest.
-pub(crate) struct Deployment(MeshCa);
+pub(crate) struct Deployment {
+    engine: SeedEngine,
+    ca: MeshCa,
+}
 
 impl Deployment {
     pub(crate) fn new() -> Self {
@@ -248,7 +255,14 @@ impl Deployment {
     /// One that began at some other time.
     pub(crate) fn at(begin: Timestamp) -> Self {
         let engine = SeedEngine::new(Seed::generate().unwrap(), Salt::generate().unwrap()).unwrap();
-        Self(MeshCa::new(&engine, CaKey::generate().unwrap(), begin).unwrap())
+        let ca = MeshCa::new(&engine, CaKey::generate().unwrap(), begin).unwrap();
+        Self { engine, ca }
+    }
+
+    /// The same deployment, whose next manifest has a mesh CA of its own.
+    pub(crate) fn changed(self) -> Self {
+        let ca = MeshCa::new(&self.engine, CaKey::generate().unwrap(), now()).unwrap();
+        Self { ca, ..self }
     }
 
     /// Writes what the initializer writes.
@@ -266,8 +280,8 @@ impl Deployment {
             claims: &[],
             lifetime: keys::DEFAULT_LEAF_LIFETIME,
         };
-        let leaf = self.0.issue(&request, at).unwrap();
-        let public = self.0.public();
+        let leaf = self.ca.issue(&request, at).unwrap();
+        let public = self.ca.public();
         let tls = directory.join("tls-config");
         fs::create_dir_all(&tls).unwrap();
         for (file, content) in [

@@ -1,10 +1,10 @@
 //! Whoever is not let in, and why.
 
-use std::{fs, process::Command, time::Duration};
+use std::{fs, io::Read as _, net::TcpStream, process::Command, time::Duration};
 
 use crate::{
     client,
-    pods::{Deployment, Network, Pod, now},
+    pods::{Deployment, Network, Pod, eventually, now},
 };
 
 /// What openssl tells about a connection to the server with these options; its request is sent along.
@@ -84,6 +84,91 @@ fn an_allow_list_admits_the_names_on_it_only() {
     mesh.wait_for("the peer is [\"frontend\", \"*\"], allowed here are [\"admin\"]");
     assert!(client.curl(&["http://127.137.0.1:8082/"]).is_err());
     client_mesh.wait_for("allowed here are [\"other\"]");
+}
+
+#[test]
+fn under_the_root_earlier_manifests_count_and_other_deployments_do_not() {
+    let (network, earlier) = (Network::new(), Deployment::new());
+    let servers = [network.pod(), network.pod()];
+    let client = network.pod();
+    earlier.initialise(&client, "frontend");
+    let newer = earlier.changed();
+    let _serving = servers.each_ref().map(|server| {
+        newer.initialise(server, "web");
+        server.nginx(8080)
+    });
+    let [by_root, by_mesh_ca] = &servers;
+    let [root_mesh, strict_mesh] = [by_root.mesh(&["--trust", "root"]), by_mesh_ca.mesh(&[])];
+    let egress = servers
+        .each_ref()
+        .map(|server| format!("{0}#127.137.0.1:808{1}#{0}:8080", server.v4(), server.number()));
+    let egress = egress.join("##");
+    let url = |server: &Pod| format!("http://127.137.0.1:808{}/", server.number());
+    let client_mesh = client.mesh(&["--egress", &egress, "--trust", "root"]);
+    assert!(client.curl(&[&url(by_root)]).is_ok(), "{}{}", client_mesh.log(), root_mesh.log());
+    // The client would speak to the other one, too; that one sees an earlier manifest's certificate.
+    assert!(client.curl(&[&url(by_mesh_ca)]).is_err());
+    strict_mesh.wait_for("UnknownIssuer");
+    drop(client_mesh);
+
+    // Seen from the client: by the mesh CA of its own manifest, the server's is not known.
+    let client_mesh = client.start_mesh(&["--egress", &egress]);
+    client_mesh.wait_for_times("the mesh is up", 2);
+    assert!(client.curl(&[&url(by_root)]).is_err());
+    client_mesh.wait_for("UnknownIssuer");
+    drop(client_mesh);
+
+    // Another deployment has another root, on either side.
+    Deployment::new().initialise(&client, "frontend");
+    let client_mesh = client.start_mesh(&["--egress", &egress, "--trust", "root"]);
+    client_mesh.wait_for_times("the mesh is up", 3);
+    assert!(client.curl(&[&url(by_root)]).is_err());
+    client_mesh.wait_for_times("UnknownIssuer", 2);
+    let address = format!("{}:8080", by_root.v4());
+    let (chain, key) = (client.tls("certChain.pem"), client.tls("key.pem"));
+    let refused = s_client(&client, &address, &["-cert", &chain, "-cert_chain", &chain, "-key", &key]);
+    assert!(refused.contains("unknown ca") && !refused.contains("hello"), "{refused}");
+}
+
+#[test]
+fn a_flood_from_one_source_does_not_keep_others_out() {
+    let (network, deployment) = (Network::new(), Deployment::new());
+    let server = network.pod();
+    deployment.initialise(&server, "web");
+    let _nginx = server.nginx(8080);
+    let limits = ["--max-connections", "40", "--max-connections-per-source", "20", "--max-handshakes", "8"];
+    let _mesh = server
+        .mesh(&[&limits[..], &["--max-handshakes-per-source", "4", "--handshake-seconds", "60"]].concat());
+    let flooder = network.pod();
+    let address = (server.v4(), 8080);
+    // None of them says a word.
+    let flood =
+        flooder.inside(move || (0..100).map(|_| TcpStream::connect(address).unwrap()).collect::<Vec<_>>());
+    let flood = flood.join().unwrap();
+    let reset = |stream: &TcpStream| {
+        stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+        (&*stream).read(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
+    };
+    let mut resets = 0;
+    eventually("all but its share are turned away", || {
+        resets += flood.iter().filter(|stream| reset(stream)).count();
+        resets == 80
+    });
+    let (client, client_mesh) = client(&network, &deployment, &server);
+    for _ in 0..10 {
+        let answer = client.curl(&["http://127.137.0.1:8080/"]);
+        assert!(answer.is_ok(), "{answer:?} {}", client_mesh.log());
+    }
+    let metrics = server.curl(&["http://127.0.0.1:9901/metrics"]).unwrap();
+    assert!(metrics.contains("failures_total{way=\"ingress\",reason=\"too_many\"} 80"), "{metrics}");
+    // Of its own share it has nothing left, not even for a good certificate.
+    deployment.initialise(&flooder, "frontend");
+    let (chain, key) = (flooder.tls("certChain.pem"), flooder.tls("key.pem"));
+    let options = ["-cert", &chain, "-cert_chain", &chain, "-key", &key];
+    let at = format!("{}:8080", server.v4());
+    assert!(!s_client(&flooder, &at, &options).contains("hello"));
+    drop(flood);
+    eventually("it is let in again", || s_client(&flooder, &at, &options).contains("hello"));
 }
 
 #[test]
