@@ -167,6 +167,10 @@ fn from_options(args: &Args) -> Vec<Value> {
     }
     if !args.etcd_endpoints.is_empty() {
         variable("CONTRAST_ETCD_ENDPOINTS", args.etcd_endpoints.join(","));
+        if args.storage.is_none() {
+            // The replicas' copies go with their pods, so etcd has to keep everything.
+            variable("CONTRAST_ETCD_TRIM_ABOVE", "never".into());
+        }
     }
     if args.etcd_tls_secret.is_some() {
         variable("CONTRAST_ETCD_CA", format!("{ETCD_TLS}/ca.crt"));
@@ -209,7 +213,7 @@ fn volumes(args: &Args) -> (Value, Value, Value) {
 }
 
 #[cfg(test)]
-pub(crate) fn example() -> Vec<Slot> {
+pub(crate) fn example(storage: Option<&str>) -> Vec<Slot> {
     let args = Args {
         image: format!("registry.example/coordinator@sha256:{}", "2".repeat(64)),
         runtime: "contrast-cc-metal-qemu-snp-01234567".parse().unwrap_or_else(|_| unreachable!()),
@@ -220,7 +224,7 @@ pub(crate) fn example() -> Vec<Slot> {
         etcd_endpoints: vec!["https://etcd-0:2379".into(), "https://etcd-1:2379".into()],
         etcd_tls_secret: Some("etcd-tls".into()),
         etcd_user_secret: Some("etcd-user".into()),
-        storage: Some("10Gi".into()),
+        storage: storage.map(str::to_owned),
         storage_class: None,
         env: vec![("A".into(), "\"}]\n---\n".into())],
         form: Form::Yaml,

@@ -5,7 +5,7 @@ use super::*;
 fn parts() -> [(&'static str, &'static str, Vec<Slot>); 2] {
     [
         ("runtime", runtime::TEMPLATE, runtime::example(false)),
-        ("coordinator", coordinator::TEMPLATE, coordinator::example()),
+        ("coordinator", coordinator::TEMPLATE, coordinator::example(Some("10Gi"))),
     ]
 }
 
@@ -23,7 +23,7 @@ fn values_stay_in_their_places_whatever_they_contain() {
     let pod = &runtime[5]["spec"]["template"]["spec"];
     assert_eq!(pod["nodeSelector"]["pool"], "\"odd\": {}\n");
     assert_eq!(pod["initContainers"][0]["args"], serde_json::json!(["install", "Metal-QEMU-SNP"]));
-    let coordinator = documents(&yaml(coordinator::TEMPLATE, &coordinator::example()).unwrap());
+    let coordinator = documents(&yaml(coordinator::TEMPLATE, &coordinator::example(Some("10Gi"))).unwrap());
     let env = coordinator[3]["spec"]["template"]["spec"]["containers"][0]["env"].as_array().unwrap();
     assert_eq!(env.last().unwrap()["value"], "\"}]\n---\n");
     assert_eq!(coordinator[3]["spec"]["replicas"], 3);
@@ -31,7 +31,7 @@ fn values_stay_in_their_places_whatever_they_contain() {
 
 #[test]
 fn replicas_are_told_of_each_other_and_of_etcd() {
-    let coordinator = documents(&yaml(coordinator::TEMPLATE, &coordinator::example()).unwrap());
+    let coordinator = documents(&yaml(coordinator::TEMPLATE, &coordinator::example(Some("10Gi"))).unwrap());
     let (set, pod) = (&coordinator[3]["spec"], &coordinator[3]["spec"]["template"]["spec"]);
     let env = pod["containers"][0]["env"].as_array().unwrap();
     let value = |name: &str| env.iter().find(|variable| variable["name"] == name).unwrap()["value"].as_str();
@@ -55,6 +55,12 @@ fn replicas_are_told_of_each_other_and_of_etcd() {
         );
     }
     assert_eq!(set["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"], "10Gi");
+    assert!(!env.iter().any(|variable| variable["name"] == "CONTRAST_ETCD_TRIM_ABOVE"));
+
+    // Where the copies go with the pods, etcd keeps everything.
+    let passing = documents(&yaml(coordinator::TEMPLATE, &coordinator::example(None)).unwrap());
+    let env = passing[3]["spec"]["template"]["spec"]["containers"][0]["env"].as_array().unwrap();
+    assert!(env.contains(&serde_json::json!({ "name": "CONTRAST_ETCD_TRIM_ABOVE", "value": "never" })));
 }
 
 #[test]

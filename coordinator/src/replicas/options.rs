@@ -41,13 +41,21 @@ pub(crate) struct ReplicaOptions {
     pub(crate) exchange_seconds: u64,
 
     /// Size of what etcd holds, in MiB, above which segments and evidence that every replica has a copy of are
-    /// deleted there; below half of etcd's quota, which is 2048 unless etcd was told otherwise.
-    #[arg(long, env = "CONTRAST_ETCD_TRIM_ABOVE", value_name = "MIB", default_value_t = 1024)]
+    /// deleted there; below half of etcd's quota, which is 2048 unless etcd was told otherwise. "never" where the
+    /// state directories do not outlive the pods.
+    #[arg(long, env = "CONTRAST_ETCD_TRIM_ABOVE", value_name = "MIB", default_value = "1024", value_parser = trim_above)]
     pub(crate) etcd_trim_above: u64,
 
     /// This replica's own mesh address, which is left out among the peers.
     #[arg(skip)]
     pub(crate) own: Option<SocketAddr>,
+}
+
+fn trim_above(text: &str) -> Result<u64, String> {
+    match text {
+        "never" => Ok(u64::MAX),
+        _ => text.parse().map_err(|_| "a number of MiB or \"never\" is wanted".into()),
+    }
 }
 
 impl ReplicaOptions {
