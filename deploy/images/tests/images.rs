@@ -91,3 +91,49 @@ fn the_initializers_image_can_open_encrypted_volumes() {
     let purl = component("cryptsetup-bin").unwrap()["purl"].as_str().unwrap().to_owned();
     assert!(purl.starts_with("pkg:deb/debian/cryptsetup-bin@"), "{purl}");
 }
+
+/// Answers questions about IPv4 addresses with three of them, and others with none.
+fn name_server(socket: &std::net::UdpSocket) {
+    let mut question = [0; 512];
+    while let Ok((length, asker)) = socket.recv_from(&mut question) {
+        // Behind the header of 12 bytes: the name, its end, type and class.
+        let Some(end) = question[12..length].iter().position(|byte| *byte == 0).map(|zero| 12 + zero + 5)
+        else {
+            continue;
+        };
+        let addresses: u8 = if question[end - 3] == 1 { 3 } else { 0 };
+        let mut answer =
+            [&question[..2], &[0x81, 0x80, 0, 1, 0, addresses, 0, 0, 0, 0], &question[12..end]].concat();
+        for last in 1..=addresses {
+            answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 10, 0, 0, last]);
+        }
+        let _ = socket.send_to(&answer, asker);
+    }
+}
+
+/// The images hold static programs and no library that glibc could load to resolve names, such as that of the
+/// headless service by which replicas find each other.
+#[test]
+fn a_static_program_resolves_names_in_an_empty_image() {
+    let root = tempfile::tempdir().unwrap();
+    let source = root.path().join("resolve.rs");
+    let program = "fn main() { for a in std::net::ToSocketAddrs::to_socket_addrs(&(\"peers\", 7777)).unwrap() \
+                   { println!(\"{a}\") } }";
+    fs::write(&source, program).unwrap();
+    let binary = root.path().join("resolve");
+    run(Command::new("rustc")
+        .args(["-C", "target-feature=+crt-static", "-o"])
+        .arg(&binary)
+        .arg(&source)
+        .current_dir(root.path()));
+    // An address of its own, which no resolver of this machine uses.
+    let socket = std::net::UdpSocket::bind("127.7.7.7:53").unwrap();
+    std::thread::spawn(move || name_server(&socket));
+    fs::create_dir(root.path().join("etc")).unwrap();
+    let resolver = "nameserver 127.7.7.7\nsearch shop.svc.cluster.local\n";
+    fs::write(root.path().join("etc/resolv.conf"), resolver).unwrap();
+    let found = run(Command::new("chroot").arg(root.path()).arg("/resolve"));
+    let mut found: Vec<&str> = found.lines().collect();
+    found.sort_unstable();
+    assert_eq!(found, ["10.0.0.1:7777", "10.0.0.2:7777", "10.0.0.3:7777"]);
+}
