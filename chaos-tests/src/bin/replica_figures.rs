@@ -67,13 +67,13 @@ async fn main() -> anyhow::Result<()> {
             fleet.restart(number)?;
         }
         fleet.wait_ready(replicas - 1, SOON).await?;
-        rates.push(rate(&fleet, &args).await?);
+        rates.push(shown("rate", rate(&fleet, &args).await?));
     }
     let latest = transition(None, &first);
-    let changes = changes(&fleet, latest, args.changes).await?;
-    let pauses = pauses(&mut fleet, args.kills).await?;
-    let crowd = crowd(&fleet, &args).await?;
-    let starts = starts(&mut fleet, &shares, args.events).await?;
+    let changes = shown("change in force everywhere", changes(&fleet, latest, args.changes).await?);
+    let pauses = shown("replica killed", pauses(&mut fleet, args.kills).await?);
+    let crowd = shown("crowd", crowd(&fleet, &args).await?);
+    let starts = shown("start", starts(&mut fleet, &shares, args.events).await?);
     let figures = json!({
         "rates": rates, "change_in_force_everywhere": changes, "replica_killed": pauses,
         "crowd": crowd, "start": starts,
@@ -83,6 +83,13 @@ async fn main() -> anyhow::Result<()> {
         println!("{figures:#}");
     }
     Ok(())
+}
+
+/// Shows a figure as soon as it is there: all of them together take minutes.
+#[expect(clippy::print_stderr, reason = "progress")]
+fn shown(what: &str, figure: serde_json::Value) -> serde_json::Value {
+    eprintln!("{what}: {figure}");
+    figure
 }
 
 fn milliseconds(mut all: Vec<Duration>) -> serde_json::Value {
