@@ -12,7 +12,7 @@ work="$(mktemp -d)"
 chmod 755 "$work"
 a="figures-a-$$" b="figures-b-$$"
 requests="${REQUESTS:-4000}" megabytes="${MEGABYTES:-2000}" connections="${CONNECTIONS:-1000}"
-trap 'kill $(jobs -p) 2>/dev/null || true; sleep 0.3; ip netns del $a || true; ip netns del $b || true; rm -rf "$work"' EXIT
+trap 'for n in $a $b; do ip netns pids $n | xargs -r kill -9 || true; ip netns del $n || true; done; rm -rf "$work"' EXIT
 in_a() { ip netns exec "$a" "$@"; }
 in_b() { ip netns exec "$b" "$@"; }
 
