@@ -277,9 +277,10 @@ async fn from_one_to_five_and_back_to_three_though_etcd_gave_up_what_all_hold() 
 async fn two_stores_with_two_histories_are_noticed_by_the_replicas_themselves() {
     let directory = tempfile::tempdir().unwrap();
     let (mut fleet, latest) = two_ready(directory.path()).await;
-    let other = fleet.etcd.fork(&directory.path().join("other-etcd")).unwrap();
-    // The second replica comes up on the other store, which shows the same past so far.
+    // The second replica comes up on the other store, which shows the same past so far. It must not see what
+    // the first one writes after the fork.
     fleet.kill(1);
+    let other = fleet.etcd.fork(&directory.path().join("other-etcd")).unwrap();
     fleet.restart_on(1, &other.endpoints()).unwrap();
     for number in 0..2 {
         fleet.wait_ready(number, SOON).await.unwrap();
