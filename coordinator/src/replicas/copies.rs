@@ -1,13 +1,13 @@
 //! What the shared store gave up, from the other replicas' copies. The log verifies it.
 
 use std::{
-    sync::{Arc, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
 use actors::Phase;
 use storage_schema::{BlobHash, Copies, StoreError, StreamId};
-use tokio::{runtime::Handle, sync::Mutex};
+use tokio::runtime::Handle;
 use tonic::{Status, transport::Channel};
 use wire::replica::{BlobRequest, SegmentsRequest, replica_client::ReplicaClient};
 
@@ -34,26 +34,29 @@ impl PeerCopies {
         Self { peers: Arc::downgrade(peers), runtime: Handle::current(), last: Mutex::default() }
     }
 
+    fn last(&self) -> MutexGuard<'_, Option<Client>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Asks one peer after the other until one has something.
     fn ask<R>(
         &self,
         question: impl AsyncFn(&mut Client) -> Result<Option<R>, Status>,
     ) -> Result<Option<R>, StoreError> {
         let asking = async {
-            let mut last = self.last.lock().await;
-            if let Some(client) = last.as_mut()
-                && let Ok(Some(answer)) = question(client).await
+            let known = self.last().clone();
+            if let Some(mut client) = known
+                && let Ok(Some(answer)) = question(&mut client).await
             {
                 return Some(answer);
             }
-            *last = None;
             let peers = self.peers.upgrade()?;
             let Phase::Active(active) = peers.actors.snapshot.borrow().phase.clone() else { return None };
             for address in peers.discovery.peers().await {
                 let Ok(client) = peers.connect(&address, &active.manifest).await else { continue };
                 let mut client = client.max_decoding_message_size(MAX_ANSWER);
                 if let Ok(Some(answer)) = question(&mut client).await {
-                    *last = Some(client);
+                    *self.last() = Some(client);
                     return Some(answer);
                 }
             }
