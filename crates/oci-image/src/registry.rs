@@ -7,6 +7,7 @@ use futures_util::StreamExt as _;
 use oci_client::{
     Client, Reference, RegistryOperation,
     client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol},
+    errors::{OciDistributionError, OciErrorCode},
     secrets::RegistryAuth,
 };
 use tokio::sync::mpsc;
@@ -162,7 +163,7 @@ async fn credentials(registry: &str) -> Result<RegistryAuth, ImageError> {
     }
 }
 
-fn explain(place: &Reference, error: &oci_client::errors::OciDistributionError) -> ImageError {
+fn explain(place: &Reference, error: &OciDistributionError) -> ImageError {
     let mut message = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(inner) = source {
@@ -172,22 +173,38 @@ fn explain(place: &Reference, error: &oci_client::errors::OciDistributionError) 
         }
         source = inner.source();
     }
-    let lower = message.to_lowercase();
-    let hint = if lower.contains("401")
-        || lower.contains("unauthorized")
-        || lower.contains("not authorized")
-        || lower.contains("denied")
-    {
-        "; log in with `docker login`, or check the credential helper in docker's configuration"
-    } else if lower.contains("certificate") || lower.contains("unknownissuer") {
-        "; give its root with --registry-ca"
-    } else if lower.contains("not found") || lower.contains("unknown") {
-        "; check the name, or give the image with --images"
-    } else {
-        ""
-    };
     ImageError::Registry {
         registry: place.resolve_registry().to_owned(),
-        message: format!("{}: {message}{hint}", place.whole()),
+        message: format!("{}: {message}{}", place.whole(), hint(error, &message)),
+    }
+}
+
+/// What to do. By the kind of the error: texts hold names and addresses, and port 36401 is no status 401.
+fn hint(error: &OciDistributionError, message: &str) -> &'static str {
+    const LOG_IN: &str =
+        "; log in with `docker login`, or check the credential helper in docker's configuration";
+    const CHECK_NAME: &str = "; check the name, or give the image with --images";
+    match error {
+        OciDistributionError::AuthenticationFailure(_)
+        | OciDistributionError::UnauthorizedError { .. }
+        | OciDistributionError::ServerError { code: 401 | 403, .. } => LOG_IN,
+        OciDistributionError::ImageManifestNotFoundError(_)
+        | OciDistributionError::ServerError { code: 404, .. } => CHECK_NAME,
+        OciDistributionError::RegistryError { envelope, .. } => {
+            envelope.errors.first().map_or("", |error| match error.code {
+                OciErrorCode::Unauthorized | OciErrorCode::Denied => LOG_IN,
+                OciErrorCode::NotFound
+                | OciErrorCode::ManifestUnknown
+                | OciErrorCode::NameUnknown
+                | OciErrorCode::NameInvalid
+                | OciErrorCode::BlobUnknown => CHECK_NAME,
+                _ => "",
+            })
+        }
+        // Of rustls' error only the text comes through.
+        OciDistributionError::RequestError(_) if message.contains("invalid peer certificate") => {
+            "; give its root with --registry-ca"
+        }
+        _ => "",
     }
 }

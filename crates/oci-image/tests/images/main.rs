@@ -104,6 +104,18 @@ fn what_is_not_there_or_not_an_image_is_named() {
 }
 
 #[test]
+fn a_number_in_an_address_is_no_status() {
+    let options = RegistryOptions { plain_http: vec!["127.0.0.1:4401".into()], ..RegistryOptions::default() };
+    let none: [&str; 0] = [];
+    let store = ImageStore::new(&none, Some(&options), None).unwrap();
+    let unreachable = resolve(&store, "127.0.0.1:4401/shop/web:1.4").unwrap_err().to_string();
+    assert!(
+        unreachable.contains("Connection refused") && !unreachable.contains("docker login"),
+        "{unreachable}"
+    );
+}
+
+#[test]
 fn a_registry_gives_the_same_image_and_the_cache_spares_it() {
     let registry = Registry::start(None);
     let image = Image::web();
