@@ -52,6 +52,13 @@ pub(crate) fn is_http(address: &str) -> bool {
     address.starts_with("http://") || address.starts_with("https://")
 }
 
+/// Where the HTTP API of this address listens; none for another kind of address.
+pub(crate) fn host_and_port(address: &str) -> Option<String> {
+    let uri: Uri = address.parse().ok().filter(|_| is_http(address))?;
+    let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
+    Some(format!("{}:{port}", uri.host()?))
+}
+
 /// A Coordinator's HTTP API.
 pub(crate) struct HttpCoordinator {
     base: Uri,

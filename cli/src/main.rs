@@ -86,7 +86,7 @@ async fn main() -> ExitCode {
     let cache = endorsements::Cache::with(cli.endorsements);
     let outcome = match cli.command {
         Command::Dev(args) => dev::run(args, &printer).await,
-        Command::Generate(args) => generate::run(args, &printer).await,
+        Command::Generate(args) => generate::run(args, cli.workspace_dir.as_deref(), &printer).await,
         Command::Policy(args) => policy::run(args, &printer),
         Command::Set(args) => set::run(args, &printer).await,
         Command::Verify(args) => verify::run(args, &printer).await,

@@ -1,35 +1,54 @@
 //! `contrast set`.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Context as _;
-use manifest::{Manifest, TransitionHash};
+use manifest::{Manifest, PolicyHash, TransitionHash};
+use runtime_policy::{Deployment, Workload};
 use serde::Serialize;
+use tokio::{net::TcpStream, time::Instant};
 use wire::user::{SetManifestRequest, SetManifestResponse};
 use zeroize::Zeroizing;
 
 use crate::{
     client::{Coordinator, failure, read, read_manifest},
-    http::{HttpCoordinator, HttpOptions, is_http},
+    generate,
+    http::{self, HttpCoordinator, HttpOptions, is_http},
     printer::{Printer, Refused},
     remembered::{self, Memory},
     sign::{latest_of, latest_transition, transition_after},
 };
 
+/// Between two attempts to reach a Coordinator that is not there yet.
+const ATTEMPTS: Duration = Duration::from_secs(1);
+
 /// Set the manifest on an attested Coordinator.
 ///
-/// Example: contrast set -c coordinator.example:1313 -m manifest.json --policies ./policies
+/// With the YAML that is deployed, its policies and the manifest's must be the same.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  contrast set -c coordinator.example:1313 ./deployment\n  \
+    contrast set -c coordinator.example:1313 -m manifest.json --policies ./policies")]
 pub(crate) struct Args {
+    /// Files and folders of Kubernetes YAML after `contrast generate`; - is standard input. The policies are taken
+    /// from there.
+    #[arg(conflicts_with = "policies")]
+    paths: Vec<PathBuf>,
     /// The Coordinator, as host:port, or as the URL of its HTTP API.
     #[arg(long, short, env = "CONTRAST_COORDINATOR")]
     coordinator: String,
     /// The new manifest. The Coordinator is verified by it.
     #[arg(long, short, default_value = "manifest.json")]
     manifest: PathBuf,
-    /// Directory with the policy documents that the manifest names.
-    #[arg(long, default_value = "policies")]
+    /// Directory with the policy documents that the manifest names, where no YAML is given.
+    #[arg(long, default_value = "policies", value_name = "DIR")]
     policies: PathBuf,
+    /// How long to wait for a Coordinator that cannot be reached yet, in seconds.
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    wait: u64,
     /// Key of a workload owner of the manifest in force; not needed for the first manifest.
     #[arg(long)]
     workload_owner_key: Option<PathBuf>,
@@ -91,7 +110,10 @@ pub(crate) struct SeedShareEntry {
 
 pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let manifest = read_manifest(&args.manifest)?;
-    let policies = read_policies(&args.policies)?;
+    let policies = match args.paths.as_slice() {
+        [] => read_policies(&args.policies)?,
+        paths => deployed_policies(paths, &args.manifest, &manifest)?,
+    };
     let key = args.workload_owner_key.as_deref().map(read_key).transpose()?;
     let signatures = args.signature.iter().map(|path| read(path)).collect::<anyhow::Result<Vec<_>>>()?;
     let previous = match (args.atomic, args.latest_transition) {
@@ -99,6 +121,7 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
         (true, Some(latest)) => Some(latest),
         (true, None) => Some(latest_transition(&args.workspace_dir.join("verify/latest-transition"))?),
     };
+    wait_for(&args.coordinator, Duration::from_secs(args.wait), printer).await;
     if is_http(&args.coordinator) {
         let coordinator = HttpCoordinator::new(&args.coordinator, &args.http)?;
         let memory = args.memory.path(&args.manifest);
@@ -130,6 +153,57 @@ fn report(
     store(workspace, answer)?;
     let text = format!("Manifest set: {}", manifest.hash());
     printer.result(&text, &serde_json::json!({ "manifest": manifest.hash() }))
+}
+
+/// The policies of YAML that is ready to apply. A pod whose policy the manifest lacks would never get a certificate; an
+/// entry that no pod has would be trusted for nothing.
+fn deployed_policies(paths: &[PathBuf], name: &Path, manifest: &Manifest) -> anyhow::Result<Vec<Vec<u8>>> {
+    let files = generate::collect(paths)?;
+    let deployment = Deployment::read(files.iter().map(|(name, text)| (name.as_str(), text)))?;
+    let policies = deployment.annotated()?;
+    let name = name.display();
+    let pod = |workload: &Workload| format!("{} {}/{}", workload.kind, workload.namespace, workload.name);
+    let with: BTreeSet<String> = policies.iter().map(|policy| pod(&policy.workload)).collect();
+    if let Some(without) = deployment.workloads().iter().map(pod).find(|name| !with.contains(name)) {
+        return Err(Refused(format!("{without} has no policy: run `contrast generate` first")).into());
+    }
+    let mut found: BTreeSet<PolicyHash> = BTreeSet::new();
+    for policy in &policies {
+        let hash = policy.document.hash();
+        if !manifest.policies.contains_key(&hash) {
+            let pod = pod(&policy.workload);
+            let refusal =
+                format!("{pod} has policy {hash}, which {name} lacks: run `contrast generate` again");
+            return Err(Refused(refusal).into());
+        }
+        found.insert(hash);
+    }
+    if let Some((hash, entry)) = manifest.policies.iter().find(|(hash, _)| !found.contains(hash)) {
+        let sans = entry.sans.join(", ");
+        let refusal = format!(
+            "{name} trusts policy {hash} ({sans}), which no pod in the YAML has: give all of the deployment, or run \
+             `contrast generate` again"
+        );
+        return Err(Refused(refusal).into());
+    }
+    Ok(policies.iter().map(|policy| policy.document.bytes().to_vec()).collect())
+}
+
+/// Waits until something accepts connections. What it is, and whether it is the Coordinator, comes after.
+async fn wait_for(address: &str, longest: Duration, printer: &Printer) {
+    let place = http::host_and_port(address).unwrap_or_else(|| address.to_owned());
+    let end = Instant::now() + longest;
+    let mut told = false;
+    while let Err(error) = TcpStream::connect(&place).await {
+        if Instant::now() + ATTEMPTS > end {
+            return; // the attempt that counts says what is wrong
+        }
+        if !told {
+            printer.note(&format!("Waiting up to {} s for {address}: {error}", longest.as_secs()));
+            told = true;
+        }
+        tokio::time::sleep(ATTEMPTS).await;
+    }
 }
 
 /// Every document in a directory.

@@ -506,7 +506,6 @@ fn warnings_name_what_does_not_fit_the_platform() {
 #[test]
 fn a_workspace_holds_the_files_with_default_names() {
     let workspace = Workspace::new(YAML);
-    fs::create_dir(workspace.path("shop")).unwrap();
     succeeded(workspace.generate(&["yaml", "--workspace-dir", "shop"]));
     let mut names: Vec<_> =
         fs::read_dir(workspace.path("shop")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
@@ -522,7 +521,66 @@ fn a_workspace_holds_the_files_with_default_names() {
     ] {
         assert!(set(&line).contains("nowhere/manifest.json"), "{}", set(&line));
     }
+    // Rules and settings of the workspace are used without being named, and that is said.
+    fs::write(workspace.path("shop/settings.json"), r#"{"requests": {"ReadStream": true}}"#).unwrap();
+    let wrong = stderr(&workspace.generate(&["yaml", "--workspace-dir", "shop"]));
+    assert!(wrong.contains("With shop/settings.json"), "{wrong}");
+    assert!(wrong.contains("shop/settings.json: requests.ReadStream: there is no such setting"), "{wrong}");
+    fs::remove_file(workspace.path("shop/settings.json")).unwrap();
+    fs::write(workspace.path("shop/rules.rego"), "package nothing").unwrap();
+    let wrong = stderr(&workspace.generate(&["yaml", "--workspace-dir", "shop"]));
+    assert!(wrong.contains("With shop/rules.rego"), "{wrong}");
+
     fs::write(workspace.path("contrast.toml"), "workspace-dir = \"filed\"\n").unwrap();
     let filed = set(&["set", "--coordinator", "127.0.0.1:1"]);
     assert!(filed.contains("filed/manifest.json"), "{filed}");
+}
+
+#[test]
+fn what_is_set_is_what_is_deployed() {
+    let workspace = Workspace::new(YAML);
+    let plain = workspace.yaml();
+    succeeded(workspace.generate(&["yaml"]));
+    let set = |more: &[&str]| {
+        let fixed = ["set", "--coordinator", "127.0.0.1:1", "--wait", "0"];
+        let output = workspace.contrast(&[fixed.as_slice(), more].concat(), "");
+        (output.status.code(), stderr(&output))
+    };
+    let (_, unfilled) = set(&["yaml"]);
+    assert!(
+        unfilled.contains("ReferenceValues.snp[0].TrustedMeasurement: expected the measurement"),
+        "{unfilled}"
+    );
+    let path = workspace.path("manifest.json");
+    let mut manifest: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    for entry in manifest["ReferenceValues"]["snp"].as_array_mut().unwrap() {
+        entry["TrustedMeasurement"] = json!("22".repeat(48));
+        let tcb =
+            json!({ "BootloaderVersion": 3, "TEEVersion": 0, "SNPVersion": 8, "MicrocodeVersion": 115 });
+        entry["MinimumTCB"] = tcb;
+    }
+    let write = |manifest: &Value| fs::write(&path, manifest.to_string()).unwrap();
+    write(&manifest);
+    // All that was said about files was right: only the Coordinator is not there.
+    let (code, refused) = set(&["yaml"]);
+    assert!(code == Some(2) && refused.contains("cannot reach the Coordinator at 127.0.0.1:1"), "{refused}");
+
+    let mut more = manifest.clone();
+    more["Policies"]["ab".repeat(32)] = json!({ "SANs": ["ghost"], "Role": "" });
+    write(&more);
+    let (code, ghost) = set(&["yaml"]);
+    assert!(code == Some(1) && ghost.contains("abababab") && ghost.contains("(ghost)"), "{ghost}");
+
+    let mut less = manifest.clone();
+    let policies = less["Policies"].as_object_mut().unwrap();
+    let web = policies.iter().find(|(_, entry)| entry["SANs"][0] == "web").unwrap().0.clone();
+    policies.remove(&web);
+    write(&less);
+    let (code, lacks) = set(&["yaml"]);
+    assert!(code == Some(1) && lacks.contains(&web) && lacks.contains("web has policy"), "{lacks}");
+
+    write(&manifest);
+    fs::write(workspace.path("yaml/shop.yml"), plain).unwrap();
+    let (code, bare) = set(&["yaml"]);
+    assert!(code == Some(1) && bare.contains("has no policy: run `contrast generate` first"), "{bare}");
 }

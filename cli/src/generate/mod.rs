@@ -40,10 +40,10 @@ pub(crate) struct Args {
     /// Reference values that `contrast runtime measure --output json` printed.
     #[arg(long, value_name = "FILE", conflicts_with = "runtime_bundle")]
     measurements: Option<PathBuf>,
-    /// Rego instead of the built-in rules; policy_data is put behind it.
+    /// Rego instead of the built-in rules; policy_data is put behind it. rules.rego if it is there.
     #[arg(long, short, value_name = "FILE")]
     policy: Option<PathBuf>,
-    /// JSON laid over the built-in settings; see `contrast policy settings`.
+    /// JSON laid over the built-in settings; see `contrast policy settings`. settings.json if it is there.
     #[arg(long, short, value_name = "FILE")]
     settings: Option<PathBuf>,
     /// The manifest; made if it is not there, else its policies are replaced.
@@ -158,7 +158,15 @@ struct PodReport {
     mr_config_id: String,
 }
 
-pub(crate) async fn run(mut args: Args, printer: &Printer) -> anyhow::Result<()> {
+pub(crate) async fn run(mut args: Args, workspace: Option<&Path>, printer: &Printer) -> anyhow::Result<()> {
+    let workspace = workspace.unwrap_or(Path::new(""));
+    for (file, name) in [(&mut args.policy, "rules.rego"), (&mut args.settings, "settings.json")] {
+        let own = workspace.join(name);
+        if file.is_none() && own.exists() {
+            printer.note(&format!("With {}", own.display()));
+            *file = Some(own);
+        }
+    }
     let measured = measured(&mut args, printer)?;
     let draft = manifest::Draft::read(&args, measured)?;
     let settings = settings(args.settings.as_deref())?;
@@ -190,6 +198,10 @@ pub(crate) async fn run(mut args: Args, printer: &Printer) -> anyhow::Result<()>
     }
     if args.dry_run {
         return preview::show(&changes, &policies, printer);
+    }
+    if workspace != Path::new("") {
+        let made = std::fs::create_dir_all(workspace);
+        made.with_context(|| format!("cannot make the folder {}", workspace.display()))?;
     }
     let to_fill_in = draft.write(&args, &policies, printer)?;
     files::write(&args.paths, args.output_file.as_deref(), &deployment, &changes)?;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ManifestHash, PolicyHash, ReferenceValues, SnpProduct,
+    ManifestHash, Measurement, PolicyHash, ReferenceValues, SnpProduct,
     digest::KeyDigest,
     json,
     keys::OwnerKey,
@@ -335,6 +335,7 @@ impl ReferenceValues {
 
 impl SnpReferenceValues {
     fn validate(&self, path: &str) -> Result<(), ManifestError> {
+        measured(&format!("{path}.TrustedMeasurement"), &self.trusted_measurement)?;
         let tcb = &self.minimum_tcb;
         let required = [
             ("BootloaderVersion", tcb.bootloader_version),
@@ -367,11 +368,21 @@ impl SnpReferenceValues {
 
 impl TdxReferenceValues {
     fn validate(&self, path: &str) -> Result<(), ManifestError> {
+        measured(&format!("{path}.MrTd"), &self.mr_td)?;
         match self.mr_seam {
             Some(_) => Ok(()),
             None => Err(invalid(format!("{path}.MrSeam"), "expected 96 hex digits", "nothing")),
         }
     }
+}
+
+/// No guest measures zeros: they are what `contrast generate` leaves to be filled in.
+fn measured(path: &str, value: &Measurement) -> Result<(), ManifestError> {
+    if *value == Measurement::from_bytes([0; 48]) {
+        let rule = "expected the measurement of a guest (`contrast runtime measure` computes it)";
+        return Err(invalid(path, rule, "zeros"));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -410,7 +421,10 @@ mod tests {
 
     #[test]
     fn each_broken_rule_is_named_with_its_path() {
-        let cases: [(&str, String); 5] = [
+        let cases: [(&str, String); 6] = [
+            ("ReferenceValues.snp[0].TrustedMeasurement: expected the measurement of a guest", {
+                refusal(|m| m["ReferenceValues"]["snp"][0]["TrustedMeasurement"] = json!("00".repeat(48)))
+            }),
             (
                 "Policies: expected an entry with role",
                 refusal(|m| m["Policies"]["11".repeat(32)]["Role"] = json!("")),
