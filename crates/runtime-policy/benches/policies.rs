@@ -55,6 +55,10 @@ fn policies(bench: &mut Criterion) {
         let mut evaluator = Evaluator::new(policy.document.rego()).unwrap();
         let life = host.start();
         let wanted = host::id("web");
+        // As released agents do it: what is remembered is loaded before each decision.
+        let mut agent = kata_regorus::Engine::new();
+        agent.add_policy("policy.rego".into(), policy.document.rego().into()).unwrap();
+        agent.set_strict_builtin_errors(false);
         for (name, request) in &life {
             if name == "CreateContainerRequest" && request["container_id"] == wanted.as_str() {
                 bench.bench_function("decide about CreateContainer", |bench| {
@@ -63,6 +67,16 @@ fn policies(bench: &mut Criterion) {
                         |mut evaluator| evaluator.decide(name, request).unwrap().allowed,
                         criterion::BatchSize::SmallInput,
                     );
+                });
+                let data = serde_json::json!({ "pstate": evaluator.state() }).to_string();
+                let (request, query) = (request.to_string(), format!("data.agent_policy.{name}"));
+                bench.bench_function("decide about CreateContainer in an agent", |bench| {
+                    bench.iter(|| {
+                        agent.clear_data();
+                        agent.add_data(kata_regorus::Value::from_json_str(&data).unwrap()).unwrap();
+                        agent.set_input(kata_regorus::Value::from_json_str(&request).unwrap());
+                        agent.eval_query(query.clone(), false).unwrap()
+                    });
                 });
             }
             assert!(evaluator.decide(name, request).unwrap().allowed);

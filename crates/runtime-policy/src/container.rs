@@ -65,7 +65,7 @@ pub(crate) fn pause(workload: &Workload, settings: &Settings) -> Value {
                 "Args": pause("args"),
                 "Cwd": "/",
                 "Env": [settings.text(&["process", "default_path"])],
-                "EnvTexts": [],
+                "EnvTexts": {},
                 "EnvGroups": [],
                 "Terminal": false,
                 "NoNewPrivileges": true,
@@ -112,9 +112,9 @@ pub(crate) fn container(
     }
     let (env, env_texts) = environment.to_policy(workload, container, settings);
     let mut groups: Vec<String> = settings.object(&["env"]).into_iter().map(|(name, _)| name).collect();
-    if spec.enable_service_links == Some(false) {
-        groups.retain(|group| group != "services");
-    }
+    // "services" are all of the namespace's and Kubernetes' own; without them its own remain.
+    let unused = if spec.enable_service_links == Some(false) { "services" } else { "kubernetes" };
+    groups.retain(|group| group != unused);
     let user = user(spec, context, image)?;
     let mut additional: BTreeSet<u32> = [user.gid].into();
     if let Some(pod) = &spec.security_context {

@@ -282,7 +282,7 @@ pub(crate) fn policy(
             "single_instance": settings.at(&["kata", "single_instance"]),
             "ignored_annotations": ignored,
             "ignored_annotation_prefixes": settings.at(&["annotations", "ignored_prefixes"]),
-            "env": settings.at(&["env"]),
+            "env": settings.env_forms().unwrap_or_default(), // read without error when they were laid over
         },
         "request_defaults": shared,
     });

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::{
     image::ContainerImage,
@@ -86,7 +86,7 @@ impl Environment {
         expand(text, |name| self.kubernetes.get(name).cloned())
     }
 
-    /// `Env` and `EnvTexts` of the policy: what is known, and what has a form.
+    /// `Env` and `EnvTexts` of the policy: what is known, and by name what has a form.
     pub(crate) fn to_policy(
         &self,
         workload: &Workload,
@@ -94,12 +94,12 @@ impl Environment {
         settings: &Settings,
     ) -> (Value, Value) {
         let mut known: Vec<String> = Vec::new();
-        let mut forms: Vec<Value> = Vec::new();
+        let mut forms: Map<String, Value> = Map::new();
         for (name, value) in &self.values {
             let text = Text::literal(format!("{name}=")).then(value.clone());
             match text.known() {
                 Some(text) => known.push(text),
-                None => forms.push(text.to_policy()),
+                None => drop(forms.insert(name.clone(), text.to_policy())),
             }
         }
         if !self.values.contains_key("PATH") {
@@ -114,7 +114,7 @@ impl Environment {
                     }
             {
                 text.insert("optional".into(), true.into());
-                forms.push(Value::Object(text));
+                forms.insert(name.to_owned(), Value::Object(text));
             }
         };
         optional("HOSTNAME", hostname(workload));
@@ -122,7 +122,7 @@ impl Environment {
             optional("TERM", Text::literal("xterm"));
         }
         known.sort();
-        (json!(known), Value::Array(forms))
+        (json!(known), Value::Object(forms))
     }
 
     /// `Args` of the policy: `command` and `args` over the image's entry point and arguments.

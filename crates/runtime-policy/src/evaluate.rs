@@ -70,21 +70,14 @@ impl Evaluator {
             engine.set_policy_length_config(PolicyLengthConfig { max_col, max_file_bytes, max_lines });
         }
         engine.add_policy("policy.rego".into(), rego.into()).map_err(policy)?;
-        let mut evaluator = Self { engine, state: json!({ "pstate": {} }) };
-        evaluator.load_state().map_err(policy)?;
-        Ok(evaluator)
+        // The rules are analysed with the first query: now, so that clones need not.
+        engine.eval_query("true".into(), false).map_err(policy)?;
+        Ok(Self { engine, state: json!({ "pstate": {} }) })
     }
 
     /// What the policy remembers, as the rules see it.
     pub fn state(&self) -> &Value {
         &self.state["pstate"]
-    }
-
-    fn load_state(&mut self) -> anyhow::Result<()> {
-        self.engine.clear_data();
-        self.engine.add_data(RegoValue::from_json_str(&self.state.to_string())?)?;
-        // The rules are analysed anew with the first query after a change: now, so that clones need not.
-        self.engine.eval_query("data.pstate".into(), false).map(drop)
     }
 
     /// Decides about a request, and remembers it if it is allowed. `name` is the rule's, such as
@@ -106,7 +99,6 @@ impl Evaluator {
                     let patch: json_patch::Patch =
                         serde_json::from_value(ops.clone()).map_err(|error| failed(error.to_string()))?;
                     json_patch::patch(&mut self.state, &patch).map_err(|error| failed(error.to_string()))?;
-                    self.load_state().map_err(text)?;
                 }
                 allowed
             }
@@ -117,7 +109,9 @@ impl Evaluator {
     }
 
     fn rule(&mut self, name: &str) -> anyhow::Result<Option<Value>> {
-        let results = self.engine.eval_query(format!("data.agent_policy.{name}"), false)?;
+        // The agent puts what is remembered into its data, after which the engine analyses all rules anew.
+        let query = format!("data.agent_policy.{name} with data.pstate as {}", self.state());
+        let results = self.engine.eval_query(query, false)?;
         let value =
             results.result.first().and_then(|result| result.expressions.first()).map(|found| &found.value);
         match value {

@@ -57,7 +57,7 @@ fn explain_container(text: &mut String, container: &Value) {
     for entry in process["Env"].as_array().into_iter().flatten() {
         line("env", words(entry));
     }
-    for entry in process["EnvTexts"].as_array().into_iter().flatten() {
+    for (_, entry) in process["EnvTexts"].as_object().into_iter().flatten() {
         let optional = if entry["optional"] == true { " (may be left out)" } else { "" };
         line("env", format!("{}{optional}", words(entry)));
     }

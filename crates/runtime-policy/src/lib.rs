@@ -20,6 +20,7 @@ mod image;
 mod injection;
 mod mounts;
 mod objects;
+mod pattern;
 mod settings;
 mod spec;
 mod text;

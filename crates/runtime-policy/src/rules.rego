@@ -67,52 +67,52 @@ found_at(path) := object.get(input, path, null)
 
 reason(path, expected) := {"field": concat(".", path), "found": found_at(path), "expected": expected}
 
-equal(path, expected) := set() if found_at(path) == expected
-equal(path, expected) := {reason(path, expected)} if found_at(path) != expected
+equal(path, expected) := set() if object.get(input, path, null) == expected
+else := {reason(path, expected)}
 
-one_of(path, allowed) := set() if found_at(path) in allowed
-one_of(path, allowed) := {reason(path, allowed)} if not found_at(path) in allowed
+one_of(path, allowed) := set() if object.get(input, path, null) in allowed
+else := {reason(path, allowed)}
 
 # Lists in which neither order nor repetition means anything, such as capabilities.
 members(value) := set() if value == null
-members(value) := found if {
+else := found if {
 	is_array(value)
 	found := {member | some member in value}
 }
 
-same_members(path, expected) := set() if members(found_at(path)) == members(expected)
-same_members(path, expected) := {reason(path, expected)} if members(found_at(path)) != members(expected)
+same_members(path, expected) := set() if object.get(input, path, null) == expected
+else := set() if members(found_at(path)) == members(expected)
+else := {reason(path, expected)}
 
-text(path, expected) := set() if is_text(expected, found_at(path))
-text(path, expected) := {reason(path, expected)} if not is_text(expected, found_at(path))
+text(path, expected) := set() if is_text(expected, object.get(input, path, null))
+else := {reason(path, expected)}
 
 like(path, pattern) := set() if {
-	is_string(found_at(path))
-	regex.match(pattern, found_at(path))
+	found := found_at(path)
+	is_string(found)
+	regex.match(pattern, found)
 } else := {reason(path, {"pattern": pattern})}
 
 # A text is expected exactly, or with what is known of the pod filled in, or by a regular expression.
 is_text(expected, found) if expected == found
 
-is_text(expected, found) if filled(expected.template) == found
+else := true if strings.replace_n(known, expected.template) == found
 
-is_text(expected, found) if {
+else := true if {
 	is_string(found)
-	regex.match(filled_pattern(expected.pattern), found)
+	regex.match(strings.replace_n(known_escaped, expected.pattern), found)
 }
 
-filled(template) := with_ids(replace(
-	replace(template, "$(sandbox-name)", sandbox.name),
-	"$(sandbox-namespace)", sandbox.namespace,
-))
+# What is known of the pod.
+known := {
+	"$(bundle-id)": input.container_id,
+	"$(sandbox-id)": sandbox.id,
+	"$(sandbox-name)": sandbox.name,
+	"$(sandbox-namespace)": sandbox.namespace,
+}
 
 # Names may hold dots, which must not stand for any character.
-filled_pattern(pattern) := with_ids(replace(
-	replace(pattern, "$(sandbox-name)", replace(sandbox.name, ".", "\\.")),
-	"$(sandbox-namespace)", sandbox.namespace,
-))
-
-with_ids(text) := replace(replace(text, "$(bundle-id)", input.container_id), "$(sandbox-id)", sandbox.id)
+known_escaped := object.union(known, {"$(sandbox-name)": replace(sandbox.name, ".", "\\.")})
 
 put(key, value) := {"op": "add", "path": concat("", ["/pstate/", key]), "value": value}
 
@@ -124,13 +124,11 @@ allowed_with(ops) := {"allowed": true, "ops": ops}
 
 # The same for a value that was found already, such as an item of a list. An item whose check is undefined
 # would silently vanish from a set, so whoever checks items also counts the checks.
-differs(field, found, expected) := set() if found == expected
-differs(field, found, expected) := {{"field": field, "found": found, "expected": expected}} if found != expected
+differs(field, index, found, expected) := set() if found == expected
+else := {{"field": sprintf(field, [index]), "found": found, "expected": expected}}
 
-all_checked(_, items, checks) := set() if count(items) == count(checks)
-all_checked(field, items, checks) := {{"field": field, "found": items, "expected": "items that have every field"}} if {
-	count(items) != count(checks)
-}
+all_checked(field, items, checks) := set() if count(items) == count(checks)
+else := {{"field": field, "found": items, "expected": "items that have every field"}}
 
 every_reason(checks) := union({check | some check in checks})
 
@@ -243,7 +241,7 @@ annotation_reasons(container) := union({declared, unknown}) if {
 
 ignored_annotation(key) if policy_data.common.ignored_annotations[key]
 
-ignored_annotation(key) if {
+else := true if {
 	some prefix in policy_data.common.ignored_annotation_prefixes
 	startswith(key, prefix)
 }
@@ -283,11 +281,11 @@ capability_reasons(path, capabilities) := union({
 })
 
 args_reasons(expected) := set() if texts(expected, input.OCI.Process.Args)
-args_reasons(expected) := {reason(["OCI", "Process", "Args"], expected)} if not texts(expected, input.OCI.Process.Args)
+else := {reason(["OCI", "Process", "Args"], expected)}
 
 texts(expected, found) if expected == found
 
-texts(expected, found) if {
+else := true if {
 	count(expected) == count(found)
 	every index, value in expected {
 		is_text(value, found[index])
@@ -300,30 +298,25 @@ env_reasons(path, process) := union({unexpected, missing, absent, repeated}) if 
 	entries := found_at(path)
 	found := members(entries)
 	exact := members(process.Env)
-	others := found - exact
-	unexpected := {{"field": concat(".", path), "found": entry, "expected": "no such entry"} |
+	names := {entry: split(entry, "=")[0] | some entry in entries}
+	by_text := {entry | some entry in found - exact; is_text(process.EnvTexts[names[entry]], entry)}
+	others := (found - exact) - by_text
+	by_form := {entry |
+		some group in process.EnvGroups
+		some form in policy_data.common.env[group]
 		some entry in others
-		not env_allowed(process, entry)
+		contains(entry, form.has) # costs little, while each use of an expression compiles it
+		regex.match(form.pattern, entry)
 	}
+	unexpected := {{"field": concat(".", path), "found": entry, "expected": "no such entry"} | some entry in others - by_form}
 	missing := {{"field": concat(".", path), "found": null, "expected": entry} | some entry in exact - found}
+	given := {name | some name in names}
 	absent := {{"field": concat(".", path), "found": null, "expected": expected} |
-		some expected in process.EnvTexts
+		some name, expected in process.EnvTexts
 		not expected.optional
-		count([entry | some entry in entries; is_text(expected, entry)]) == 0
+		not name in given
 	}
-	names := [split(entry, "=")[0] | some entry in entries]
-	repeated := {reason(path, "each name once") | count(names) != count(members(names))}
-}
-
-env_allowed(process, entry) if {
-	some expected in process.EnvTexts
-	is_text(expected, entry)
-}
-
-env_allowed(process, entry) if {
-	some group in process.EnvGroups
-	some pattern in policy_data.common.env[group]
-	regex.match(pattern, entry)
+	repeated := {reason(path, "each name once") | count(entries) != count(given)}
 }
 
 # ---- Mounts, storages, devices ----
@@ -351,22 +344,24 @@ mount_reasons(container) := union({each, missing, repeated, hidden}) if {
 	}
 }
 
-one_mount(container, index, mount) := {{"field": sprintf("OCI.Mounts[%d]", [index]), "found": mount, "expected": "not declared"}} if {
-	not container.OCI.Mounts[mount.destination]
-}
-one_mount(container, index, mount) := union({
-	source_reasons(index, mount, container.OCI.Mounts[mount.destination]),
-	differs(sprintf("OCI.Mounts[%d].type_", [index]), mount.type_, container.OCI.Mounts[mount.destination].type_),
-	differs(sprintf("OCI.Mounts[%d].options", [index]), mount.options, container.OCI.Mounts[mount.destination].options),
-	backed(container, mount, container.OCI.Mounts[mount.destination]),
-}) if container.OCI.Mounts[mount.destination]
+one_mount(container, index, mount) := set() if {
+	expected := container.OCI.Mounts[mount.destination]
+	not expected.storage
+	mount.type_ == expected.type_
+	mount.options == expected.options
+	is_text(expected.source, mount.source)
+} else := reasons if {
+	expected := container.OCI.Mounts[mount.destination]
+	reasons := union({
+		source_reasons(index, mount, expected),
+		differs("OCI.Mounts[%d].type_", index, mount.type_, expected.type_),
+		differs("OCI.Mounts[%d].options", index, mount.options, expected.options),
+		backed(container, mount, expected),
+	})
+} else := {{"field": sprintf("OCI.Mounts[%d]", [index]), "found": mount, "expected": "a declared mount, with every field"}}
 
-source_reasons(_, mount, expected) := set() if is_text(expected.source, mount.source)
-source_reasons(index, mount, expected) := {{
-	"field": sprintf("OCI.Mounts[%d].source", [index]),
-	"found": mount.source,
-	"expected": expected.source,
-}} if not is_text(expected.source, mount.source)
+source_reasons(index, mount, expected) := set() if is_text(expected.source, mount.source)
+else := {{"field": sprintf("OCI.Mounts[%d].source", [index]), "found": mount.source, "expected": expected.source}}
 
 # What is not there must not make a reason undefined, and so vanish.
 storages := input.storages if is_array(input.storages)
@@ -374,8 +369,8 @@ storages := [] if not is_array(input.storages)
 
 # A volume that the guest makes itself (encrypted, in memory) must really be made, or the host could
 # put its own files where it belongs.
-backed(_, _, expected) := set() if not expected.storage
-backed(container, mount, expected) := reasons if {
+backed(container, mount, expected) := set() if not expected.storage
+else := reasons if {
 	wanted := container.storages[expected.storage]
 	made := [storage |
 		some storage in storages
@@ -569,19 +564,19 @@ ExecProcessReasons := union({
 }) if running
 
 command_reasons(container) := set() if command_allowed(container)
-command_reasons(container) := {reason(["process", "Args"], container.exec_commands)} if not command_allowed(container)
+else := {reason(["process", "Args"], container.exec_commands)}
 
 command_allowed(container) if {
 	some command in container.exec_commands
 	texts(command, input.process.Args)
 }
 
-command_allowed(_) if {
+else := true if {
 	some command in policy_data.request_defaults.ExecProcessRequest.allowed_commands
 	command == input.process.Args
 }
 
-command_allowed(_) if {
+else := true if {
 	some pattern in policy_data.request_defaults.ExecProcessRequest.regex
 	regex.match(pattern, concat(" ", input.process.Args))
 }
@@ -670,7 +665,7 @@ outside_value(field, found, forbidden) := set() if {
 } else := {{"field": field, "found": found, "expected": sprintf("none of %v", [forbidden])}}
 
 allowed_value(field, found, allowed) := set() if found in allowed
-allowed_value(field, found, allowed) := {{"field": field, "found": found, "expected": allowed}} if not found in allowed
+else := {{"field": field, "found": found, "expected": allowed}}
 
 UpdateInterfaceRequest := true if count(UpdateInterfaceReasons) == 0
 

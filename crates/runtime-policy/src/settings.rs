@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Value};
 
+use crate::pattern;
+
 const DEFAULTS: &str = include_str!("settings.json");
 /// Largest settings file, in bytes.
 const MAX_BYTES: usize = 1 << 20;
@@ -28,6 +30,16 @@ pub enum SettingsError {
     Unknown {
         /// JSON path.
         path: String,
+    },
+    /// A regular expression that is none.
+    #[error("{path}: {message} in the regular expression {found:?}")]
+    Pattern {
+        /// JSON path.
+        path: String,
+        /// What is wrong.
+        message: String,
+        /// The text.
+        found: String,
     },
     /// A value of another type than the default's.
     #[error("{path}: expected {expected}, as in the default settings")]
@@ -56,7 +68,24 @@ impl Settings {
             serde_json::from_slice(text).map_err(|error| SettingsError::Json(error.to_string()))?;
         let mut settings = Self::default();
         merge(&mut settings.0, &user, "")?;
+        settings.env_forms()?;
         Ok(settings)
+    }
+
+    /// What entries of the environment may look like, by group.
+    pub(crate) fn env_forms(&self) -> Result<Map<String, Value>, SettingsError> {
+        let form = |path: String, found: &Value| {
+            let text =
+                found.as_str().ok_or(SettingsError::Type { path: path.clone(), expected: "a text" })?;
+            let wrong = |message| SettingsError::Pattern { path, message, found: text.to_owned() };
+            pattern::guarded(text).map_err(wrong)
+        };
+        let group = |(name, patterns): (String, Value)| {
+            let patterns = patterns.as_array().into_iter().flatten().enumerate();
+            let forms = patterns.map(|(index, found)| form(format!("env.{name}[{index}]"), found));
+            Ok((name.clone(), forms.collect::<Result<Value, _>>()?))
+        };
+        self.object(&["env"]).into_iter().map(group).collect()
     }
 
     /// The defaults as text, to start from.
@@ -171,6 +200,8 @@ mod tests {
         );
         let wrong = refusal(json!({ "requests": { "ReadStreamRequest": "yes" } }));
         assert_eq!(wrong, "requests.ReadStreamRequest: expected true or false, as in the default settings");
+        let wrong = refusal(json!({ "env": { "proxy": ["^NO_PROXY=", "^(HTTP"] } }));
+        assert_eq!(wrong, "env.proxy[1]: unclosed group in the regular expression \"^(HTTP\"");
         assert!(Settings::overlay(b"{").unwrap_err().to_string().contains("line 1"));
     }
 

@@ -234,16 +234,16 @@ type Words = &'static [&'static str];
 type Explained = (Words, Words, Words, &'static str);
 
 /// A changed request, and where.
-struct Mutant {
-    path: String,
+pub(crate) struct Mutant {
+    pub(crate) path: String,
     kind: &'static str,
     /// With what was there before: the same change of the same thing finds nothing new.
     key: String,
-    request: Value,
+    pub(crate) request: Value,
 }
 
 /// Every field changed, removed, repeated; every list and map with one thing more.
-fn mutants(request: &Value) -> Vec<Mutant> {
+pub(crate) fn mutants(request: &Value) -> Vec<Mutant> {
     let mut found = Vec::new();
     walk(request, &mut Vec::new(), &mut |steps, kind, before, changed| {
         let mut mutant = request.clone();
