@@ -40,14 +40,24 @@ impl Coordinator {
         manifest: &Manifest,
         key: Option<&str>,
     ) -> anyhow::Result<Self> {
+        let stream = TcpStream::connect(address)
+            .await
+            .with_context(|| format!("cannot reach the Coordinator at {address}"))?;
+        Self::through(stream, address, manifest, key).await
+    }
+
+    /// The same through a connection that stands.
+    pub(crate) async fn through(
+        stream: TcpStream,
+        address: &str,
+        manifest: &Manifest,
+        key: Option<&str>,
+    ) -> anyhow::Result<Self> {
         let with_key = key.is_some();
         let key = match key {
             Some(pem) => ConnectionKey::from_pem(pem)?,
             None => ConnectionKey::generate()?,
         };
-        let stream = TcpStream::connect(address)
-            .await
-            .with_context(|| format!("cannot reach the Coordinator at {address}"))?;
         stream.set_nodelay(true)?; // or the handshake waits 40 ms for a delayed acknowledgement
         let config = ClientConfig { key: Arc::new(key), issuer: None, handshake_timeout: HANDSHAKE };
         let (stream, peer) = atls::connect(stream, &config, now())

@@ -121,7 +121,7 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
         (true, Some(latest)) => Some(latest),
         (true, None) => Some(latest_transition(&args.workspace_dir.join("verify/latest-transition"))?),
     };
-    wait_for(&args.coordinator, Duration::from_secs(args.wait), printer).await;
+    let stream = reach(&args.coordinator, Duration::from_secs(args.wait), printer).await?;
     if is_http(&args.coordinator) {
         let coordinator = HttpCoordinator::new(&args.coordinator, &args.http)?;
         let memory = args.memory.path(&args.manifest);
@@ -140,7 +140,8 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let change = Change { manifest: &manifest, policies, signatures, previous };
     let key = key.as_deref().map(String::as_str);
     let memory = args.memory.path(&args.manifest);
-    let answer = send(&args.coordinator, change, key, &memory).await?;
+    let coordinator = Coordinator::through(stream, &args.coordinator, &manifest, key).await?;
+    let answer = send_to(&coordinator, change, &memory).await?;
     report(&args.workspace_dir, &manifest, &answer, printer)
 }
 
@@ -189,14 +190,18 @@ fn deployed_policies(paths: &[PathBuf], name: &Path, manifest: &Manifest) -> any
     Ok(policies.iter().map(|policy| policy.document.bytes().to_vec()).collect())
 }
 
-/// Waits until something accepts connections. What it is, and whether it is the Coordinator, comes after.
-async fn wait_for(address: &str, longest: Duration, printer: &Printer) {
+/// Tries until something accepts connections. What it is, and whether it is the Coordinator, comes after.
+async fn reach(address: &str, longest: Duration, printer: &Printer) -> anyhow::Result<TcpStream> {
     let place = http::host_and_port(address).unwrap_or_else(|| address.to_owned());
     let end = Instant::now() + longest;
     let mut told = false;
-    while let Err(error) = TcpStream::connect(&place).await {
+    loop {
+        let error = match TcpStream::connect(&place).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => error,
+        };
         if Instant::now() + ATTEMPTS > end {
-            return; // the attempt that counts says what is wrong
+            return Err(error).with_context(|| format!("cannot reach the Coordinator at {address}"));
         }
         if !told {
             printer.note(&format!("Waiting up to {} s for {address}: {error}", longest.as_secs()));
@@ -236,12 +241,20 @@ pub(crate) fn read_key(path: &Path) -> anyhow::Result<Zeroizing<String>> {
 
 pub(crate) async fn send(
     address: &str,
-    Change { manifest, policies, signatures, previous }: Change<'_>,
+    change: Change<'_>,
     key: Option<&str>,
     memory: &Path,
 ) -> anyhow::Result<SetManifestResponse> {
-    let coordinator = Coordinator::connect(address, manifest, key).await?;
-    remembered::check(&coordinator, memory).await?;
+    let coordinator = Coordinator::connect(address, change.manifest, key).await?;
+    send_to(&coordinator, change, memory).await
+}
+
+async fn send_to(
+    coordinator: &Coordinator,
+    Change { manifest, policies, signatures, previous }: Change<'_>,
+    memory: &Path,
+) -> anyhow::Result<SetManifestResponse> {
+    remembered::check(coordinator, memory).await?;
     let request = SetManifestRequest {
         manifest: manifest.bytes().to_vec(),
         policies,
@@ -250,7 +263,7 @@ pub(crate) async fn send(
         more_signatures: signatures.into_iter().skip(1).collect(),
     };
     let answer = coordinator.user().set_manifest(request).await.map_err(failure)?.into_inner();
-    remembered::check(&coordinator, memory).await?;
+    remembered::check(coordinator, memory).await?;
     Ok(answer)
 }
 

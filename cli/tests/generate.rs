@@ -4,9 +4,11 @@
 use std::{
     fs,
     io::Write as _,
+    net::TcpListener,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -564,6 +566,17 @@ fn what_is_set_is_what_is_deployed() {
     // All that was said about files was right: only the Coordinator is not there.
     let (code, refused) = set(&["yaml"]);
     assert!(code == Some(2) && refused.contains("cannot reach the Coordinator at 127.0.0.1:1"), "{refused}");
+
+    // One that is late is waited for; what answers there has to prove itself as ever.
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let late = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(1500));
+        drop(TcpListener::bind(free).unwrap().accept().unwrap());
+    });
+    let output = workspace.contrast(&["set", "--coordinator", &free.to_string(), "yaml"], "");
+    let waited = stderr(&output);
+    assert!(waited.contains("Waiting up to 60 s") && waited.contains("no attested connection"), "{waited}");
+    late.join().unwrap();
 
     let mut more = manifest.clone();
     more["Policies"]["ab".repeat(32)] = json!({ "SANs": ["ghost"], "Role": "" });
