@@ -14,6 +14,7 @@ use storage_schema::{
     AppendError, Archive, Event, EventStore, Fact, Folded, Inclusion, Log, LogError, MemoryStore, Projection,
     SledStore, StoreError, StreamId,
     merkle::{leaf_hash, verify_consistency, verify_inclusion},
+    migrate,
 };
 
 fn key(n: u8) -> LogKey {
@@ -288,4 +289,20 @@ proptest::proptest! {
         store.tamper(&StreamId::Control, |segments| segments.push(bytes));
         proptest::prop_assert!(open(&store, None).is_err());
     }
+}
+
+#[test]
+fn a_log_that_was_trimmed_does_not_move_and_the_refusal_says_where_the_rest_is() {
+    let (from, to) = (Arc::new(MemoryStore::default()), Arc::new(MemoryStore::default()));
+    fill(&from);
+    let replica = StreamId::Replica(ReplicaId::from_bytes([7; 16]));
+    let mut log = Log::open(Arc::clone(&from), replica, Some(key(1).public()), |_, _| {}).unwrap();
+    for n in 0..4 {
+        log.append(&[event(n)], &key(1)).unwrap();
+    }
+    from.trim(&replica, 3, &[]);
+    let refusal = migrate(&from, &to, Some(key(1).public()), |_| {}).unwrap_err().to_string();
+    assert!(refusal.contains("begins at segment 3") && refusal.contains("replicas' own copies"), "{refusal}");
+    // Without its control stream the destination is no deployment.
+    assert!(open(&to, None).unwrap().1.is_empty());
 }
