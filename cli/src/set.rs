@@ -1,7 +1,7 @@
 //! `contrast set`.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -10,7 +10,10 @@ use anyhow::Context as _;
 use manifest::{Manifest, PolicyHash, TransitionHash};
 use runtime_policy::{Deployment, Workload};
 use serde::Serialize;
-use tokio::{net::TcpStream, time::Instant};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout},
+};
 use wire::user::{SetManifestRequest, SetManifestResponse};
 use zeroize::Zeroizing;
 
@@ -25,6 +28,8 @@ use crate::{
 
 /// Between two attempts to reach a Coordinator that is not there yet.
 const ATTEMPTS: Duration = Duration::from_secs(1);
+/// Longest single attempt, for hosts that do not answer at all.
+const ATTEMPT: Duration = Duration::from_secs(10);
 
 /// Set the manifest on an attested Coordinator.
 ///
@@ -47,7 +52,7 @@ pub(crate) struct Args {
     #[arg(long, default_value = "policies", value_name = "DIR")]
     policies: PathBuf,
     /// How long to wait for a Coordinator that cannot be reached yet, in seconds.
-    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=86_400))]
     wait: u64,
     /// Key of a workload owner of the manifest in force; not needed for the first manifest.
     #[arg(long)]
@@ -123,6 +128,7 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     };
     let stream = reach(&args.coordinator, Duration::from_secs(args.wait), printer).await?;
     if is_http(&args.coordinator) {
+        drop(stream); // there is one for each request
         let coordinator = HttpCoordinator::new(&args.coordinator, &args.http)?;
         let memory = args.memory.path(&args.manifest);
         coordinator.attest_key(&manifest).await?;
@@ -168,7 +174,7 @@ fn deployed_policies(paths: &[PathBuf], name: &Path, manifest: &Manifest) -> any
     if let Some(without) = deployment.workloads().iter().map(pod).find(|name| !with.contains(name)) {
         return Err(Refused(format!("{without} has no policy: run `contrast generate` first")).into());
     }
-    let mut found: BTreeSet<PolicyHash> = BTreeSet::new();
+    let mut found: BTreeMap<PolicyHash, &[u8]> = BTreeMap::new();
     for policy in &policies {
         let hash = policy.document.hash();
         if !manifest.policies.contains_key(&hash) {
@@ -177,9 +183,9 @@ fn deployed_policies(paths: &[PathBuf], name: &Path, manifest: &Manifest) -> any
                 format!("{pod} has policy {hash}, which {name} lacks: run `contrast generate` again");
             return Err(Refused(refusal).into());
         }
-        found.insert(hash);
+        found.insert(hash, policy.document.bytes());
     }
-    if let Some((hash, entry)) = manifest.policies.iter().find(|(hash, _)| !found.contains(hash)) {
+    if let Some((hash, entry)) = manifest.policies.iter().find(|(hash, _)| !found.contains_key(hash)) {
         let sans = entry.sans.join(", ");
         let refusal = format!(
             "{name} trusts policy {hash} ({sans}), which no pod in the YAML has: give all of the deployment, or run \
@@ -187,7 +193,7 @@ fn deployed_policies(paths: &[PathBuf], name: &Path, manifest: &Manifest) -> any
         );
         return Err(Refused(refusal).into());
     }
-    Ok(policies.iter().map(|policy| policy.document.bytes().to_vec()).collect())
+    Ok(found.into_values().map(<[u8]>::to_vec).collect())
 }
 
 /// Tries until something accepts connections. What it is, and whether it is the Coordinator, comes after.
@@ -196,9 +202,12 @@ async fn reach(address: &str, longest: Duration, printer: &Printer) -> anyhow::R
     let end = Instant::now() + longest;
     let mut told = false;
     loop {
-        let error = match TcpStream::connect(&place).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => error,
+        let error = match timeout(ATTEMPT, TcpStream::connect(&place)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => error,
+            Err(_) => {
+                std::io::Error::new(std::io::ErrorKind::TimedOut, format!("no answer within {ATTEMPT:?}"))
+            }
         };
         if Instant::now() + ATTEMPTS > end {
             return Err(error).with_context(|| format!("cannot reach the Coordinator at {address}"));
