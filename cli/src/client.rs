@@ -1,6 +1,6 @@
 //! A verified connection to a Coordinator's user port.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use ::endorsements::Reach;
 use anyhow::Context as _;
@@ -8,7 +8,7 @@ use atls::{ClientConfig, ConnectionKey};
 use attestation::Claims;
 use hyper_util::rt::TokioIo;
 use manifest::{Manifest, Role, Timestamp};
-use tokio::{net::TcpStream, sync::Mutex};
+use tokio::{net::TcpStream, sync::Mutex, time::timeout};
 use tonic::{
     Code, Status,
     transport::{Channel, Endpoint},
@@ -20,6 +20,7 @@ use wire::{
 
 use crate::{endorsements::Cache, printer::Refused};
 
+const DIAL: Duration = Duration::from_secs(10);
 const HANDSHAKE: Duration = Duration::from_secs(30);
 /// Largest answer: a long history with its policies, in bytes.
 const MAX_ANSWER_BYTES: usize = 256 << 20;
@@ -40,9 +41,8 @@ impl Coordinator {
         manifest: &Manifest,
         key: Option<&str>,
     ) -> anyhow::Result<Self> {
-        let stream = TcpStream::connect(address)
-            .await
-            .with_context(|| format!("cannot reach the Coordinator at {address}"))?;
+        let stream =
+            dial(address).await.with_context(|| format!("cannot reach the Coordinator at {address}"))?;
         Self::through(stream, address, manifest, key).await
     }
 
@@ -97,6 +97,13 @@ impl Coordinator {
     pub(crate) fn history(&self) -> HistoryClient<Channel> {
         HistoryClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
+}
+
+/// Connects to host:port; one that does not answer at all is given up.
+pub(crate) async fn dial(place: &str) -> io::Result<TcpStream> {
+    timeout(DIAL, TcpStream::connect(place)).await.unwrap_or_else(|_| {
+        Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {DIAL:?}")))
+    })
 }
 
 /// Whether what was proven is a Coordinator of the manifest.

@@ -21,13 +21,12 @@ use rustls::{
 };
 use serde_json::{Value, json};
 use storage_schema::merkle::Hash;
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use wire::history::HeadResponse;
 use zeroize::Zeroizing;
 
 use crate::{
-    client::{check_role, now, read},
+    client::{check_role, dial, now, read},
     printer::Refused,
     remembered::Heads,
     sign::latest_of,
@@ -55,8 +54,12 @@ pub(crate) fn is_http(address: &str) -> bool {
 /// Where the HTTP API of this address listens; none for another kind of address.
 pub(crate) fn host_and_port(address: &str) -> Option<String> {
     let uri: Uri = address.parse().ok().filter(|_| is_http(address))?;
+    uri.host().is_some().then(|| place(&uri))
+}
+
+fn place(uri: &Uri) -> String {
     let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
-    Some(format!("{}:{port}", uri.host()?))
+    format!("{}:{port}", uri.host().unwrap_or_default())
 }
 
 /// A Coordinator's HTTP API.
@@ -92,7 +95,6 @@ impl HttpCoordinator {
         body: Vec<u8>,
     ) -> anyhow::Result<(StatusCode, Bytes)> {
         let host = self.base.host().unwrap_or_default();
-        let port = self.base.port_u16().unwrap_or(if self.tls.is_some() { 443 } else { 80 });
         let prefix = self.base.path().trim_end_matches('/');
         let request = Request::builder()
             .method(method)
@@ -102,9 +104,8 @@ impl HttpCoordinator {
             .header(CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::from(body)))?;
         let exchange = async {
-            let stream = TcpStream::connect((host.trim_matches(['[', ']']), port))
-                .await
-                .with_context(|| format!("cannot reach {}", self.base))?;
+            let stream =
+                dial(&place(&self.base)).await.with_context(|| format!("cannot reach {}", self.base))?;
             match &self.tls {
                 None => exchange(stream, request).await,
                 Some(tls) => {

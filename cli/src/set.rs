@@ -10,15 +10,12 @@ use anyhow::Context as _;
 use manifest::{Manifest, PolicyHash, TransitionHash};
 use runtime_policy::{Deployment, Workload};
 use serde::Serialize;
-use tokio::{
-    net::TcpStream,
-    time::{Instant, timeout},
-};
+use tokio::{net::TcpStream, time::Instant};
 use wire::user::{SetManifestRequest, SetManifestResponse};
 use zeroize::Zeroizing;
 
 use crate::{
-    client::{Coordinator, failure, read, read_manifest},
+    client::{Coordinator, dial, failure, read, read_manifest},
     generate,
     http::{self, HttpCoordinator, HttpOptions, is_http},
     printer::{Printer, Refused},
@@ -28,8 +25,6 @@ use crate::{
 
 /// Between two attempts to reach a Coordinator that is not there yet.
 const ATTEMPTS: Duration = Duration::from_secs(1);
-/// Longest single attempt, for hosts that do not answer at all.
-const ATTEMPT: Duration = Duration::from_secs(10);
 
 /// Set the manifest on an attested Coordinator.
 ///
@@ -202,12 +197,9 @@ async fn reach(address: &str, longest: Duration, printer: &Printer) -> anyhow::R
     let end = Instant::now() + longest;
     let mut told = false;
     loop {
-        let error = match timeout(ATTEMPT, TcpStream::connect(&place)).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => error,
-            Err(_) => {
-                std::io::Error::new(std::io::ErrorKind::TimedOut, format!("no answer within {ATTEMPT:?}"))
-            }
+        let error = match dial(&place).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => error,
         };
         if Instant::now() + ATTEMPTS > end {
             return Err(error).with_context(|| format!("cannot reach the Coordinator at {address}"));

@@ -515,6 +515,7 @@ fn a_workspace_holds_the_files_with_default_names() {
     assert_eq!(names, ["manifest.json", "policies", "seedshare-owner.pem", "workload-owner.pem"]);
     // What is named is not moved; the other commands look there too, wherever the option stands.
     succeeded(workspace.generate(&["yaml", "--workspace-dir", "shop", "--manifest", "other.json"]));
+    let ready = workspace.yaml();
     assert!(workspace.path("other.json").exists());
     let set = |line: &[&str]| stderr(&workspace.contrast(line, ""));
     for line in [
@@ -529,9 +530,10 @@ fn a_workspace_holds_the_files_with_default_names() {
     assert!(wrong.contains("With shop/settings.json"), "{wrong}");
     assert!(wrong.contains("shop/settings.json: requests.ReadStream: there is no such setting"), "{wrong}");
     fs::remove_file(workspace.path("shop/settings.json")).unwrap();
-    fs::write(workspace.path("shop/rules.rego"), "package nothing").unwrap();
-    let wrong = stderr(&workspace.generate(&["yaml", "--workspace-dir", "shop"]));
-    assert!(wrong.contains("With shop/rules.rego"), "{wrong}");
+    fs::write(workspace.path("shop/rules.rego"), "package agent_policy # the user's own\n").unwrap();
+    let own = succeeded(workspace.generate(&["yaml", "--workspace-dir", "shop"]));
+    assert!(stderr(&own).contains("With shop/rules.rego"), "{}", stderr(&own));
+    assert!(workspace.yaml() != ready, "other rules are another policy");
 
     fs::write(workspace.path("contrast.toml"), "workspace-dir = \"filed\"\n").unwrap();
     let filed = set(&["set", "--coordinator", "127.0.0.1:1"]);

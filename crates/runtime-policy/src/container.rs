@@ -113,7 +113,8 @@ pub(crate) fn container(
     let (env, env_texts) = environment.to_policy(workload, container, settings);
     let mut groups: Vec<String> = settings.object(&["env"]).into_iter().map(|(name, _)| name).collect();
     // "services" are all of the namespace's and Kubernetes' own; without them its own remain.
-    let unused = if spec.enable_service_links == Some(false) { "services" } else { "kubernetes" };
+    let services = spec.enable_service_links != Some(false) && groups.iter().any(|group| group == "services");
+    let unused = if services { "kubernetes" } else { "services" };
     groups.retain(|group| group != unused);
     let user = user(spec, context, image)?;
     let mut additional: BTreeSet<u32> = [user.gid].into();

@@ -81,7 +81,8 @@ impl Settings {
             pattern::guarded(text).map_err(wrong)
         };
         let group = |(name, patterns): (String, Value)| {
-            let patterns = patterns.as_array().into_iter().flatten().enumerate();
+            let list = || SettingsError::Type { path: format!("env.{name}"), expected: "a list" };
+            let patterns = patterns.as_array().ok_or_else(list)?.iter().enumerate();
             let forms = patterns.map(|(index, found)| form(format!("env.{name}[{index}]"), found));
             Ok((name.clone(), forms.collect::<Result<Value, _>>()?))
         };
@@ -202,6 +203,8 @@ mod tests {
         assert_eq!(wrong, "requests.ReadStreamRequest: expected true or false, as in the default settings");
         let wrong = refusal(json!({ "env": { "proxy": ["^NO_PROXY=", "^(HTTP"] } }));
         assert_eq!(wrong, "env.proxy[1]: unclosed group in the regular expression \"^(HTTP\"");
+        let wrong = refusal(json!({ "env": { "proxy": "^NO_PROXY=" } }));
+        assert_eq!(wrong, "env.proxy: expected a list, as in the default settings");
         assert!(Settings::overlay(b"{").unwrap_err().to_string().contains("line 1"));
     }
 
