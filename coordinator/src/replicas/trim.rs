@@ -17,6 +17,7 @@ const ROUNDS: u32 = 4;
 
 pub(super) async fn keep(peers: &Peers, options: &ReplicaOptions) {
     let above = options.etcd_trim_above.saturating_mul(1 << 20);
+    let mut hindrance = None;
     loop {
         tokio::time::sleep(options.exchange_every() * ROUNDS).await;
         let phase = peers.actors.snapshot.borrow().phase.clone();
@@ -25,9 +26,20 @@ pub(super) async fn keep(peers: &Peers, options: &ReplicaOptions) {
             continue;
         }
         match round(peers, &active, above).await {
-            Ok(0) => {}
-            Ok(segments) => tracing::info!(segments, "deleted in etcd: every replica holds them"),
-            Err(error) => tracing::debug!(error = %format!("{error:#}"), "nothing deleted in etcd"),
+            Ok(segments) => {
+                hindrance = None;
+                if segments > 0 {
+                    tracing::info!(segments, "deleted in etcd: every replica holds them");
+                }
+            }
+            // Said once, until something else stands in the way: it may last as long as a peer is away.
+            Err(error) => {
+                let error = format!("{error:#}");
+                if hindrance.as_ref() != Some(&error) {
+                    tracing::warn!(error, "etcd holds more than it should, and nothing can be deleted");
+                }
+                hindrance = Some(error);
+            }
         }
     }
 }
@@ -99,8 +111,11 @@ async fn held_by_all(
         }
         others += 1;
     }
-    // Two copies are the least: a log on one disk alone would be worse than a full etcd.
-    Ok(others > 0)
+    if others == 0 {
+        // Two copies are the least: a log on one disk alone would be worse than a full etcd.
+        bail!("this replica knows no other one that could hold a copy (--peers, --peers-service)");
+    }
+    Ok(true)
 }
 
 fn delete(
