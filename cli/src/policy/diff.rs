@@ -35,10 +35,8 @@ pub(super) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
     let after = load_one(&args.after, args.pod.as_deref())?;
     let mut differences = Vec::new();
     compare(&mut differences, "", &named(before.document.data()?), &named(after.document.data()?));
-    let rules =
-        |policy: &super::Named| policy.document.rego().split("\npolicy_data := ").next().map(str::to_owned);
-    if rules(&before) != rules(&after) {
-        let of = |policy: &super::Named| match rules(policy).as_deref() == Some(RULES) {
+    if before.document.rules() != after.document.rules() {
+        let of = |policy: &super::Named| match policy.document.rules() == RULES {
             true => "this version's".into(),
             false => "others".into(),
         };

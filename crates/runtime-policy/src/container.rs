@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::{
-    environment::{Environment, Wrong, hostname},
+    environment::{EnvPolicy, Environment, Wrong, hostname},
     image::{ContainerImage, User},
     mounts::Mounts,
     objects::Objects,
+    pattern,
     settings::Settings,
     spec::{Container, PodSpec, SecurityContext},
     workload::Workload,
@@ -20,13 +21,10 @@ pub(crate) struct Entry {
     pub(crate) warnings: Vec<Wrong>,
 }
 
-fn sandbox_annotations(workload: &Workload, settings: &Settings, kind: [&str; 2]) -> Value {
+fn annotations(settings: &Settings, kind: [&str; 2]) -> Value {
     let mut annotations = json!({
         "io.kubernetes.cri.container-type": kind[0],
         "io.katacontainers.pkg.oci.container_type": kind[1],
-        "io.kubernetes.cri.sandbox-id": { "pattern": "^[0-9a-f]{64}$" },
-        "io.kubernetes.cri.sandbox-name": { "pattern": format!("^{}$", workload.pod_name) },
-        "io.kubernetes.cri.sandbox-namespace": workload.namespace,
         "io.katacontainers.pkg.oci.bundle_path": settings.at(&["annotations", "bundle_path"]),
     });
     if kind[0] == "sandbox" {
@@ -53,26 +51,28 @@ pub(crate) fn pause(workload: &Workload, settings: &Settings) -> Value {
     let pause = |key: &str| settings.at(&["sandbox", "pause", key]);
     let mut storage = settings.at(&["images", "storage"]);
     storage["source"] = pause("image");
-    storage["required"] = json!(false);
-    json!({
+    let env = EnvPolicy {
+        exact: vec![settings.text(&["process", "default_path"])],
+        names: vec!["PATH".into()],
+        lines: pattern::lines(&[]),
+        ..Default::default()
+    };
+    let mut value = json!({
         "name": "pause",
         "OCI": {
             "Version": settings.text(&["kata", "oci_version"]),
             "Root": { "Readonly": true },
             "Hostname": hostname(workload).to_policy(),
-            "Annotations": sandbox_annotations(workload, settings, ["sandbox", "pod_sandbox"]),
+            "Annotations": annotations(settings, ["sandbox", "pod_sandbox"]),
             "Process": {
                 "Args": pause("args"),
                 "Cwd": "/",
-                "Env": [settings.text(&["process", "default_path"])],
-                "EnvTexts": {},
-                "EnvGroups": [],
                 "Terminal": false,
                 "NoNewPrivileges": true,
                 "User": { "UID": pause("uid"), "GID": pause("gid"), "AdditionalGids": pause("additional_gids") },
                 "Capabilities": capability_sets(&settings.strings(&["process", "default_capabilities"])),
             },
-            "Mounts": mounts.mounts_value(),
+            "Mounts": mounts.to_policy(),
             "Linux": {
                 "Namespaces": settings.at(&["kata", "namespaces"]),
                 "MaskedPaths": settings.at(&["process", "masked_paths"]),
@@ -81,12 +81,23 @@ pub(crate) fn pause(workload: &Workload, settings: &Settings) -> Value {
                 "Sysctl": { "allowed": allowed, "required": required },
             },
         },
+        "optional_mounts": mounts.optional(),
+        "nested_mounts": mounts.nested(),
         "storages": { "image": storage },
+        "optional_storages": ["image"],
         "devices": [],
         "sandbox_pidns": pid_namespace_shared(&workload.spec),
         "exec_commands": [],
         "after": [],
-    })
+    });
+    add(&mut value["OCI"]["Process"], &env);
+    value
+}
+
+fn add(process: &mut Value, env: &EnvPolicy) {
+    if let (Value::Object(process), Ok(Value::Object(env))) = (process, serde_json::to_value(env)) {
+        process.extend(env);
+    }
 }
 
 /// An init container or a container. `after` names those that must have been started before it.
@@ -110,12 +121,13 @@ pub(crate) fn container(
             format!("neither the pod nor the image {} says what to run", image.reference),
         ));
     }
-    let (env, env_texts) = environment.to_policy(workload, container, settings);
     let mut groups: Vec<String> = settings.object(&["env"]).into_iter().map(|(name, _)| name).collect();
     // "services" are all of the namespace's and Kubernetes' own; without them its own remain.
     let services = spec.enable_service_links != Some(false) && groups.iter().any(|group| group == "services");
     let unused = if services { "kubernetes" } else { "services" };
     groups.retain(|group| group != unused);
+    let patterns: Vec<String> = groups.iter().flat_map(|group| settings.strings(&["env", group])).collect();
+    let env = environment.to_policy(workload, container, settings, &patterns);
     let user = user(spec, context, image)?;
     let mut additional: BTreeSet<u32> = [user.gid].into();
     if let Some(pod) = &spec.security_context {
@@ -128,7 +140,7 @@ pub(crate) fn container(
         additional.extend(&user.groups);
     }
     let mounts = Mounts::read(spec, container, image, settings)?;
-    let mut annotations = sandbox_annotations(workload, settings, ["container", "pod_container"]);
+    let mut annotations = annotations(settings, ["container", "pod_container"]);
     annotations["io.kubernetes.cri.container-name"] = json!(container.name);
     annotations["io.kubernetes.cri.image-name"] = json!(image.reference);
     let mut storages = serde_json::Map::from_iter(mounts.storages.clone());
@@ -142,7 +154,7 @@ pub(crate) fn container(
     for sysctl in spec.security_context.iter().flat_map(|pod| pod.sysctls.iter().flatten()) {
         allowed.insert(sysctl.name.clone(), json!(sysctl.value));
     }
-    let value = json!({
+    let mut value = json!({
         "name": container.name,
         "OCI": {
             "Version": settings.text(&["kata", "oci_version"]),
@@ -152,15 +164,12 @@ pub(crate) fn container(
             "Process": {
                 "Args": args,
                 "Cwd": working_dir.unwrap_or(image_dir),
-                "Env": env,
-                "EnvTexts": env_texts,
-                "EnvGroups": groups,
                 "Terminal": container.tty == Some(true),
                 "NoNewPrivileges": context.allow_privilege_escalation == Some(false),
                 "User": { "UID": user.uid, "GID": user.gid, "AdditionalGids": additional },
                 "Capabilities": capability_sets(&capabilities(context, settings)),
             },
-            "Mounts": mounts.mounts_value(),
+            "Mounts": mounts.to_policy(),
             "Linux": {
                 "Namespaces": settings.at(&["kata", "namespaces"]),
                 "MaskedPaths": hidden("masked_paths"),
@@ -169,12 +178,16 @@ pub(crate) fn container(
                 "Sysctl": { "allowed": allowed, "required": [] },
             },
         },
+        "optional_mounts": mounts.optional(),
+        "nested_mounts": mounts.nested(),
         "storages": storages,
+        "optional_storages": [],
         "devices": mounts.devices,
         "sandbox_pidns": pid_namespace_shared(spec),
         "exec_commands": environment.exec_commands(container),
         "after": after,
     });
+    add(&mut value["OCI"]["Process"], &env);
     Ok(Entry { value, warnings: mounts.warnings })
 }
 

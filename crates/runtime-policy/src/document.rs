@@ -24,6 +24,8 @@ pub const ANNOTATION: &str = "io.katacontainers.config.hypervisor.cc_init_data";
 /// Largest document, in bytes, after decompression.
 const MAX_BYTES: u64 = 16 << 20;
 const DATA: &str = "\npolicy_data := ";
+/// One container's part. It is a function, so that the agent evaluates only the one that a request is about.
+const CONTAINER: &str = "\npolicy_container(";
 /// Longest line, in bytes, that every version of the agent's evaluator reads.
 pub const MAX_LINE_BYTES: usize = 1024;
 /// Begins a string that would make a longer one, in pieces.
@@ -141,10 +143,20 @@ impl PolicyDocument {
         id
     }
 
-    /// The part of the policy that is this pod's own.
+    /// The rules, without what is this pod's own.
+    pub fn rules(&self) -> &str {
+        self.rego.rsplit_once(DATA).map_or(&self.rego, |(rules, _)| rules)
+    }
+
+    /// The part of the policy that is this pod's own: `containers` and what is common to them.
     pub fn data(&self) -> Result<Value, DocumentError> {
         let (_, data) = self.rego.rsplit_once(DATA).ok_or(DocumentError::NoData)?;
-        unfold(data).and_then(|json| serde_json::from_str(&json).ok()).ok_or(DocumentError::NoData)
+        let mut parts = data.split(CONTAINER);
+        let read = |folded: &str| unfold(folded).and_then(|json| serde_json::from_str::<Value>(&json).ok());
+        let mut data = parts.next().and_then(read).ok_or(DocumentError::NoData)?;
+        let container = |part: &str| part.split_once(") := ").and_then(|(_, folded)| read(folded));
+        data["containers"] = parts.map(container).collect::<Option<Value>>().ok_or(DocumentError::NoData)?;
+        Ok(data)
     }
 
     /// Number of the first line that an older agent would refuse to read, from 1, and its length in bytes.
@@ -245,6 +257,11 @@ pub(crate) fn policy(
     let mut containers = vec![container::pause(workload, settings)];
     let mut after = vec!["pause".to_owned()];
     for (field, spec) in workload.spec.all_containers() {
+        if spec.name == "pause" {
+            let message = "the sandbox's own container is called so; give this one another name";
+            let path = below_field(&spec_path, &format!("{field}.name"));
+            return Err(place.error(&workload.kind, &workload.name, &path, message));
+        }
         let reference = spec.image.as_deref().unwrap_or_default();
         let unread = ContainerImage::unread(reference);
         let image = images.get(reference).unwrap_or(&unread);
@@ -267,27 +284,32 @@ pub(crate) fn policy(
         .map(|key| (key, Value::Bool(true)))
         .collect();
     let data = json!({
-        "containers": containers,
+        "containers": containers.iter().map(|container| &container["name"]).collect::<Vec<_>>(),
         "sandbox": {
+            "name": { "pattern": format!("^{}$", workload.pod_name) },
+            "namespace": workload.namespace,
             "pidns": workload.spec.share_process_namespace == Some(true),
             "storages": settings.at(&["sandbox", "storages"]),
         },
         "common": {
             "root_path": settings.at(&["kata", "root_path"]),
-            "cgroups_path": settings.at(&["kata", "cgroups_path"]),
-            "network_namespace": settings.at(&["kata", "network_namespace"]),
+            "cgroups_path_characters": settings.at(&["kata", "cgroups_path_characters"]),
+            "network_namespaces": settings.at(&["kata", "network_namespaces"]),
             "apparmor_profiles": settings.at(&["kata", "apparmor_profiles"]),
             "device_types": settings.at(&["kata", "device_types"]),
             "device_vm_path": settings.at(&["kata", "device_vm_path"]),
             "single_instance": settings.at(&["kata", "single_instance"]),
             "ignored_annotations": ignored,
             "ignored_annotation_prefixes": settings.at(&["annotations", "ignored_prefixes"]),
-            "env": settings.env_forms().unwrap_or_default(), // read without error when they were laid over
         },
         "request_defaults": shared,
     });
-    let data = fold(&serde_json::to_string_pretty(&data).unwrap_or_default());
-    Ok(PolicyDocument::new(format!("{rules}{DATA}{data}\n")))
+    let text = |value: &Value| fold(&serde_json::to_string_pretty(value).unwrap_or_default());
+    let mut rego = format!("{rules}{DATA}{}\n", text(&data));
+    for container in &containers {
+        rego.push_str(&format!("{CONTAINER}{}) := {}\n", container["name"], text(container)));
+    }
+    Ok(PolicyDocument::new(rego))
 }
 
 #[cfg(test)]
@@ -303,10 +325,9 @@ mod tests {
         let read: Value = serde_json::from_str(&unfold(&folded).unwrap()).unwrap();
         assert_eq!(read, data);
         // A piece that is damaged is no policy, not another one.
-        let document = PolicyDocument::new(format!(
-            "package agent_policy\n{DATA}{}\n",
-            folded.replace("quoted", "quo\"ted")
-        ));
-        assert!(document.data().is_err());
+        let with =
+            |folded: &str| PolicyDocument::new(format!("package agent_policy\n{DATA}{folded}\n")).data();
+        assert!(with(&folded).is_ok());
+        assert!(with(&folded.replace("quoted", "quo\"ted")).is_err());
     }
 }

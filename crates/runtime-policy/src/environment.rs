@@ -5,11 +5,13 @@
 
 use std::collections::BTreeMap;
 
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::{
     image::ContainerImage,
     objects::{CONFIG_MAP, Objects, SECRET},
+    pattern,
     settings::Settings,
     spec::{Container, EnvSource, Exec},
     text::{Piece, Text, expand},
@@ -31,6 +33,29 @@ pub(crate) struct Environment {
     values: BTreeMap<String, Text>,
     /// Those that Kubernetes sets, so that arguments may use them.
     kubernetes: BTreeMap<String, Text>,
+}
+
+/// What a policy says of an environment.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct EnvPolicy {
+    /// Entries that are known now.
+    #[serde(rename = "Env")]
+    pub(crate) exact: Vec<String>,
+    /// Those that are known when the pod runs.
+    #[serde(rename = "EnvTemplates")]
+    pub(crate) templates: Vec<String>,
+    /// Known then, too, but not every runtime sets them.
+    #[serde(rename = "EnvOptional")]
+    pub(crate) optional: Vec<String>,
+    /// Names of all of these.
+    #[serde(rename = "EnvNames")]
+    pub(crate) names: Vec<String>,
+    /// What has a form only, by name.
+    #[serde(rename = "EnvForms")]
+    pub(crate) forms: Map<String, Value>,
+    /// A regular expression for entries that have a form, one in each line.
+    #[serde(rename = "EnvLines")]
+    pub(crate) lines: String,
 }
 
 impl Environment {
@@ -86,43 +111,51 @@ impl Environment {
         expand(text, |name| self.kubernetes.get(name).cloned())
     }
 
-    /// `Env` and `EnvTexts` of the policy: what is known, and by name what has a form.
+    /// What the policy says of the environment. `patterns` are the forms that entries of any name may have.
     pub(crate) fn to_policy(
         &self,
         workload: &Workload,
         container: &Container,
         settings: &Settings,
-    ) -> (Value, Value) {
-        let mut known: Vec<String> = Vec::new();
-        let mut forms: Map<String, Value> = Map::new();
+        patterns: &[String],
+    ) -> EnvPolicy {
+        let mut policy = EnvPolicy::default();
+        let mut lines = patterns.to_vec();
         for (name, value) in &self.values {
             let text = Text::literal(format!("{name}=")).then(value.clone());
-            match text.known() {
-                Some(text) => known.push(text),
-                None => drop(forms.insert(name.clone(), text.to_policy())),
+            match (text.known(), text.template(), text.pattern()) {
+                (Some(known), ..) => policy.exact.push(known),
+                (_, Some(template), _) => policy.templates.push(template),
+                (.., pattern) => {
+                    // What may have several lines is checked by its name.
+                    if !pattern.contains('\n') {
+                        lines.push(pattern.clone());
+                    }
+                    policy.forms.insert(name.clone(), json!({ "pattern": pattern }));
+                    continue;
+                }
             }
+            policy.names.push(name.clone());
         }
         if !self.values.contains_key("PATH") {
-            known.push(settings.text(&["process", "default_path"]));
+            policy.exact.push(settings.text(&["process", "default_path"]));
+            policy.names.push("PATH".into());
         }
         let mut optional = |name: &str, value: Text| {
             if !self.values.contains_key(name)
-                && let Value::Object(mut text) =
-                    match Text::literal(format!("{name}=")).then(value).to_policy() {
-                        Value::String(text) => json!({ "template": text }),
-                        other => other,
-                    }
+                && let Some(template) = Text::literal(format!("{name}=")).then(value).template()
             {
-                text.insert("optional".into(), true.into());
-                forms.insert(name.to_owned(), Value::Object(text));
+                policy.optional.push(template);
+                policy.names.push(name.into());
             }
         };
         optional("HOSTNAME", hostname(workload));
         if container.tty == Some(true) {
             optional("TERM", Text::literal("xterm"));
         }
-        known.sort();
-        (json!(known), Value::Object(forms))
+        policy.exact.sort();
+        policy.lines = pattern::lines(&lines);
+        policy
     }
 
     /// `Args` of the policy: `command` and `args` over the image's entry point and arguments.

@@ -88,7 +88,7 @@ impl Evaluator {
             return Err(EvaluationError::Unknown(name.to_owned()));
         }
         let text = |error: anyhow::Error| failed(error.to_string());
-        self.engine.set_input(RegoValue::from_json_str(&request.to_string()).map_err(text)?);
+        self.engine.set_input(RegoValue::from(request.clone()));
         let answer =
             self.rule(name).map_err(text)?.ok_or_else(|| EvaluationError::Unknown(name.to_owned()))?;
         let allowed = match &answer {
@@ -110,7 +110,9 @@ impl Evaluator {
 
     fn rule(&mut self, name: &str) -> anyhow::Result<Option<Value>> {
         // The agent puts what is remembered into its data, after which the engine analyses all rules anew.
-        let query = format!("data.agent_policy.{name} with data.pstate as {}", self.state());
+        // As a text, because that is parsed sooner than an expression.
+        let state = Value::String(self.state().to_string());
+        let query = format!("data.agent_policy.{name} with data.pstate as json.unmarshal({state})");
         let results = self.engine.eval_query(query, false)?;
         let value =
             results.result.first().and_then(|result| result.expressions.first()).map(|found| &found.value);

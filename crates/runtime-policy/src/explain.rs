@@ -57,12 +57,20 @@ fn explain_container(text: &mut String, container: &Value) {
     for entry in process["Env"].as_array().into_iter().flatten() {
         line("env", words(entry));
     }
-    for (_, entry) in process["EnvTexts"].as_object().into_iter().flatten() {
-        let optional = if entry["optional"] == true { " (may be left out)" } else { "" };
-        line("env", format!("{}{optional}", words(entry)));
+    for entry in process["EnvTemplates"].as_array().into_iter().flatten() {
+        line("env", words(entry));
+    }
+    for (_, entry) in process["EnvForms"].as_object().into_iter().flatten() {
+        line("env", words(entry));
+    }
+    for entry in process["EnvOptional"].as_array().into_iter().flatten() {
+        line("env", format!("{} (may be left out)", words(entry)));
     }
     for (destination, mount) in oci["Mounts"].as_object().into_iter().flatten() {
-        let made = if mount.get("storage").is_some() { ", made by the guest" } else { "" };
+        let storages = container["storages"].as_object().into_iter().flatten();
+        let made =
+            storages.map(|(_, storage)| &storage["mount_point"]).any(|place| *place == mount["source"]);
+        let made = if made { ", made by the guest" } else { "" };
         let copied = words(&mount["source"]).contains("/shared/containers/$(bundle-id)-");
         let from_host = if copied { ", FROM THE HOST" } else { "" };
         line("mount", format!("{destination} ({}){made}{from_host}", words(&mount["options"])));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::{
     environment::Wrong,
@@ -12,10 +12,11 @@ use crate::{
     text::quote,
 };
 
-/// What a container may have mounted, by destination, and what backs it.
+/// What a container may have mounted, by destination, and what backs it. Sources and destinations are as the
+/// rules see them: with `$(bundle-id)` and the like for what is made up when the pod is started.
 #[derive(Debug, Default)]
 pub(crate) struct Mounts {
-    pub(crate) mounts: BTreeMap<String, Value>,
+    mounts: BTreeMap<String, Value>,
     pub(crate) storages: BTreeMap<String, Value>,
     pub(crate) devices: Vec<String>,
     pub(crate) propagation: &'static str,
@@ -24,28 +25,48 @@ pub(crate) struct Mounts {
 }
 
 /// Replaces the placeholders that are known when the policy is made.
-fn fill(value: &mut Value, known: &[(&str, &str)], shared: &str) {
+fn fill(value: &mut Value, known: &[(&str, &str)]) {
     match value {
         Value::String(text) => {
             for (name, replacement) in known {
                 *text = text.replace(name, replacement);
             }
-            *text = text.replace("$(shared)", shared);
         }
-        Value::Array(items) => items.iter_mut().for_each(|item| fill(item, known, shared)),
-        Value::Object(map) => map.iter_mut().for_each(|(_, value)| fill(value, known, shared)),
+        Value::Array(items) => items.iter_mut().for_each(|item| fill(item, known)),
+        Value::Object(map) => {
+            if let Some(Value::String(pattern)) = map.get_mut("pattern") {
+                for (name, replacement) in known {
+                    *pattern = pattern.replace(name, &pattern_of(replacement));
+                }
+            } else if let Some(Value::String(text)) = map.get("template") {
+                // What is not a pattern may hold placeholders anyway.
+                *value = Value::String(text.clone());
+                fill(value, known);
+            } else {
+                map.iter_mut().for_each(|(_, value)| fill(value, known));
+            }
+        }
         _ => {}
     }
 }
 
-fn base_name(path: &str) -> &str {
-    path.trim_end_matches('/').rsplit('/').next().unwrap_or_default()
+/// A regular expression for a text with placeholders.
+fn pattern_of(text: &str) -> String {
+    let mut pattern = quote(text).replace(&quote("$(random)"), "[0-9a-f]{16}");
+    for name in ["$(bundle-id)", "$(sandbox-id)"] {
+        pattern = pattern.replace(&quote(name), name);
+    }
+    pattern
 }
 
-/// As the runtime writes it: absolute, no slash at the end.
+fn base_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or_default()
+}
+
+/// As the runtime writes it, absolute, no slash at the end; and nothing in it looks like a placeholder.
 fn destination(path: &str) -> String {
     let trimmed = path.trim_end_matches('/');
-    if trimmed.is_empty() { "/".to_owned() } else { trimmed.to_owned() }
+    if trimmed.is_empty() { "/".to_owned() } else { trimmed.replace("$(", "$$(") }
 }
 
 impl Mounts {
@@ -53,9 +74,8 @@ impl Mounts {
     pub(crate) fn pause(settings: &Settings) -> Self {
         let mut mounts = Self::default();
         for group in ["always", "pause"] {
-            mounts.add_group(settings, group, &[]);
+            mounts.add_group(settings, group, "ro");
         }
-        mounts.nest();
         mounts
     }
 
@@ -70,24 +90,23 @@ impl Mounts {
         let flag =
             |read: fn(&crate::spec::SecurityContext) -> Option<bool>| context.and_then(read) == Some(true);
         let access = if flag(|context| context.read_only_root_filesystem) { "ro" } else { "rw" };
-        let known = [("$(root-access)", access)];
         let mut mounts = Self::default();
         for group in [
             "always",
             "container",
             if flag(|context| context.privileged) { "privileged" } else { "unprivileged" },
         ] {
-            mounts.add_group(settings, group, &known);
+            mounts.add_group(settings, group, access);
         }
         if spec.automount_service_account_token != Some(false) {
-            mounts.add_group(settings, "service_account", &known);
+            mounts.add_group(settings, "service_account", access);
         }
         if let Some(path) = &container.termination_message_path
-            && let Some(mount) = mounts.mounts.remove("/dev/termination-log")
+            && let Some(mut mount) = mounts.mounts.remove("/dev/termination-log")
         {
-            let mut mount = mount;
-            mount["source"] = json!({ "pattern": format!("{}{}$", settings.text(&["kata", "shared_prefix"]), quote(base_name(path))) });
-            mounts.mounts.insert(destination(path), mount);
+            let path = destination(path);
+            mount["source"] = json!(settings.text(&["kata", "shared_prefix"]) + base_name(&path));
+            mounts.mounts.insert(path, mount);
         }
         for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
             let volume = spec.volumes.iter().flatten().find(|volume| volume.name == mount.name);
@@ -112,14 +131,13 @@ impl Mounts {
             mounts.devices.push(device.device_path.clone());
         }
         mounts.devices.sort();
-        mounts.nest();
         Ok(mounts)
     }
 
-    fn add_group(&mut self, settings: &Settings, group: &str, known: &[(&str, &str)]) {
+    fn add_group(&mut self, settings: &Settings, group: &str, access: &str) {
         let shared = settings.text(&["kata", "shared_prefix"]);
         for (path, mut mount) in settings.object(&["mounts", group]) {
-            fill(&mut mount, known, &shared);
+            fill(&mut mount, &[("$(shared)", &shared), ("$(root-access)", access)]);
             self.mounts.insert(path, mount);
         }
     }
@@ -207,19 +225,13 @@ impl Mounts {
     /// A volume that the guest makes: in its memory, or encrypted.
     fn add_made(&mut self, kind: &str, path: &str, volume: &str, settings: &Settings, options: [&str; 3]) {
         let shared = settings.text(&["kata", "shared_prefix"]);
-        let quoted = quote(volume);
-        let fill_name = |value: &mut Value| {
-            let pattern = value.get("pattern").is_some();
-            fill(value, &[("$(volume)", if pattern { &quoted } else { volume })], &shared);
-        };
         let mut mount = settings.at(&["volumes", kind, "mount"]);
         let mut storage = settings.at(&["volumes", kind, "storage"]);
         for value in [&mut mount, &mut storage] {
-            value.as_object_mut().into_iter().flatten().for_each(|(_, value)| fill_name(value));
+            fill(value, &[("$(shared)", &shared), ("$(volume)", volume)]);
         }
         mount["options"] = json!(options);
         if storage.is_object() {
-            mount["storage"] = json!(format!("volume-{volume}"));
             self.storages.insert(format!("volume-{volume}"), storage);
         }
         self.mounts.insert(path.to_owned(), mount);
@@ -229,27 +241,37 @@ impl Mounts {
     fn add_copied(&mut self, path: &str, settings: &Settings, options: [&str; 3]) {
         let mut mount = settings.at(&["volumes", "copied", "mount"]);
         let shared = settings.text(&["kata", "shared_prefix"]);
-        fill(&mut mount, &[("$(file-name)", &quote(base_name(path)))], &shared);
+        fill(&mut mount, &[("$(shared)", &shared), ("$(file-name)", base_name(path))]);
         mount["options"] = json!(options);
         self.mounts.insert(path.to_owned(), mount);
     }
 
-    /// Notes for each mount in which others it lies.
-    fn nest(&mut self) {
-        let paths: Vec<String> = self.mounts.keys().cloned().collect();
-        for (path, mount) in &mut self.mounts {
-            let inside: Vec<_> = paths
-                .iter()
-                .filter(|parent| path.strip_prefix(parent.as_str()).is_some_and(|rest| rest.starts_with('/')))
-                .collect();
-            if !inside.is_empty() {
-                mount["inside"] = json!(inside);
+    /// The mounts as a request has them, by destination.
+    pub(crate) fn to_policy(&self) -> Value {
+        let whole = |(path, mount): (&String, &Value)| {
+            let mut mount = mount.clone();
+            if let Value::Object(mount) = &mut mount {
+                mount.remove("optional");
+                mount.insert("destination".into(), json!(path));
             }
-        }
+            (path.clone(), mount)
+        };
+        Value::Object(self.mounts.iter().map(whole).collect())
     }
 
-    pub(crate) fn mounts_value(&self) -> Value {
-        Value::Object(self.mounts.clone().into_iter().collect::<Map<_, _>>())
+    /// Those that may be missing.
+    pub(crate) fn optional(&self) -> Vec<&String> {
+        let optional = self.mounts.iter().filter(|(_, mount)| mount.get("optional") == Some(&json!(true)));
+        optional.map(|(path, _)| path).collect()
+    }
+
+    /// For each mount that lies in others, those others.
+    pub(crate) fn nested(&self) -> BTreeMap<&String, Vec<&String>> {
+        let inside = |path: &String, parent: &String| {
+            path.strip_prefix(parent.as_str()).is_some_and(|rest| rest.starts_with('/'))
+        };
+        let parents = |path| self.mounts.keys().filter(|parent| inside(path, parent)).collect::<Vec<_>>();
+        self.mounts.keys().map(|path| (path, parents(path))).filter(|(_, found)| !found.is_empty()).collect()
     }
 }
 

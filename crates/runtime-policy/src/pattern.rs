@@ -1,29 +1,45 @@
-//! Regular expressions in policies. The agent compiles one anew at each use, which costs it more than the rest of
-//! a decision: so rules look first for a text without which it cannot match.
+//! Regular expressions for entries of an environment. The agent compiles one anew at each use, which costs it more
+//! than the rest of a decision: so all that may stand in an environment are one expression, and are asked at once.
 
-use regex_syntax::hir::{Hir, HirKind};
-use serde_json::{Value, json};
+use regex_syntax::hir::{Class, Hir, HirKind};
 
-/// The expression as rules use it: `{"has": TEXT, "pattern": EXPRESSION}`.
-pub(crate) fn guarded(pattern: &str) -> Result<Value, String> {
-    let expression = regex_syntax::parse(pattern).map_err(|error| match error {
+/// Refuses what is no regular expression, or could match more than a line.
+pub(crate) fn check(pattern: &str) -> Result<(), String> {
+    // As it is used below.
+    let expression = regex_syntax::parse(&format!("(?m)(?:{pattern})")).map_err(|error| match error {
         regex_syntax::Error::Parse(error) => error.kind().to_string(),
         regex_syntax::Error::Translate(error) => error.kind().to_string(),
         _ => "not understood".to_owned(),
     })?;
-    Ok(json!({ "has": needed(&expression).unwrap_or_default(), "pattern": pattern }))
+    match has_line_break(&expression) {
+        true => Err("a line break (write [^,\\n] instead of [^,], and a blank instead of \\s)".into()),
+        false => Ok(()),
+    }
 }
 
-/// A text that stands in everything that matches, if one is easily seen. The last of several: names begin alike. A
-/// single character would tell little.
-fn needed(expression: &Hir) -> Option<&str> {
+fn has_line_break(expression: &Hir) -> bool {
     match expression.kind() {
-        HirKind::Literal(literal) if literal.0.len() > 1 => std::str::from_utf8(&literal.0).ok(),
-        HirKind::Capture(group) => needed(&group.sub),
-        HirKind::Repetition(repeated) if repeated.min > 0 => needed(&repeated.sub),
-        HirKind::Concat(parts) => parts.iter().rev().find_map(needed),
-        _ => None,
+        HirKind::Empty | HirKind::Look(_) => false,
+        HirKind::Literal(literal) => literal.0.contains(&b'\n'),
+        HirKind::Class(Class::Unicode(class)) => {
+            class.iter().any(|range| (range.start()..=range.end()).contains(&'\n'))
+        }
+        HirKind::Class(Class::Bytes(class)) => {
+            class.iter().any(|range| (range.start()..=range.end()).contains(&b'\n'))
+        }
+        HirKind::Capture(group) => has_line_break(&group.sub),
+        HirKind::Repetition(repeated) => has_line_break(&repeated.sub),
+        HirKind::Concat(parts) | HirKind::Alternation(parts) => parts.iter().any(has_line_break),
     }
+}
+
+/// An expression for lines of which each is matched, as a whole, by one of `patterns`.
+pub(crate) fn lines(patterns: &[String]) -> String {
+    if patterns.is_empty() {
+        return r"\A\z".to_owned();
+    }
+    let patterns: Vec<String> = patterns.iter().map(|pattern| format!("(?:{pattern})")).collect();
+    format!(r"(?m)\A(?:(?:{})(?:\n|\z))*\z", patterns.join("|"))
 }
 
 #[cfg(test)]
@@ -31,13 +47,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_every_match_holds() {
-        let has = |pattern: &str| guarded(pattern).unwrap()["has"].clone();
-        assert_eq!(has("^[A-Z][A-Z0-9_]*_PORT_[0-9]{1,5}_TCP_ADDR=[0-9a-f.:]+$"), "_TCP_ADDR=");
-        assert_eq!(has("^(ab){2}(abc)?x$"), "ab");
-        assert_eq!(has("(?i)^no_proxy=.*$"), "");
-        assert_eq!(has("one|two"), "");
-        assert_eq!(has(""), "");
-        assert_eq!(guarded("^(x").unwrap_err(), "unclosed group");
+    fn what_could_match_a_line_break_is_refused() {
+        for pattern in ["^A=[^,]*$", r"\s", r"\W", "a\nb", "(?s).", "x|(y[^a]{2})", r"\n"] {
+            let error = check(pattern).unwrap_err();
+            assert!(error.contains("line break"), "{pattern}: {error}");
+        }
+        for pattern in [".", r"^A=[^,\n]*$", r"\w", "(?i)^no_proxy=.*$", "", "^a$|^b$"] {
+            check(pattern).unwrap();
+        }
+        assert_eq!(check("^(x").unwrap_err(), "unclosed group");
+        // A comment would hide the end of the group.
+        assert_eq!(check("(?x)a # b").unwrap_err(), "unclosed group");
+    }
+
+    #[test]
+    fn every_line_is_matched_by_one_as_a_whole() {
+        let of = |patterns: &[&str]| {
+            let patterns: Vec<String> = patterns.iter().map(|&pattern| pattern.to_owned()).collect();
+            let expression = regex::Regex::new(&lines(&patterns)).unwrap();
+            move |text: &str| expression.is_match(text)
+        };
+        let ab = of(&["^A=[0-9]$", "(?i)^b=.*$", "C="]);
+        for text in ["A=1", "A=1\nb=x", "B=\nA=2\nC=", "C="] {
+            assert!(ab(text), "{text:?}");
+        }
+        for text in
+            ["A=", "A=1x", "xA=1", "A=1\n\nA=2", "A=1 A=2", "a=1", "A=1\nevil", "xC=", "C=x", "evil\nA=1"]
+        {
+            assert!(!ab(text), "{text:?}");
+        }
+        assert!(of(&[])("") && !of(&[])("A=1"));
     }
 }

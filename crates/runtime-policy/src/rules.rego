@@ -1,11 +1,16 @@
 # What the host may ask of the VM of one pod.
 #
 # The Kata agent evaluates `data.agent_policy.NAME` with the request as `input`. Everything is denied
-# unless a rule here allows it. `policy_data`, at the end of the document, says what the pod is.
+# unless a rule here allows it. `policy_data` and `policy_container`, at the end of the document, say what the
+# pod is.
 #
 # For each request that needs more than a yes there is a set of reasons against it: the request is
 # allowed when that set is empty. So what decides is also what explains (`contrast policy test`). If a
 # request has not even the shape that a rule reads, its set is undefined, and it is denied.
+#
+# The agent interprets these rules while a container waits. What it does natively (comparing whole values,
+# sets, replacing in a text) costs it next to nothing, each call of a function as much as ten comparisons:
+# so rules compare whole values first, and look only at what differs.
 #
 # State: an allowed request may add to `data.pstate`, which the agent keeps. Keys are
 #   sandbox              id, name and namespace, fixed by the first requests
@@ -70,8 +75,24 @@ reason(path, expected) := {"field": concat(".", path), "found": found_at(path), 
 equal(path, expected) := set() if object.get(input, path, null) == expected
 else := {reason(path, expected)}
 
+# Fields of what is at a path.
+differing(path, fields, expected) := {reason(array.concat(path, [field]), object.get(expected, field, null)) |
+	found := found_at(path)
+	some field in fields
+	not found[field] == expected[field]
+}
+
 one_of(path, allowed) := set() if object.get(input, path, null) in allowed
 else := {reason(path, allowed)}
+
+nothing := {null, false, 0, "", [], {}}
+
+# What is not there is empty.
+empty(path, value, fields) := {reason(array.concat(path, [field]), "nothing") |
+	some field in fields
+	found := value[field]
+	not found in nothing
+}
 
 # Lists in which neither order nor repetition means anything, such as capabilities.
 members(value) := set() if value == null
@@ -80,18 +101,18 @@ else := found if {
 	found := {member | some member in value}
 }
 
-same_members(path, expected) := set() if object.get(input, path, null) == expected
-else := set() if members(found_at(path)) == members(expected)
-else := {reason(path, expected)}
+same_members(path, fields, expected) := {reason(array.concat(path, [field]), object.get(expected, field, null)) |
+	found := found_at(path)
+	some field in fields
+	not found[field] == expected[field]
+	not members(object.get(found, field, null)) == members(expected[field])
+}
 
 text(path, expected) := set() if is_text(expected, object.get(input, path, null))
 else := {reason(path, expected)}
 
-like(path, pattern) := set() if {
-	found := found_at(path)
-	is_string(found)
-	regex.match(pattern, found)
-} else := {reason(path, {"pattern": pattern})}
+made_of(path, characters) := set() if trim(found_at(path), characters) == ""
+else := {reason(path, {"characters": characters})}
 
 # A text is expected exactly, or with what is known of the pod filled in, or by a regular expression.
 is_text(expected, found) if expected == found
@@ -114,6 +135,12 @@ known := {
 # Names may hold dots, which must not stand for any character.
 known_escaped := object.union(known, {"$(sandbox-name)": replace(sandbox.name, ".", "\\.")})
 
+# Several templates at once; NUL is in none of them.
+filled(templates) := {entry |
+	some entry in split(strings.replace_n(known, concat("\u0000", templates)), "\u0000")
+	entry != ""
+}
+
 put(key, value) := {"op": "add", "path": concat("", ["/pstate/", key]), "value": value}
 
 container_key(id) := concat("", ["container:", id])
@@ -134,7 +161,8 @@ every_reason(checks) := union({check | some check in checks})
 
 # ---- The sandbox ----
 
-id_pattern := `^[0-9a-f]{64}$`
+is_id(path) := made_of(path, "0123456789abcdef") if count(found_at(path)) == 64
+else := {reason(path, "64 hexadecimal digits")}
 
 # One sandbox, with the id that every container will name; no code from the host: a hook is a program
 # that the agent runs, a module is kernel code.
@@ -143,7 +171,7 @@ CreateSandboxReasons := union({
 	one_of(["kernel_modules"], [null, []]),
 	equal(["sandbox_pidns"], policy_data.sandbox.pidns),
 	one_of(["guest_userns"], [null, false]),
-	like(["sandbox_id"], id_pattern),
+	is_id(["sandbox_id"]),
 	equal(["storages"], policy_data.sandbox.storages),
 	first_sandbox,
 })
@@ -159,26 +187,22 @@ annotations := input.OCI.Annotations
 
 # What the pod is called. Containers say it when they are created; afterwards the state knows.
 sandbox := {
-	"id": annotations["io.kubernetes.cri.sandbox-id"],
-	"name": annotations["io.kubernetes.cri.sandbox-name"],
-	"namespace": annotations["io.kubernetes.cri.sandbox-namespace"],
+	"id": object.get(annotations, "io.kubernetes.cri.sandbox-id", "none"),
+	"name": object.get(annotations, "io.kubernetes.cri.sandbox-name", ""),
+	"namespace": object.get(annotations, "io.kubernetes.cri.sandbox-namespace", ""),
 } if input.OCI
 sandbox := data.pstate.sandbox if not input.OCI
 
 # The container of the policy that the request claims to create. Names are unique in a pod.
-claimed := policy_data.containers[0] if annotations["io.kubernetes.cri.container-type"] == "sandbox"
-claimed := container if {
+claimed := policy_container("pause") if annotations["io.kubernetes.cri.container-type"] == "sandbox"
+claimed := policy_container(annotations["io.kubernetes.cri.container-name"]) if {
 	annotations["io.kubernetes.cri.container-type"] == "container"
-	some container in policy_data.containers
-	container.name == annotations["io.kubernetes.cri.container-name"]
 }
-
-container_names := [container.name | some container in policy_data.containers]
 
 CreateContainerReasons := {{
 	"field": "OCI.Annotations.io.kubernetes.cri.container-name",
 	"found": object.get(annotations, "io.kubernetes.cri.container-name", null),
-	"expected": container_names,
+	"expected": policy_data.containers,
 }} if not claimed
 CreateContainerReasons := union({
 	request_reasons(claimed),
@@ -199,25 +223,32 @@ CreateContainerRequest := allowed_with([
 ]) if count(CreateContainerReasons) == 0
 
 request_reasons(container) := union({
-	like(["container_id"], id_pattern),
+	is_id(["container_id"]),
 	equal(["exec_id"], input.container_id),
-	equal(["sandbox_pidns"], container.sandbox_pidns),
-	one_of(["string_user"], [null, {}]), # would override the user below
-	one_of(["shared_mounts"], [null, []]), # would open one container's files to another
-	one_of(["stdin_port"], [null, 0]),
-	one_of(["stdout_port"], [null, 0]),
-	one_of(["stderr_port"], [null, 0]),
-	equal(["OCI", "Version"], container.OCI.Version),
+	differing([], ["sandbox_pidns"], container),
+	differing(["OCI"], ["Version"], container.OCI),
+	differing(["OCI", "Root"], ["Readonly"], container.OCI.Root),
 	text(["OCI", "Root", "Path"], policy_data.common.root_path),
-	equal(["OCI", "Root", "Readonly"], container.OCI.Root.Readonly),
 	text(["OCI", "Hostname"], container.OCI.Hostname),
-	one_of(["OCI", "Domainname"], [null, ""]),
+	empty([], input, unused),
+	empty(["OCI"], input.OCI, unused_in_oci),
 	no_hooks,
-	one_of(["OCI", "Solaris"], [null]),
-	one_of(["OCI", "Windows"], [null]),
-	one_of(["OCI", "Vm"], [null]),
-	one_of(["OCI", "VM"], [null]),
 })
+
+# What no pod asks for, and every runtime leaves empty.
+unused := [
+	"string_user", # would override the user
+	"shared_mounts", # would open one container's files to another
+	"stdin_port", "stdout_port", "stderr_port",
+]
+
+unused_in_oci := ["Domainname", "Solaris", "Windows", "Vm", "VM"]
+
+unused_in_linux := [
+	"MountLabel", "IntelRdt",
+	"UIDMappings", "GIDMappings", # would make root of a user
+	"Seccomp", # a filter may let a call "succeed" that never happened, setuid among them
+]
 
 # Hooks are programs that run with the agent's rights.
 no_hooks := set() if {
@@ -230,20 +261,16 @@ no_hooks := set() if {
 
 # Annotations steer the agent (devices, container type), so unknown ones are refused.
 annotation_reasons(container) := union({declared, unknown}) if {
-	checks := [text(["OCI", "Annotations", key], expected) | some key, expected in container.OCI.Annotations]
-	declared := every_reason(checks) | all_checked("OCI.Annotations", container.OCI.Annotations, checks)
+	odd := [key | some key, expected in container.OCI.Annotations; not annotations[key] == expected]
+	checks := [text(["OCI", "Annotations", key], container.OCI.Annotations[key]) | some key in odd]
+	declared := every_reason(checks) | all_checked("OCI.Annotations", odd, checks)
 	unknown := {reason(["OCI", "Annotations", key], null) |
 		some key, value in annotations
 		not container.OCI.Annotations[key]
-		not ignored_annotation(key)
+		not key in sandbox_annotations
+		not policy_data.common.ignored_annotations[key]
+		not strings.any_prefix_match(key, policy_data.common.ignored_annotation_prefixes)
 	}
-}
-
-ignored_annotation(key) if policy_data.common.ignored_annotations[key]
-
-else := true if {
-	some prefix in policy_data.common.ignored_annotation_prefixes
-	startswith(key, prefix)
 }
 
 # All containers belong to one pod, and it keeps its name: a name in an environment or a certificate
@@ -252,33 +279,36 @@ same_sandbox := {reason(["OCI", "Annotations", "io.kubernetes.cri.sandbox-id"], 
 	sandbox.id != data.pstate.sandbox_id
 } else := {reason(["OCI", "Annotations"], data.pstate.sandbox)} if {
 	sandbox != data.pstate.sandbox
-} else := set() if data.pstate.sandbox_id
+} else := set() if {
+	data.pstate.sandbox
+} else := union({
+	text(["OCI", "Annotations", "io.kubernetes.cri.sandbox-name"], policy_data.sandbox.name),
+	text(["OCI", "Annotations", "io.kubernetes.cri.sandbox-namespace"], policy_data.sandbox.namespace),
+}) if data.pstate.sandbox_id
+
+sandbox_annotations := {
+	"io.kubernetes.cri.sandbox-id",
+	"io.kubernetes.cri.sandbox-name",
+	"io.kubernetes.cri.sandbox-namespace",
+}
 
 # ---- Processes: of containers, and those started in them ----
 
 process_reasons(path, process) := union({
-	equal(array.concat(path, ["Cwd"]), process.Cwd),
-	equal(array.concat(path, ["Terminal"]), process.Terminal),
-	equal(array.concat(path, ["NoNewPrivileges"]), process.NoNewPrivileges),
-	equal(array.concat(path, ["User", "UID"]), process.User.UID),
-	equal(array.concat(path, ["User", "GID"]), process.User.GID),
+	differing(path, ["Cwd", "Terminal", "NoNewPrivileges"], process),
+	differing(array.concat(path, ["User"]), ["UID", "GID"], process.User),
 	# An additional group opens what only its members may read.
-	same_members(array.concat(path, ["User", "AdditionalGids"]), process.User.AdditionalGids),
-	one_of(array.concat(path, ["User", "Username"]), [null, ""]), # would be looked up anew, with another result
+	same_members(array.concat(path, ["User"]), ["AdditionalGids"], process.User),
+	same_members(
+		array.concat(path, ["Capabilities"]),
+		["Ambient", "Bounding", "Effective", "Inheritable", "Permitted"],
+		process.Capabilities,
+	),
 	one_of(array.concat(path, ["ApparmorProfile"]), policy_data.common.apparmor_profiles),
-	one_of(array.concat(path, ["SelinuxLabel"]), [null, ""]),
-	one_of(array.concat(path, ["Rlimits"]), [null, []]),
-	capability_reasons(array.concat(path, ["Capabilities"]), process.Capabilities),
+	empty(path, found, ["SelinuxLabel", "Rlimits"]),
+	empty(array.concat(path, ["User"]), object.get(found, "User", {}), ["Username"]), # would be looked up anew, with another result
 	env_reasons(array.concat(path, ["Env"]), process),
-})
-
-capability_reasons(path, capabilities) := union({
-	same_members(array.concat(path, ["Ambient"]), capabilities.Ambient),
-	same_members(array.concat(path, ["Bounding"]), capabilities.Bounding),
-	same_members(array.concat(path, ["Effective"]), capabilities.Effective),
-	same_members(array.concat(path, ["Inheritable"]), capabilities.Inheritable),
-	same_members(array.concat(path, ["Permitted"]), capabilities.Permitted),
-})
+}) if found := object.get(input, path, null)
 
 args_reasons(expected) := set() if texts(expected, input.OCI.Process.Args)
 else := {reason(["OCI", "Process", "Args"], expected)}
@@ -287,8 +317,9 @@ texts(expected, found) if expected == found
 
 else := true if {
 	count(expected) == count(found)
-	every index, value in expected {
-		is_text(value, found[index])
+	odd := [index | some index, value in expected; not value == found[index]]
+	every index in odd {
+		is_text(expected[index], found[index])
 	}
 }
 
@@ -297,115 +328,138 @@ else := true if {
 env_reasons(path, process) := union({unexpected, missing, absent, repeated}) if {
 	entries := found_at(path)
 	found := members(entries)
-	exact := members(process.Env)
-	names := {entry: split(entry, "=")[0] | some entry in entries}
-	by_text := {entry | some entry in found - exact; is_text(process.EnvTexts[names[entry]], entry)}
-	others := (found - exact) - by_text
-	by_form := {entry |
-		some group in process.EnvGroups
-		some form in policy_data.common.env[group]
-		some entry in others
-		contains(entry, form.has) # costs little, while each use of an expression compiles it
-		regex.match(form.pattern, entry)
+	required := members(process.Env) | filled(process.EnvTemplates)
+	missing := {{"field": concat(".", path), "found": null, "expected": entry} | some entry in required - found}
+
+	others := (found - required) - filled(process.EnvOptional)
+	unexpected := {{"field": concat(".", path), "found": entry, "expected": "no such entry"} |
+		some entry in others - formed(process, others)
 	}
-	unexpected := {{"field": concat(".", path), "found": entry, "expected": "no such entry"} | some entry in others - by_form}
-	missing := {{"field": concat(".", path), "found": null, "expected": entry} | some entry in exact - found}
-	given := {name | some name in names}
-	absent := {{"field": concat(".", path), "found": null, "expected": expected} |
-		some name, expected in process.EnvTexts
-		not expected.optional
-		not name in given
+	names := {name |
+		some name in split(regex.replace(concat("\u0000", others), "=[^\u0000]*", ""), "\u0000")
+		name != ""
 	}
-	repeated := {reason(path, "each name once") | count(entries) != count(given)}
+	absent := {{"field": concat(".", path), "found": null, "expected": form} |
+		some name, form in process.EnvForms
+		not name in names
+	}
+	once := [
+		count(entries) == count(found),
+		count(names) == count(others),
+		names & members(process.EnvNames) == set(),
+	]
+	repeated := {reason(path, "each name once") | false in once}
 }
+
+# Entries of which only the form is known: all in one go, as lines, or each for itself.
+formed(process, entries) := entries if {
+	lines := concat("\n", entries)
+	count(split(lines, "\n")) == count(entries)
+	regex.match(strings.replace_n(known_escaped, process.EnvLines), lines)
+}
+
+else := those if {
+	those := {entry | some entry in entries; has_form(process, entry)}
+}
+
+has_form(process, entry) if {
+	not contains(entry, "\n")
+	regex.match(strings.replace_n(known_escaped, process.EnvLines), entry)
+}
+
+else := true if is_text(process.EnvForms[split(entry, "=")[0]], entry)
 
 # ---- Mounts, storages, devices ----
 
-# A mount replaces files: over a program, a configuration, a secret. So each must be declared, with
-# its source, once, and after what it lies in, or it would be hidden again.
-mount_reasons(container) := union({each, missing, repeated, hidden}) if {
-	mounts := input.OCI.Mounts
-	position := {mount.destination: index | some index, mount in mounts}
-	checks := [one_mount(container, index, mount) | some index, mount in mounts]
-	each := every_reason(checks) | all_checked("OCI.Mounts", mounts, checks)
-	missing := {{"field": "OCI.Mounts", "found": null, "expected": destination} |
-		some destination, expected in container.OCI.Mounts
-		not expected.optional
-		not is_number(position[destination])
-	}
-	destinations := [mount.destination | some mount in mounts]
-	repeated := {{"field": "OCI.Mounts", "found": destinations, "expected": "each destination once"} |
-		count(position) != count(mounts)
-	}
-	hidden := {{"field": sprintf("OCI.Mounts[%d]", [index]), "found": destination, "expected": sprintf("after %s", [parent])} |
-		some destination, index in position
-		some parent in container.OCI.Mounts[destination].inside
-		position[parent] > index
-	}
+# Mounts and storages, with names for what is made up when the pod is started. A name that was there before
+# does not look like one afterwards.
+named := json.unmarshal(renamed) if {
+	escaped := replace(json.marshal({"mounts": input.OCI.Mounts, "storages": storages}), "$(", "$$(")
+	ids := replace(replace(escaped, input.container_id, "$(bundle-id)"), sandbox.id, "$(sandbox-id)")
+	renamed := regex.replace(ids, `\$\(bundle-id\)-[0-9a-f]{16}-`, "$$(bundle-id)-$$(random)-")
 }
-
-one_mount(container, index, mount) := set() if {
-	expected := container.OCI.Mounts[mount.destination]
-	not expected.storage
-	mount.type_ == expected.type_
-	mount.options == expected.options
-	is_text(expected.source, mount.source)
-} else := reasons if {
-	expected := container.OCI.Mounts[mount.destination]
-	reasons := union({
-		source_reasons(index, mount, expected),
-		differs("OCI.Mounts[%d].type_", index, mount.type_, expected.type_),
-		differs("OCI.Mounts[%d].options", index, mount.options, expected.options),
-		backed(container, mount, expected),
-	})
-} else := {{"field": sprintf("OCI.Mounts[%d]", [index]), "found": mount, "expected": "a declared mount, with every field"}}
-
-source_reasons(index, mount, expected) := set() if is_text(expected.source, mount.source)
-else := {{"field": sprintf("OCI.Mounts[%d].source", [index]), "found": mount.source, "expected": expected.source}}
 
 # What is not there must not make a reason undefined, and so vanish.
 storages := input.storages if is_array(input.storages)
 storages := [] if not is_array(input.storages)
 
-# A volume that the guest makes itself (encrypted, in memory) must really be made, or the host could
-# put its own files where it belongs.
-backed(container, mount, expected) := set() if not expected.storage
-else := reasons if {
-	wanted := container.storages[expected.storage]
-	made := [storage |
-		some storage in storages
-		storage.mount_point == mount.source
-		is_storage(wanted, storage)
-	]
-	reasons := {{"field": "storages", "found": storages, "expected": wanted} | count(made) != 1}
+# With names if that is expected, by a regular expression as it is.
+is_named(expected, with_names, found) if expected == with_names
+
+else := true if regex.match(strings.replace_n(known_escaped, expected.pattern), found)
+
+# A mount replaces files: over a program, a configuration, a secret. So each must be declared, with
+# its source, once, and after what it lies in, or it would be hidden again.
+mount_reasons(container) := union({each, missing, repeated, hidden}) if {
+	mounts := named.mounts
+	count(mounts) == count(input.OCI.Mounts)
+	declared := {mount | some mount in container.OCI.Mounts}
+	odd := [index | some index, mount in mounts; not mount in declared]
+	checks := [mount_differs(container, index, mounts[index]) | some index in odd]
+	each := every_reason(checks) | all_checked("OCI.Mounts", odd, checks)
+
+	position := {mount.destination: index | some index, mount in mounts}
+	missing := {{"field": "OCI.Mounts", "found": null, "expected": destination} |
+		some destination, expected in container.OCI.Mounts
+		not position[destination] >= 0
+		not destination in container.optional_mounts
+	}
+	repeated := {{"field": "OCI.Mounts", "found": mounts, "expected": "each destination once"} |
+		count(position) != count(mounts)
+	}
+	hidden := {{"field": sprintf("OCI.Mounts[%d]", [position[destination]]), "found": destination, "expected": sprintf("after %s", [parent])} |
+		some destination, parents in container.nested_mounts
+		some parent in parents
+		position[parent] > position[destination]
+	}
 }
 
-storage_reasons(container) := union({unexpected, missing}) if {
+mount_differs(container, index, mount) := union({
+	source_differs(index, mount, expected),
+	differs("OCI.Mounts[%d].type_", index, mount.type_, expected.type_),
+	differs("OCI.Mounts[%d].options", index, mount.options, expected.options),
+}) if expected := container.OCI.Mounts[mount.destination]
+
+else := {{"field": sprintf("OCI.Mounts[%d]", [index]), "found": mount, "expected": "a declared mount, with every field"}}
+
+source_differs(index, mount, expected) := set() if {
+	is_named(expected.source, mount.source, input.OCI.Mounts[index].source)
+} else := {{"field": sprintf("OCI.Mounts[%d].source", [index]), "found": mount.source, "expected": expected.source}}
+
+# A volume that the guest makes itself (encrypted, in memory) must really be made, or the host could
+# put its own files where it belongs; and nothing else is.
+storage_reasons(container) := union({unexpected, missing, repeated}) if {
+	found := members(named.storages)
+	declared := {storage | some storage in container.storages}
 	unexpected := {{"field": sprintf("storages[%d]", [index]), "found": storage, "expected": container.storages} |
-		some index, storage in storages
-		not known_storage(container, storage)
+		some index, storage in named.storages
+		not storage in declared
+		not known_storage(container, index, storage)
 	}
 	missing := {{"field": "storages", "found": storages, "expected": expected} |
-		some expected in container.storages
-		expected.required
-		count([storage | some storage in storages; is_storage(expected, storage)]) != 1
+		some name, expected in container.storages
+		not expected in found
+		not name in container.optional_storages
+		count([index | some index, storage in named.storages; is_storage(expected, index, storage)]) == 0
 	}
+	places := {storage.mount_point | some storage in named.storages}
+	repeated := {reason(["storages"], "each mount point once") | count(places) != count(named.storages)}
 }
 
-known_storage(container, storage) if {
+known_storage(container, index, storage) if {
 	some expected in container.storages
-	is_storage(expected, storage)
+	is_storage(expected, index, storage)
 }
 
-is_storage(expected, storage) if {
+is_storage(expected, index, storage) if {
 	storage.driver == expected.driver
-	texts(expected.driver_options, storage.driver_options)
-	is_text(expected.source, storage.source)
+	storage.driver_options == expected.driver_options
 	storage.fstype == expected.fstype
 	storage.options == expected.options
-	is_text(expected.mount_point, storage.mount_point)
+	storage.mount_point == expected.mount_point
 	object.get(storage, "fs_group", null) == expected.fs_group
 	object.get(storage, "shared", false) in [false, expected.shared]
+	is_named(expected.source, storage.source, storages[index].source)
 }
 
 # A device node reaches the hardware behind it, which is the host's: only declared volumes.
@@ -443,42 +497,31 @@ known_node(container, node) if {
 linux_reasons(linux) := union({
 	namespace_reasons(linux),
 	# Masked paths keep a container from the kernel's own files.
-	same_members(["OCI", "Linux", "MaskedPaths"], linux.MaskedPaths),
-	same_members(["OCI", "Linux", "ReadonlyPaths"], linux.ReadonlyPaths),
-	equal(["OCI", "Linux", "RootfsPropagation"], linux.RootfsPropagation),
-	one_of(["OCI", "Linux", "MountLabel"], [null, ""]),
-	one_of(["OCI", "Linux", "IntelRdt"], [null]),
-	one_of(["OCI", "Linux", "UIDMappings"], [null, []]), # would make root of a user
-	one_of(["OCI", "Linux", "GIDMappings"], [null, []]),
-	# A filter may let a call "succeed" that never happened, setuid among them.
-	one_of(["OCI", "Linux", "Seccomp"], [null]),
+	same_members(["OCI", "Linux"], ["MaskedPaths", "ReadonlyPaths"], linux),
+	differing(["OCI", "Linux"], ["RootfsPropagation"], linux),
+	empty(["OCI", "Linux"], input.OCI.Linux, unused_in_linux),
 	one_of(["OCI", "Linux", "Resources", "Devices"], [null, []]),
-	text(["OCI", "Linux", "CgroupsPath"], policy_data.common.cgroups_path),
+	made_of(["OCI", "Linux", "CgroupsPath"], policy_data.common.cgroups_path_characters),
 	sysctl_reasons(linux.Sysctl),
 })
 
 # Namespaces are what separates containers; a path would join another's.
 namespace_reasons(linux) := set() if {
-	types := [namespace.Type | some namespace in input.OCI.Linux.Namespaces]
-	namespaces_hold(linux, types)
-} else := {reason(["OCI", "Linux", "Namespaces"], linux.Namespaces)}
-
-namespaces_hold(linux, types) if {
-	count(types) == count(members(types))
+	namespaces := input.OCI.Linux.Namespaces
+	types := {namespace.Type | some namespace in namespaces}
+	count(types) == count(namespaces)
 	required := {type | some type, must in linux.Namespaces; must}
-	count(required - members(types)) == 0
-	every namespace in input.OCI.Linux.Namespaces {
-		is_boolean(linux.Namespaces[namespace.Type])
-		namespace_path(namespace)
+	count(required - types) == 0
+	every type in types {
+		linux.Namespaces[type] in {true, false}
 	}
-}
-
-namespace_path(namespace) if namespace.Path == ""
-
-namespace_path(namespace) if {
-	namespace.Type == "network"
-	regex.match(policy_data.common.network_namespace, namespace.Path)
-}
+	joined := [namespace | some namespace in namespaces; not namespace.Path == ""]
+	every namespace in joined {
+		namespace.Type == "network"
+		strings.any_prefix_match(namespace.Path, policy_data.common.network_namespaces)
+		not contains(namespace.Path, "..")
+	}
+} else := {reason(["OCI", "Linux", "Namespaces"], linux.Namespaces)}
 
 sysctl_reasons(expected) := union({unexpected, missing}) if {
 	found := object.get(input.OCI.Linux, "Sysctl", {})
@@ -501,8 +544,8 @@ state_reasons(container) := union({same_id, twice, early}) if {
 	twice := {{"field": "container_id", "found": input.container_id, "expected": sprintf("no second %s", [container.name])} |
 		policy_data.common.single_instance
 		some key, other in data.pstate
-		startswith(key, "container:")
 		other.name == container.name
+		startswith(key, "container:")
 	}
 	early := {{"field": "container_id", "found": container.name, "expected": sprintf("only after %s was started", [before])} |
 		some before in container.after
@@ -550,8 +593,7 @@ WaitProcessRequest := true if exists
 running := container if {
 	known := data.pstate[container_key(input.container_id)]
 	known.started
-	some container in policy_data.containers
-	container.name == known.name
+	container := policy_container(known.name)
 }
 
 # Only what a probe or hook of this container declares, or the settings add, with the container's own

@@ -68,25 +68,23 @@ impl Settings {
             serde_json::from_slice(text).map_err(|error| SettingsError::Json(error.to_string()))?;
         let mut settings = Self::default();
         merge(&mut settings.0, &user, "")?;
-        settings.env_forms()?;
+        settings.check_env()?;
         Ok(settings)
     }
 
-    /// What entries of the environment may look like, by group.
-    pub(crate) fn env_forms(&self) -> Result<Map<String, Value>, SettingsError> {
-        let form = |path: String, found: &Value| {
-            let text =
-                found.as_str().ok_or(SettingsError::Type { path: path.clone(), expected: "a text" })?;
-            let wrong = |message| SettingsError::Pattern { path, message, found: text.to_owned() };
-            pattern::guarded(text).map_err(wrong)
-        };
-        let group = |(name, patterns): (String, Value)| {
+    /// What entries of the environment may look like must be lists of regular expressions.
+    fn check_env(&self) -> Result<(), SettingsError> {
+        for (name, patterns) in self.object(&["env"]) {
             let list = || SettingsError::Type { path: format!("env.{name}"), expected: "a list" };
-            let patterns = patterns.as_array().ok_or_else(list)?.iter().enumerate();
-            let forms = patterns.map(|(index, found)| form(format!("env.{name}[{index}]"), found));
-            Ok((name.clone(), forms.collect::<Result<Value, _>>()?))
-        };
-        self.object(&["env"]).into_iter().map(group).collect()
+            for (index, found) in patterns.as_array().ok_or_else(list)?.iter().enumerate() {
+                let path = format!("env.{name}[{index}]");
+                let text =
+                    found.as_str().ok_or(SettingsError::Type { path: path.clone(), expected: "a text" })?;
+                let wrong = |message| SettingsError::Pattern { path, message, found: text.to_owned() };
+                pattern::check(text).map_err(wrong)?;
+            }
+        }
+        Ok(())
     }
 
     /// The defaults as text, to start from.

@@ -43,24 +43,35 @@ impl Text {
             .collect()
     }
 
+    /// The text with its placeholders, if all the rest of it is known.
+    pub(crate) fn template(&self) -> Option<String> {
+        self.0
+            .iter()
+            .map(|piece| match piece {
+                Piece::Literal(text) => Some(text.as_str()),
+                Piece::Placeholder(name) => Some(*name),
+                Piece::Form(_) => None,
+            })
+            .collect()
+    }
+
+    /// A regular expression for the text, with its placeholders.
+    pub(crate) fn pattern(&self) -> String {
+        let parts = self.0.iter().map(|piece| match piece {
+            Piece::Literal(text) => quote(text),
+            Piece::Placeholder(name) => (*name).to_owned(),
+            Piece::Form(form) => format!("({form})"),
+        });
+        format!("^{}$", parts.collect::<String>())
+    }
+
     /// The form in which the policy's rules expect it.
     pub(crate) fn to_policy(&self) -> Value {
-        if let Some(known) = self.known() {
-            return Value::String(known);
+        match (self.known(), self.template()) {
+            (Some(known), _) => Value::String(known),
+            (None, Some(template)) => json!({ "template": template }),
+            (None, None) => json!({ "pattern": self.pattern() }),
         }
-        if self.0.iter().any(|piece| matches!(piece, Piece::Form(_))) {
-            let parts = self.0.iter().map(|piece| match piece {
-                Piece::Literal(text) => quote(text),
-                Piece::Placeholder(name) => (*name).to_owned(),
-                Piece::Form(form) => format!("({form})"),
-            });
-            return json!({ "pattern": format!("^{}$", parts.collect::<String>()) });
-        }
-        let parts = self.0.iter().map(|piece| match piece {
-            Piece::Literal(text) => text.as_str(),
-            Piece::Placeholder(text) | Piece::Form(text) => text,
-        });
-        json!({ "template": parts.collect::<String>() })
     }
 }
 
