@@ -33,13 +33,13 @@ fn has_line_break(expression: &Hir) -> bool {
     }
 }
 
-/// An expression for lines of which each is matched, as a whole, by one of `patterns`.
+/// An expression for at least one line, of which each is matched, as a whole, by one of `patterns`.
 pub(crate) fn lines(patterns: &[String]) -> String {
     if patterns.is_empty() {
-        return r"\A\z".to_owned();
+        return r"\z.".to_owned(); // nothing is behind the end
     }
     let patterns: Vec<String> = patterns.iter().map(|pattern| format!("(?:{pattern})")).collect();
-    format!(r"(?m)\A(?:(?:{})(?:\n|\z))*\z", patterns.join("|"))
+    format!(r"(?m)\A(?:(?:{})(?:\n|\z))+\z", patterns.join("|"))
 }
 
 #[cfg(test)]
@@ -76,6 +76,6 @@ mod tests {
         {
             assert!(!ab(text), "{text:?}");
         }
-        assert!(of(&[])("") && !of(&[])("A=1"));
+        assert!(!ab("") && !of(&[])("") && !of(&[])("A=1"));
     }
 }

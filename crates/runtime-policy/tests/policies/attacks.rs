@@ -197,6 +197,60 @@ fn a_volume_that_the_guest_makes_cannot_be_replaced_or_hidden() {
 }
 
 #[test]
+fn what_has_a_form_hides_nothing_and_is_there_once() {
+    frontend(|policy, host| {
+        let (evaluator, request) = before(policy, host, "web");
+        let (twice, alien) = ("each name once", "no such entry");
+        for (entry, expected) in [
+            ("POD_IP=10.244.0.18", twice),
+            ("KUBERNETES_SERVICE_PORT=444", twice),
+            ("OTHER_PORT=tcp://10.96.0.1:443\nLD_PRELOAD=/evil.so", alien),
+            ("OTHER_PORT=tcp://10.96.0.1:443\nOTHER_SERVICE_HOST=10.96.0.1", alien),
+            ("OTHER_PORT=tcp://10.96.0.1:443\n", alien),
+            ("OTHER_SERVICE_PORT=443\0OTHER_SERVICE_HOST=10.96.0.1", alien),
+            ("OTHER_SERVICE_PORT=443\0LD_PRELOAD=/evil.so", alien),
+            ("=x", alien),
+            ("x", alien),
+            ("", alien),
+            ("\n", alien),
+        ] {
+            let mut more = request.clone();
+            more.1["OCI"]["Process"]["Env"].as_array_mut().unwrap().push(json!(entry));
+            assert!(reasons(&evaluator, &more).contains(expected), "{entry:?}");
+        }
+        let mut more = request;
+        more.1["OCI"]["Process"]["Env"].as_array_mut().unwrap().push(json!("OTHER_SERVICE_PORT=443"));
+        assert!(allowed(&mut evaluator.clone(), &more), "a service has such variables");
+    });
+}
+
+#[test]
+fn names_for_what_is_made_up_mean_nothing_in_a_request() {
+    frontend(|policy, host| {
+        let (evaluator, request) = before(policy, host, "web");
+        let (web, other) = (id("web"), id("contrast-initializer"));
+        for name in [
+            "$(bundle-id)-$(random)-hosts".to_owned(),
+            format!("{web}-$(random)-hosts"),
+            "$(bundle-id)-0123456789abcdef-hosts".to_owned(),
+            format!("{web}-0123456789abcde-hosts"),
+            format!("{web}-0123456789abcdef0-hosts"),
+            format!("{web}-0123456789ABCDEF-hosts"),
+            format!("{web}-0123456789abcdef-0123456789abcdef-hosts"),
+            format!("{web}-0123456789abcdef-resolv.conf"),
+            format!("{other}-0123456789abcdef-hosts"),
+            format!("{SANDBOX}-0123456789abcdef-hosts"),
+        ] {
+            let mut changed = request.clone();
+            let mounts = changed.1["OCI"]["Mounts"].as_array_mut().unwrap().iter_mut();
+            let mut hosts = mounts.filter(|mount| mount["destination"] == "/etc/hosts");
+            hosts.next().unwrap()["source"] = json!(format!("{SHARED}/{name}"));
+            assert!(reasons(&evaluator, &changed).contains("].source: "), "{name}");
+        }
+    });
+}
+
+#[test]
 fn the_loopback_device_is_the_pods_own() {
     frontend(|policy, host| {
         let evaluator = Evaluator::new(policy.document.rego()).unwrap();

@@ -110,6 +110,7 @@ fn what_no_policy_can_hold_is_refused_or_warned_of() {
         ("    env: [{name: A, valueFrom: {fieldRef: {fieldPath: status.phase}}}]\n", "status.phase"),
         ("    securityContext: {procMount: Unmasked}\n", "procMount"),
         ("  hostPID: true\n", "spec.hostPID"),
+        ("  - {name: pause, image: i}\n", "a.yml:8: Pod \"a\": spec.containers[1].name: the sandbox's own"),
         ("  ephemeralContainers: [{name: d}]\n", "ephemeralContainers"),
     ] {
         let found = refusal(rest);
