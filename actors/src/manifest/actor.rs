@@ -37,6 +37,8 @@ pub struct Ledger<S, C> {
     pub(super) received: ReceivedShares,
     /// Changes whose outcome was not known, the latest last: a request that went astray may still arrive.
     pub(super) unsure: Vec<Unsure>,
+    /// Changes that were read and are not in force here yet.
+    pub(super) untaken: Vec<Event>,
     /// Number of events when the last snapshot was made.
     snapshot_at: u64,
     published: Arc<watch::Sender<Snapshot>>,
@@ -73,6 +75,7 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
             allow_insecure,
             received,
             unsure,
+            untaken: Vec::new(),
             snapshot_at,
             published,
         };

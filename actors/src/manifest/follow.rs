@@ -174,7 +174,7 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
     ) -> Result<R, E> {
         let mut tries = 0;
         loop {
-            if self.log.is_poisoned() {
+            if self.log.is_poisoned() || !self.untaken.is_empty() {
                 self.read_on().map_err(E::from)?;
             }
             match command(self) {
@@ -200,22 +200,25 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
 
     /// Reads on and takes over what is in force then.
     pub(super) fn read_on(&mut self) -> Result<(), LedgerError> {
-        let (mut changes, before) = (Vec::new(), self.log.head().size);
-        let state = &mut self.state;
+        let before = self.log.head().size;
+        let (state, untaken) = (&mut self.state, &mut self.untaken);
         let outcome = self.log.catch_up(|_, event| {
             state.apply(&event);
             if matches!(event.fact, Fact::ManifestSet { .. } | Fact::RecoveredByUser { .. }) {
-                changes.push(event);
+                untaken.push(event);
             }
         });
         // What was read before an error counts all the same.
-        if self.log.head().size != before {
-            self.take_over(&changes)?;
+        if self.log.head().size != before || !self.untaken.is_empty() {
+            self.take_over()?;
         }
         outcome.map_err(LedgerError::from)
     }
 
-    fn take_over(&mut self, changes: &[Event]) -> Result<(), LedgerError> {
+    /// Takes over what was read. If that fails, say because the store does not give a manifest just now, it is
+    /// not known to be in force, and tried again with the next look: an old manifest must not stay.
+    fn take_over(&mut self) -> Result<(), LedgerError> {
+        let changes = self.untaken.clone();
         let phase = self.phase();
         if changes.is_empty() {
             self.publish(phase);
@@ -229,15 +232,17 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
             }),
             Phase::Uninitialised | Phase::NeedsRecovery => None,
         };
-        for event in changes {
+        for event in &changes {
             held = self.open_change(event, held)?;
         }
         let Some(Held { engine, secret, mesh_key: Some(mesh_key) }) = held else {
             tracing::warn!("a change that this replica has no keys for; asking its peers");
+            self.untaken.clear();
             self.publish(Phase::NeedsRecovery);
             return Ok(());
         };
         self.put_in_force(engine, mesh_key, secret)?;
+        self.untaken.clear();
         let transition = self.state.latest().map(|entry| entry.transition.to_string());
         tracing::info!(transition = transition.unwrap_or_default(), "followed a change of the log");
         Ok(())

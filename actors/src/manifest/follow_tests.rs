@@ -19,11 +19,12 @@ use crate::FixedClock;
 const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 const POLICY: &[u8] = b"policy of the Coordinator";
 
-/// A shared store whose answers to appends can get lost.
+/// A shared store whose answers to appends can get lost, and which may not give blobs.
 #[derive(Default)]
 struct Shared {
     inner: MemoryStore,
     loses_answers: AtomicBool,
+    keeps_blobs: AtomicBool,
 }
 
 impl EventStore for Shared {
@@ -44,6 +45,9 @@ impl EventStore for Shared {
     }
 
     fn get_blob(&self, hash: &BlobHash) -> Result<Option<Vec<u8>>, StoreError> {
+        if self.keeps_blobs.load(Ordering::Relaxed) {
+            return Err(StoreError::Unavailable("no quorum (test)".into()));
+        }
         self.inner.get_blob(hash)
     }
 
@@ -170,6 +174,29 @@ fn a_replica_joins_follows_from_the_log_and_loses_races_without_harm() {
     two.follow(&Follow).unwrap();
     assert!(matches!(two.phase(), Phase::NeedsRecovery));
     two.adopt(&secrets_of(&one)).unwrap();
+    same(&one, &two);
+}
+
+#[test]
+fn a_change_whose_manifest_cannot_be_read_just_now_is_followed_later_and_not_passed_over() {
+    let (shared, (key, owner)) = (Arc::new(Shared::default()), owner());
+    let (mut one, mut two) = (replica(&shared, 1), replica(&shared, 2));
+    let first = set(&mut one, &manifest(&key, "a", "x"), owner, None).unwrap().transition;
+    two.adopt(&secrets_of(&one)).unwrap();
+    let second = set(&mut one, &manifest(&key, "b", "x"), owner, Some(first)).unwrap().transition;
+
+    shared.keeps_blobs.store(true, Ordering::Relaxed);
+    for _ in 0..2 {
+        // Not "all is known": certificates would go on being issued under the first one.
+        two.follow(&Follow).unwrap_err();
+        assert_eq!(active(&two).transition, first);
+        assert!(set(&mut two, &manifest(&key, "c", "x"), owner, Some(second)).is_err());
+    }
+    shared.keeps_blobs.store(false, Ordering::Relaxed);
+    two.follow(&Follow).unwrap();
+    same(&one, &two);
+    set(&mut two, &manifest(&key, "c", "x"), owner, Some(second)).unwrap();
+    one.follow(&Follow).unwrap();
     same(&one, &two);
 }
 
