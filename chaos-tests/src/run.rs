@@ -509,7 +509,10 @@ fn corrupt(directory: &Path) -> anyhow::Result<()> {
     let mut files: Vec<(u64, std::path::PathBuf)> = Vec::new();
     for entry in fs::read_dir(directory).into_iter().flatten() {
         let entry = entry?;
-        files.push((entry.metadata()?.len(), entry.path()));
+        let found = entry.metadata()?;
+        if found.is_file() {
+            files.push((found.len(), entry.path()));
+        }
     }
     files.sort();
     let Some((length, path)) = files.pop() else { return Ok(()) };
