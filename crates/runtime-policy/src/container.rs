@@ -52,9 +52,9 @@ pub(crate) fn pause(workload: &Workload, settings: &Settings) -> Value {
     let mut storage = settings.at(&["images", "storage"]);
     storage["source"] = pause("image");
     let env = EnvPolicy {
-        exact: vec![settings.text(&["process", "default_path"])],
-        names: vec!["PATH".into()],
-        lines: pattern::lines(&[]),
+        env: vec![settings.text(&["process", "default_path"])],
+        env_names: vec!["PATH".into()],
+        env_lines: pattern::lines(&[]),
         ..Default::default()
     };
     let mut value = json!({

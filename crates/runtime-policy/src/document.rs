@@ -74,7 +74,7 @@ pub enum DocumentError {
         found: String,
     },
     /// The Rego does not end with the data that `generate` writes.
-    #[error("the policy has no policy_data; it was not made by contrast generate")]
+    #[error("the policy has no policy_data and policy_container; it was not made by this contrast generate")]
     NoData,
 }
 
@@ -155,7 +155,12 @@ impl PolicyDocument {
         let read = |folded: &str| unfold(folded).and_then(|json| serde_json::from_str::<Value>(&json).ok());
         let mut data = parts.next().and_then(read).ok_or(DocumentError::NoData)?;
         let container = |part: &str| part.split_once(") := ").and_then(|(_, folded)| read(folded));
-        data["containers"] = parts.map(container).collect::<Option<Value>>().ok_or(DocumentError::NoData)?;
+        let containers: Vec<Value> =
+            parts.map(container).collect::<Option<_>>().ok_or(DocumentError::NoData)?;
+        if containers.is_empty() {
+            return Err(DocumentError::NoData); // every pod has the sandbox's own
+        }
+        data["containers"] = Value::Array(containers);
         Ok(data)
     }
 
@@ -325,8 +330,10 @@ mod tests {
         let read: Value = serde_json::from_str(&unfold(&folded).unwrap()).unwrap();
         assert_eq!(read, data);
         // A piece that is damaged is no policy, not another one.
-        let with =
-            |folded: &str| PolicyDocument::new(format!("package agent_policy\n{DATA}{folded}\n")).data();
+        let container = format!("{CONTAINER}\"a\") := {{}}\n");
+        let with = |folded: &str| {
+            PolicyDocument::new(format!("package agent_policy\n{DATA}{folded}\n{container}")).data()
+        };
         assert!(with(&folded).is_ok());
         assert!(with(&folded.replace("quoted", "quo\"ted")).is_err());
     }

@@ -37,25 +37,20 @@ pub(crate) struct Environment {
 
 /// What a policy says of an environment.
 #[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "PascalCase")]
 pub(crate) struct EnvPolicy {
     /// Entries that are known now.
-    #[serde(rename = "Env")]
-    pub(crate) exact: Vec<String>,
+    pub(crate) env: Vec<String>,
     /// Those that are known when the pod runs.
-    #[serde(rename = "EnvTemplates")]
-    pub(crate) templates: Vec<String>,
+    pub(crate) env_templates: Vec<String>,
     /// Known then, too, but not every runtime sets them.
-    #[serde(rename = "EnvOptional")]
-    pub(crate) optional: Vec<String>,
+    pub(crate) env_optional: Vec<String>,
     /// Names of all of these.
-    #[serde(rename = "EnvNames")]
-    pub(crate) names: Vec<String>,
+    pub(crate) env_names: Vec<String>,
     /// What has a form only, by name.
-    #[serde(rename = "EnvForms")]
-    pub(crate) forms: Map<String, Value>,
+    pub(crate) env_forms: Map<String, Value>,
     /// A regular expression for entries that have a form, one in each line.
-    #[serde(rename = "EnvLines")]
-    pub(crate) lines: String,
+    pub(crate) env_lines: String,
 }
 
 impl Environment {
@@ -124,37 +119,37 @@ impl Environment {
         for (name, value) in &self.values {
             let text = Text::literal(format!("{name}=")).then(value.clone());
             match (text.known(), text.template(), text.pattern()) {
-                (Some(known), ..) => policy.exact.push(known),
-                (_, Some(template), _) => policy.templates.push(template),
+                (Some(known), ..) => policy.env.push(known),
+                (_, Some(template), _) => policy.env_templates.push(template),
                 (.., pattern) => {
                     // What may have several lines is checked by its name.
                     if !pattern.contains('\n') {
                         lines.push(pattern.clone());
                     }
-                    policy.forms.insert(name.clone(), json!({ "pattern": pattern }));
+                    policy.env_forms.insert(name.clone(), json!({ "pattern": pattern }));
                     continue;
                 }
             }
-            policy.names.push(name.clone());
+            policy.env_names.push(name.clone());
         }
         if !self.values.contains_key("PATH") {
-            policy.exact.push(settings.text(&["process", "default_path"]));
-            policy.names.push("PATH".into());
+            policy.env.push(settings.text(&["process", "default_path"]));
+            policy.env_names.push("PATH".into());
         }
         let mut optional = |name: &str, value: Text| {
             if !self.values.contains_key(name)
                 && let Some(template) = Text::literal(format!("{name}=")).then(value).template()
             {
-                policy.optional.push(template);
-                policy.names.push(name.into());
+                policy.env_optional.push(template);
+                policy.env_names.push(name.into());
             }
         };
         optional("HOSTNAME", hostname(workload));
         if container.tty == Some(true) {
             optional("TERM", Text::literal("xterm"));
         }
-        policy.exact.sort();
-        policy.lines = pattern::lines(&lines);
+        policy.env.sort();
+        policy.env_lines = pattern::lines(&lines);
         policy
     }
 
