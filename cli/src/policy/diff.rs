@@ -34,7 +34,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
     let before = load_one(&args.before, args.pod.as_deref())?;
     let after = load_one(&args.after, args.pod.as_deref())?;
     let mut differences = Vec::new();
-    compare(&mut differences, "", &named(before.document.data()?), &named(after.document.data()?));
+    compare(&mut differences, "", &named(before.data()?), &named(after.data()?));
     if before.document.rules() != after.document.rules() {
         let of = |policy: &super::Named| match policy.document.rules() == RULES {
             true => "this version's".into(),

@@ -20,7 +20,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
     let mut text = String::new();
     let mut all = Vec::new();
     for policy in load(&args.path)? {
-        let data = policy.document.data()?;
+        let data = policy.data()?;
         text.push_str(&format!(
             "{} ({})\n\n{}\n",
             policy.name,

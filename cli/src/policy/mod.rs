@@ -50,6 +50,12 @@ struct Named {
     document: PolicyDocument,
 }
 
+impl Named {
+    fn data(&self) -> anyhow::Result<serde_json::Value> {
+        self.document.data().with_context(|| self.name.clone())
+    }
+}
+
 /// The policies of a YAML file or folder after `generate`, or one policy document (TOML).
 fn load(path: &Path) -> anyhow::Result<Vec<Named>> {
     if path.extension().is_some_and(|extension| extension == "toml") {
