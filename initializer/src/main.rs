@@ -227,6 +227,7 @@ impl Pod {
                 issuer: Some(Arc::<Remembering>::clone(&self.issuer)),
                 handshake_timeout: HANDSHAKE,
             };
+            sidecar::hear(&self.directory).await;
             let answer = tokio::time::timeout(
                 ATTEMPT,
                 request(&self.address, config, &self.issuer, self.judge.as_ref()),

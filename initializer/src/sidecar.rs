@@ -1,18 +1,15 @@
 //! When a certificate is renewed: before it expires, and when the service mesh asks.
 //!
-//! The mesh asks by touching a file when it meets a peer of another mesh CA, which mostly means that the
+//! The mesh asks by leaving a file when it meets a peer of another mesh CA, which mostly means that the
 //! manifest has changed. Anybody can provoke that, so it is heard only now and then.
 
-use std::{
-    path::{Path, PathBuf},
-    time::{Duration, SystemTime},
-};
+use std::{io, path::Path, time::Duration};
 
 use anyhow::Context as _;
 use manifest::Timestamp;
 use x509_parser::{certificate::X509Certificate, pem::parse_x509_pem, prelude::FromDer as _};
 
-/// The file that the mesh touches.
+/// The file that the mesh leaves.
 const ASKED: &str = "renew";
 /// Least time between two renewals that somebody asked for.
 pub(crate) const ASKED_AT_MOST_EVERY: Duration = Duration::from_secs(20);
@@ -68,22 +65,31 @@ pub(crate) async fn time_to_renew(
     };
     tokio::select! {
         () = expiry => "most of its life has passed",
-        () = asked(directory.join(ASKED)) => "the service mesh asked: the manifest may have changed",
+        () = asked(directory, ASKED_AT_MOST_EVERY) => "the service mesh asked: the manifest may have changed",
     }
 }
 
-/// Waits until the file is touched. What was touched before, or too soon after the last renewal, counts
-/// once the time has come.
-async fn asked(path: PathBuf) {
-    let before = touched(&path).await;
-    tokio::time::sleep(ASKED_AT_MOST_EVERY).await;
-    while touched(&path).await == before {
+/// Takes away what the mesh left. Called **before** the Coordinator is asked: its answer serves whoever
+/// asked until now, and who asks from now on, however early, is not overheard.
+pub(crate) async fn hear(directory: &Path) {
+    match tokio::fs::remove_file(directory.join(ASKED)).await {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => tracing::warn!(
+            "cannot remove {}/{ASKED}: {error}; until it is gone, the certificate is renewed every \
+             {ASKED_AT_MOST_EVERY:?}",
+            directory.display()
+        ),
+    }
+}
+
+/// Waits until the mesh has asked. What it asks sooner than after `at_most_every` counts then.
+async fn asked(directory: &Path, at_most_every: Duration) {
+    tokio::time::sleep(at_most_every).await;
+    let path = directory.join(ASKED);
+    while !tokio::fs::try_exists(&path).await.unwrap_or(false) {
         tokio::time::sleep(LOOK_EVERY).await;
     }
-}
-
-async fn touched(path: &Path) -> Option<SystemTime> {
-    tokio::fs::metadata(path).await.ok()?.modified().ok()
 }
 
 #[cfg(test)]
@@ -95,5 +101,16 @@ mod tests {
         let validity = Validity { from: Timestamp::from_millis(0), to: Timestamp::from_millis(90_000) };
         assert_eq!(validity.renew_at(Timestamp::from_millis(60_000)).as_millis(), 80_000);
         assert_eq!(validity.renew_at(Timestamp::from_millis(95_000)).as_millis(), 95_000, "expired: at once");
+    }
+
+    #[tokio::test]
+    async fn who_asked_before_anybody_listened_is_heard_once() {
+        let directory = tempfile::tempdir().unwrap();
+        hear(directory.path()).await;
+        std::fs::write(directory.path().join(ASKED), b"").unwrap();
+        asked(directory.path(), Duration::from_millis(1)).await;
+        hear(directory.path()).await;
+        let again = tokio::time::timeout(2 * LOOK_EVERY, asked(directory.path(), Duration::ZERO)).await;
+        assert!(again.is_err(), "the answer served it");
     }
 }
