@@ -59,7 +59,7 @@ def main():
                        "--replicas", "3", "--namespace", "shop", "--service-type", "LoadBalancer", "--env", "A=\"b\": {}"]
         alone = ["coordinator", "--image", image("coordinator"), "--runtime", "contrast-cc-metal-qemu-snp-01234567"]
         coordinator += ["--etcd-endpoints", "https://etcd-0:2379,https://etcd-1:2379", "--etcd-tls-secret", "etcd-tls",
-                        "--etcd-user-secret", "etcd-user", "--storage", "10Gi", "--storage-class", "fast"]
+                        "--etcd-user-secret", "etcd-user", "--storage", "10Gi", "--storage-class", "fast", "--discovery", "endpoints"]
         cases = [("runtime", runtime, "kube-system"), ("runtime --uninstall", [*runtime, "--uninstall"], "kube-system"),
                  ("coordinator with etcd and claims", coordinator, "shop"), ("coordinator alone", alone, "default")]
         for name, arguments, namespace in cases:

@@ -15,7 +15,7 @@ pub(crate) const TEMPLATE: &str = include_str!("../../../deploy/resources/coordi
     contrast coordinator --image ghcr.io/me/coordinator@sha256:... --runtime contrast-cc-metal-qemu-snp-8da615a6 > coordinator.yml\n  \
     contrast coordinator --image ... --runtime ... --namespace shop --service-type LoadBalancer\n  \
     contrast coordinator --image ... --runtime ... --replicas 3 --etcd-endpoints https://etcd-0.etcd:2379,https://etcd-1.etcd:2379 \\\n    \
-    --etcd-tls-secret etcd-client-tls --etcd-user-secret etcd-user --storage 10Gi\n  \
+    --etcd-tls-secret etcd-client-tls --etcd-user-secret etcd-user --storage 10Gi --discovery endpoints\n  \
     contrast coordinator --image ... --runtime ... --env CONTRAST_CHECKPOINT_SECONDS=30")]
 pub(crate) struct Args {
     /// The Coordinator's image, by digest.
@@ -33,6 +33,9 @@ pub(crate) struct Args {
     /// Memory of each, in MiB.
     #[arg(long, default_value_t = 200, value_name = "MIB", value_parser = clap::value_parser!(u32).range(64..))]
     memory: u32,
+    /// How several replicas find each other.
+    #[arg(long, value_enum, default_value_t)]
+    discovery: Discovery,
     /// How the services are reached.
     #[arg(long, value_enum, default_value_t)]
     service_type: ServiceType,
@@ -73,6 +76,15 @@ enum ServiceType {
     /// From outside, at an address of its own.
     #[value(name = "LoadBalancer")]
     LoadBalancer,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Discovery {
+    /// By the cluster's DNS: the name of a headless service.
+    #[default]
+    Dns,
+    /// By asking the API server for that service's endpoints, for which the pods get a service account's token.
+    Endpoints,
 }
 
 fn variable(text: &str) -> Result<(String, String), String> {
@@ -120,7 +132,18 @@ fn slots(args: &Args) -> Vec<Slot> {
     let (mounts, volumes, claims) = volumes(args);
     let service = args.service_type.to_possible_value().map(|value| value.get_name().to_owned());
     let slot = |name, path, expression, value| Slot { name, path, expression, value };
+    let asks_api = args.replicas > 1 && args.discovery == Discovery::Endpoints;
+    let list =
+        json!({ "apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list"] });
+    let rules = if asks_api { vec![list] } else { vec![] };
     vec![
+        slot("RULES", Some("rules"), ".Values.coordinator.rules | toJson", json!(rules)),
+        slot(
+            "TOKEN",
+            Some("automountServiceAccountToken"),
+            ".Values.coordinator.automountServiceAccountToken",
+            json!(asks_api),
+        ),
         slot("NAMESPACE", None, ".Release.Namespace | quote", json!(args.namespace)),
         slot("REPLICAS", Some("replicas"), ".Values.coordinator.replicas | int", json!(args.replicas)),
         slot(
@@ -158,12 +181,18 @@ fn slots(args: &Args) -> Vec<Slot> {
 const ETCD_TLS: &str = "/etc/contrast/etcd-tls";
 const ETCD_USER: &str = "/etc/contrast/etcd-user";
 
+/// The headless service.
+const PEERS: &str = "coordinator-peers";
+
 /// Several replicas find each other by the headless service, and all write to etcd.
 fn from_options(args: &Args) -> Vec<Value> {
     let mut env = Vec::new();
     let mut variable = |name: &str, value: String| env.push(json!({ "name": name, "value": value }));
     if args.replicas > 1 {
-        variable("CONTRAST_PEERS", "coordinator-peers:7777".into());
+        match args.discovery {
+            Discovery::Dns => variable("CONTRAST_PEERS", format!("{PEERS}:7777")),
+            Discovery::Endpoints => variable("CONTRAST_PEERS_SERVICE", PEERS.into()),
+        }
     }
     if !args.etcd_endpoints.is_empty() {
         variable("CONTRAST_ETCD_ENDPOINTS", args.etcd_endpoints.join(","));
@@ -213,13 +242,15 @@ fn volumes(args: &Args) -> (Value, Value, Value) {
 }
 
 #[cfg(test)]
-pub(crate) fn example(storage: Option<&str>) -> Vec<Slot> {
+pub(crate) fn example(storage: Option<&str>, asks_api: bool) -> Vec<Slot> {
+    let discovery = if asks_api { Discovery::Endpoints } else { Discovery::Dns };
     let args = Args {
         image: format!("registry.example/coordinator@sha256:{}", "2".repeat(64)),
         runtime: "contrast-cc-metal-qemu-snp-01234567".parse().unwrap_or_else(|_| unreachable!()),
         namespace: "shop".into(),
         replicas: 3,
         memory: 200,
+        discovery,
         service_type: ServiceType::LoadBalancer,
         etcd_endpoints: vec!["https://etcd-0:2379".into(), "https://etcd-1:2379".into()],
         etcd_tls_secret: Some("etcd-tls".into()),

@@ -1,11 +1,13 @@
 use std::path::Path;
 
+use serde_json::json;
+
 use super::*;
 
 fn parts() -> [(&'static str, &'static str, Vec<Slot>); 2] {
     [
         ("runtime", runtime::TEMPLATE, runtime::example(false)),
-        ("coordinator", coordinator::TEMPLATE, coordinator::example(Some("10Gi"))),
+        ("coordinator", coordinator::TEMPLATE, coordinator::example(Some("10Gi"), false)),
     ]
 }
 
@@ -22,8 +24,9 @@ fn values_stay_in_their_places_whatever_they_contain() {
     assert_eq!(runtime[4]["data"]["contrast-node-install.json"], "{\"files\": [\"${HANDLER}\n---\n\"]}");
     let pod = &runtime[5]["spec"]["template"]["spec"];
     assert_eq!(pod["nodeSelector"]["pool"], "\"odd\": {}\n");
-    assert_eq!(pod["initContainers"][0]["args"], serde_json::json!(["install", "Metal-QEMU-SNP"]));
-    let coordinator = documents(&yaml(coordinator::TEMPLATE, &coordinator::example(Some("10Gi"))).unwrap());
+    assert_eq!(pod["initContainers"][0]["args"], json!(["install", "Metal-QEMU-SNP"]));
+    let coordinator =
+        documents(&yaml(coordinator::TEMPLATE, &coordinator::example(Some("10Gi"), false)).unwrap());
     let env = coordinator[3]["spec"]["template"]["spec"]["containers"][0]["env"].as_array().unwrap();
     assert_eq!(env.last().unwrap()["value"], "\"}]\n---\n");
     assert_eq!(coordinator[3]["spec"]["replicas"], 3);
@@ -31,7 +34,8 @@ fn values_stay_in_their_places_whatever_they_contain() {
 
 #[test]
 fn replicas_are_told_of_each_other_and_of_etcd() {
-    let coordinator = documents(&yaml(coordinator::TEMPLATE, &coordinator::example(Some("10Gi"))).unwrap());
+    let coordinator =
+        documents(&yaml(coordinator::TEMPLATE, &coordinator::example(Some("10Gi"), false)).unwrap());
     let (set, pod) = (&coordinator[3]["spec"], &coordinator[3]["spec"]["template"]["spec"]);
     let env = pod["containers"][0]["env"].as_array().unwrap();
     let value = |name: &str| env.iter().find(|variable| variable["name"] == name).unwrap()["value"].as_str();
@@ -57,10 +61,21 @@ fn replicas_are_told_of_each_other_and_of_etcd() {
     assert_eq!(set["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"], "10Gi");
     assert!(!env.iter().any(|variable| variable["name"] == "CONTRAST_ETCD_TRIM_ABOVE"));
 
+    // DNS needs no rights; the API server does, and then the pod has a token to ask with.
+    assert_eq!((&coordinator[1]["rules"], &pod["automountServiceAccountToken"]), (&json!([]), &json!(false)));
+    let asking = documents(&yaml(coordinator::TEMPLATE, &coordinator::example(None, true)).unwrap());
+    let pod = &asking[3]["spec"]["template"]["spec"];
+    let list =
+        json!({ "apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list"] });
+    assert_eq!((&asking[1]["rules"], &pod["automountServiceAccountToken"]), (&json!([list]), &json!(true)));
+    let env = pod["containers"][0]["env"].as_array().unwrap();
+    assert!(env.contains(&json!({ "name": "CONTRAST_PEERS_SERVICE", "value": set["serviceName"] })));
+    assert!(!env.iter().any(|variable| variable["name"] == "CONTRAST_PEERS"));
+
     // Where the copies go with the pods, etcd keeps everything.
-    let passing = documents(&yaml(coordinator::TEMPLATE, &coordinator::example(None)).unwrap());
+    let passing = documents(&yaml(coordinator::TEMPLATE, &coordinator::example(None, false)).unwrap());
     let env = passing[3]["spec"]["template"]["spec"]["containers"][0]["env"].as_array().unwrap();
-    assert!(env.contains(&serde_json::json!({ "name": "CONTRAST_ETCD_TRIM_ABOVE", "value": "never" })));
+    assert!(env.contains(&json!({ "name": "CONTRAST_ETCD_TRIM_ABOVE", "value": "never" })));
 }
 
 #[test]
@@ -80,7 +95,7 @@ fn a_runtimes_names_all_carry_its_hash_and_pods_wait_for_the_label() {
 fn uninstalling_names_the_handler() {
     let runtime = documents(&yaml(runtime::TEMPLATE, &runtime::example(true)).unwrap());
     let arguments = &runtime[5]["spec"]["template"]["spec"]["initContainers"][0]["args"];
-    assert_eq!(*arguments, serde_json::json!(["uninstall", "contrast-cc-metal-qemu-snp-01234567"]));
+    assert_eq!(*arguments, json!(["uninstall", "contrast-cc-metal-qemu-snp-01234567"]));
 }
 
 /// With `UPDATE_CHART` set the chart is written instead.

@@ -56,17 +56,27 @@ struct Port {
 }
 
 impl Service {
-    /// `service` is `NAMESPACE/NAME`; `api` the address of the API server, without which the pod's
-    /// environment says it; `credentials` the directory with `token` and `ca.crt`.
+    /// `service` is `NAMESPACE/NAME`, or `NAME` in the pod's own namespace; `api` the address of the API
+    /// server, without which the pod's environment says it; `credentials` the directory with `token`,
+    /// `ca.crt` and `namespace`.
     pub(super) fn new(service: &str, api: Option<&str>, credentials: &Path) -> anyhow::Result<Self> {
         let is_label = |text: &str| {
             !text.is_empty()
                 && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         };
-        let Some((namespace, name)) = service.split_once('/').filter(|(a, b)| is_label(a) && is_label(b))
-        else {
-            bail!("--peers-service {service:?} is not NAMESPACE/NAME");
+        let (namespace, name) = match service.split_once('/') {
+            Some((namespace, name)) => (namespace.to_owned(), name),
+            None => {
+                let path = credentials.join("namespace");
+                let namespace = std::fs::read_to_string(&path).with_context(|| {
+                    format!("--peers-service {service:?} names no namespace, and {}", path.display())
+                })?;
+                (namespace.trim_end().to_owned(), service)
+            }
         };
+        if !is_label(&namespace) || !is_label(name) {
+            bail!("--peers-service {service:?} in namespace {namespace:?} is not [NAMESPACE/]NAME");
+        }
         let api = match api {
             Some(api) => api.trim_end_matches('/').to_owned(),
             None => in_cluster().context(
@@ -218,8 +228,15 @@ mod tests {
         let service = Service::new("apps/coordinator", Some(&url), directory.path()).unwrap();
         service.endpoints().unwrap_err();
         assert_eq!(server.join().unwrap(), [""]);
-        for bad in ["coordinator", "apps/", "a/b/c", "apps/Coordinator", "apps/x?y"] {
-            assert!(Service::new(bad, Some(&url), directory.path()).is_err(), "{bad}");
+        let new = |service: &str| Service::new(service, Some(&url), directory.path());
+        let error = new("coordinator").err().unwrap();
+        assert!(format!("{error:#}").contains("names no namespace"), "{error:#}");
+        std::fs::write(directory.path().join("namespace"), "shop\n").unwrap();
+        assert!(new("coordinator").unwrap().url.contains("/namespaces/shop/endpointslices?"));
+        for bad in ["", "apps/", "/coordinator", "a/b/c", "apps/Coordinator", "apps/x?y"] {
+            assert!(new(bad).is_err(), "{bad}");
         }
+        std::fs::write(directory.path().join("namespace"), "../kube-system").unwrap();
+        assert!(new("coordinator").is_err());
     }
 }

@@ -19,15 +19,16 @@ pub(crate) struct ReplicaOptions {
     pub(crate) peers: Vec<String>,
 
     /// Kubernetes service whose endpoints are the other replicas; asks the API server with the pod's service
-    /// account, which must be allowed to list endpointslices in that namespace. Instead of, or beside, --peers.
-    #[arg(long, env = "CONTRAST_PEERS_SERVICE", value_name = "NAMESPACE/NAME")]
+    /// account, which must be allowed to list endpointslices in that namespace; in the pod's own one if none is
+    /// given. Instead of, or beside, --peers.
+    #[arg(long, env = "CONTRAST_PEERS_SERVICE", value_name = "[NAMESPACE/]NAME")]
     pub(crate) peers_service: Option<String>,
 
     /// Address of the Kubernetes API server, https://; without it, the one that the pod's environment names.
     #[arg(long, env = "CONTRAST_KUBERNETES_API", value_name = "URL", requires = "peers_service")]
     pub(crate) kubernetes_api: Option<String>,
 
-    /// Directory with the token and the ca.crt of the service account.
+    /// Directory with the token, the ca.crt and the namespace of the service account.
     #[arg(
         long,
         env = "CONTRAST_KUBERNETES_CREDENTIALS",
