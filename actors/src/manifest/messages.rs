@@ -338,7 +338,9 @@ pub enum LedgerError {
     /// A bug ended the actor; it is being rebuilt from the log.
     #[error("the ledger is restarting; fetch the history to see whether this took effect")]
     Restarting,
-    /// A stored manifest that does not parse any more.
-    #[error("stored manifest: {0}")]
+    /// The manifest in force was accepted by another version and breaks a rule of this one.
+    #[error(
+        "the manifest in force is none for this version of the Coordinator: {0}; go back to the version that accepted it, set a corrected manifest there, then upgrade"
+    )]
     Manifest(#[from] manifest::ManifestError),
 }

@@ -33,7 +33,7 @@ impl Judge {
             return Ok(());
         };
         let blob = blob.with_context(|| format!("the content of manifest {hash} is missing"))?;
-        let manifest = Manifest::parse(blob)?;
+        let manifest = Manifest::read(blob)?;
         ensure!(manifest.hash() == *hash, "the content of manifest {hash} is another one");
         let computed = TransitionHash::chain(*previous, *hash);
         ensure!(computed == *transition, "manifest {hash}: its transition is not {transition}");

@@ -95,7 +95,7 @@ impl Timeline {
 
     pub(crate) fn manifest(&self, generation: &Generation) -> anyhow::Result<Manifest> {
         let place = || format!("manifest of generation {}", generation.generation);
-        Manifest::parse(self.manifest_bytes(generation)?).with_context(place)
+        Manifest::read(self.manifest_bytes(generation)?).with_context(place)
     }
 
     /// A policy document, if the history holds it.

@@ -127,12 +127,19 @@ pub enum ManifestError {
 impl Manifest {
     /// Reads and fully checks a manifest. The bytes are kept as they are: they are what is hashed.
     pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
+        let manifest = Self::read(bytes)?;
+        manifest.body.validate()?;
+        Ok(manifest)
+    }
+
+    /// Reads a manifest that a Coordinator of another day accepted, by rules that may have been others: size and
+    /// shape are checked, nothing else. For showing history, never for what is to be in force.
+    pub fn read(bytes: &[u8]) -> Result<Self, ManifestError> {
         if bytes.len() > MAX_MANIFEST_BYTES {
             return Err(ManifestError::TooLarge { found: bytes.len() });
         }
         let json::Read { value: body, unknown } = json::read::<ManifestBody>(bytes)
             .map_err(|error| ManifestError::Malformed { message: error.to_string() })?;
-        body.validate()?;
         Ok(Self { bytes: bytes.to_vec(), hash: ManifestHash::of(bytes), body, unknown })
     }
 
@@ -417,6 +424,17 @@ mod tests {
         let manifest = Manifest::parse(text.as_bytes()).unwrap();
         assert_eq!(manifest.bytes(), text.as_bytes());
         assert_eq!(manifest.hash(), ManifestHash::of(text.as_bytes()));
+    }
+
+    #[test]
+    fn what_another_days_rules_accepted_can_be_read() {
+        let mut old = valid();
+        old["MinimumAPIVersion"] = json!("2");
+        let text = old.to_string();
+        Manifest::parse(text.as_bytes()).unwrap_err();
+        let manifest = Manifest::read(text.as_bytes()).unwrap();
+        assert_eq!((manifest.bytes(), manifest.minimum_api_version.as_str()), (text.as_bytes(), "2"));
+        Manifest::read(b"{}").unwrap_err();
     }
 
     #[test]
