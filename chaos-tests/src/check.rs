@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use etcd_store::{EtcdOptions, EtcdStore};
 use manifest::{SerialNumber, TransitionHash};
 use storage_schema::{Event, EventStore as _, Fact, Log, Replicated, SledStore, StreamId, named_blobs};
@@ -16,7 +16,7 @@ use crate::{
     fleet::Fleet,
     linearizable::{self, Operation, Outcome},
     run::Seen,
-    scenario::Scenario,
+    scenario::Happened,
 };
 
 /// A replica issues nothing when it does not know for this long what is in force (the Coordinator's
@@ -24,20 +24,21 @@ use crate::{
 const BOUND: Duration = Duration::from_secs(10 + 3);
 
 /// Everything that must hold.
-pub async fn all(fleet: &mut Fleet, seen: &Seen, scenario: &Scenario) -> anyhow::Result<()> {
+pub async fn all(fleet: &mut Fleet, seen: &Seen, happened: &Happened) -> anyhow::Result<()> {
     replicas_converge(fleet).await.context("all replicas converge")?;
     let log = tokio::task::block_in_place(|| read_log(fleet)).context("the log verifies")?;
     // A replica that its store lies to may say of the newest manifest that it is not the newest: it cannot
     // know better. It must not have made a change all the same; that is looked at below.
     let believed = |operation: &&Operation| {
-        operation.outcome != Outcome::Stale || !operation.answered.is_some_and(|at| scenario.lies_at(at))
+        let lied_to = |answered| happened.lied_to(operation.sent..answered);
+        operation.outcome != Outcome::Stale || !operation.answered.is_some_and(lied_to)
     };
     linearizable::check(&seen.operations.iter().filter(believed).cloned().collect::<Vec<_>>())
         .map_err(anyhow::Error::msg)
         .context("manifest changes are linearizable")?;
     changes_are_logged_once(&log, seen).context("every acknowledged change is in the log exactly once")?;
     certificates_have_their_event(&log, seen).context("no certificate without its event")?;
-    certificates_are_current(&log, seen, scenario)
+    certificates_are_current(&log, seen, happened)
         .context("no certificate under a manifest that was replaced for long")?;
     ensure!(
         seen.certificates.windows(2).all(|pair| pair[0].issued.secret == pair[1].issued.secret),
@@ -100,25 +101,37 @@ fn read_whole(store: &Arc<Replicated<SledStore>>) -> anyhow::Result<WholeLog> {
 }
 
 async fn replicas_converge(fleet: &Fleet) -> anyhow::Result<()> {
-    let until = Instant::now() + Duration::from_secs(30);
+    let until = Instant::now() + Duration::from_secs(60);
     loop {
-        let (mut views, mut is_complete) = (Vec::new(), true);
-        for port in fleet.user_ports() {
-            let status = client::status(port).await?;
-            let (_, latest, mesh_ca) = client::history(port).await?;
-            is_complete &= status.incomplete_streams == Some(0);
-            views.push((status.control_events, latest, mesh_ca));
-        }
-        if is_complete && views.windows(2).all(|pair| pair[0] == pair[1]) {
-            return Ok(());
-        }
+        let differ = match views(fleet).await {
+            Ok((views, true)) if views.windows(2).all(|pair| pair[0] == pair[1]) => return Ok(()),
+            Ok((views, complete)) => {
+                let short = views.iter().map(|(events, latest, _)| format!("{events} {latest}"));
+                let short: Vec<_> = short.collect();
+                anyhow::anyhow!("they are at {short:?}; each holds every stream: {complete}")
+            }
+            Err(error) => error,
+        };
         if Instant::now() > until {
-            let short: Vec<_> =
-                views.iter().map(|(events, latest, _)| format!("{events} {latest}")).collect();
-            bail!("after 30 s without faults they are at {short:?}; each holds every stream: {is_complete}");
+            return Err(differ.context("60 s after the last fault"));
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
+}
+
+/// How many events of the control stream a replica knows, the transition in force there, and the mesh CA.
+type View = (u64, TransitionHash, String);
+
+/// What each replica shows, and whether each holds everything.
+async fn views(fleet: &Fleet) -> anyhow::Result<(Vec<View>, bool)> {
+    let (mut views, mut is_complete) = (Vec::new(), true);
+    for port in fleet.user_ports() {
+        let status = client::status(port).await?;
+        let (_, latest, mesh_ca) = client::history(port).await?;
+        is_complete &= status.incomplete_streams == Some(0);
+        views.push((status.control_events, latest, mesh_ca));
+    }
+    Ok((views, is_complete))
 }
 
 fn changes_are_logged_once(log: &WholeLog, seen: &Seen) -> anyhow::Result<()> {
@@ -156,7 +169,7 @@ fn certificates_have_their_event(log: &WholeLog, seen: &Seen) -> anyhow::Result<
 }
 
 /// Each certificate came at most the bound after the answer to a change that replaced its manifest.
-fn certificates_are_current(log: &WholeLog, seen: &Seen, scenario: &Scenario) -> anyhow::Result<()> {
+fn certificates_are_current(log: &WholeLog, seen: &Seen, happened: &Happened) -> anyhow::Result<()> {
     let mut order = HashMap::new();
     let mut mesh_cas = HashMap::new();
     for event in &log.control {
@@ -183,7 +196,7 @@ fn certificates_are_current(log: &WholeLog, seen: &Seen, scenario: &Scenario) ->
         let generation = mesh_cas.get(&mesh_ca).context("a mesh CA that is not in the log")?;
         let replaced = acknowledged.iter().filter(|(later, _)| later > generation).map(|(_, at)| *at).min();
         if let Some(replaced) = replaced {
-            let stopped = scenario.stopped(received.replica, replaced..received.at);
+            let stopped = happened.stopped(received.replica, replaced..received.at);
             let late = received.at.saturating_sub(replaced + stopped);
             ensure!(late <= BOUND, "a certificate came {late:?} after its manifest was replaced");
         }

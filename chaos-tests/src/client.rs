@@ -6,7 +6,7 @@ use anyhow::{Context as _, ensure};
 use atls::{ClientConfig, ConnectionKey};
 use attestation::{Issuer, simulated::SimulatedMachine};
 use hyper_util::rt::TokioIo;
-use manifest::{Manifest, TransitionHash};
+use manifest::{Manifest, PolicyHash, TransitionHash};
 use tokio::{net::TcpStream, sync::Mutex};
 use tonic::{
     Code, Status,
@@ -87,7 +87,7 @@ pub async fn set(
     };
     let request = SetManifestRequest {
         manifest: manifest.bytes().to_vec(),
-        policies: Plan::documents(),
+        policies: plan.documents(),
         previous_transition_hash: previous.unwrap_or(TransitionHash::ZERO).as_bytes().to_vec(),
         signature: Vec::new(),
         more_signatures: Vec::new(),
@@ -116,7 +116,7 @@ pub async fn history(port: u16) -> anyhow::Result<(Vec<Vec<u8>>, TransitionHash,
         .max_decoding_message_size(256 << 20)
         .get_manifests(GetManifestsRequest {})
         .await
-        .map_err(|status| anyhow::anyhow!("{:?}: {}", status.code(), status.message()))?
+        .map_err(failure)?
         .into_inner();
     let latest = answer.latest_transition.context("no latest transition")?;
     let transition = TransitionHash::try_from(latest.transition_hash.as_slice())?;
@@ -130,13 +130,13 @@ pub async fn recover(port: u16, plan: &Plan, shares: &SeedShareDocument) -> anyh
     let request = RecoverRequest { seed: seed.to_vec(), salt: shares.salt.clone(), force: false };
     let channel = user(port, Some(&plan.seedshare_key)).await?;
     let answer = UserApiClient::new(channel).recover(request).await;
-    answer.map(drop).map_err(|status| anyhow::anyhow!("{:?}: {}", status.code(), status.message()))
+    answer.map(drop).map_err(failure)
 }
 
 /// What a Coordinator says about itself.
 pub async fn status(port: u16) -> anyhow::Result<StatusResponse> {
     let answer = ClusterClient::new(user(port, None).await?).status(StatusRequest {}).await;
-    Ok(answer.map_err(|status| anyhow::anyhow!("{:?}: {}", status.code(), status.message()))?.into_inner())
+    Ok(answer.map_err(failure)?.into_inner())
 }
 
 /// One connection that is asked over and over.
@@ -155,21 +155,50 @@ impl Session {
     }
 }
 
+/// A connection of a pod that was judged when it was made.
+pub struct Attested(MeshApiClient<Channel>);
+
+impl Attested {
+    /// Connects to a replica.
+    pub async fn open(port: u16, issuer: &Arc<dyn Issuer>) -> anyhow::Result<Self> {
+        let channel = channel(port, ConnectionKey::generate()?, Some(Arc::clone(issuer))).await?;
+        Ok(Self(MeshApiClient::new(channel)))
+    }
+
+    /// Gets a certificate.
+    pub async fn certificate(&mut self) -> anyhow::Result<Issued> {
+        let answer = self.0.new_mesh_cert(NewMeshCertRequest::default()).await.map_err(failure)?.into_inner();
+        ensure!(!answer.cert_chain.is_empty(), "an empty certificate chain");
+        Ok(Issued {
+            chain: String::from_utf8(answer.cert_chain)?,
+            mesh_ca: String::from_utf8(answer.mesh_ca_cert)?,
+            secret: answer.workload_secret,
+        })
+    }
+
+    /// Gets the secrets of the deployment, as upstream's Coordinators ask for them.
+    pub async fn secrets(&mut self) -> anyhow::Result<()> {
+        let answer = self.0.recover(wire::mesh::RecoverRequest::default()).await.map_err(failure)?;
+        ensure!(!answer.into_inner().seed.is_empty(), "no seed");
+        Ok(())
+    }
+}
+
+fn failure(status: Status) -> anyhow::Error {
+    anyhow::anyhow!("{:?}: {}", status.code(), status.message())
+}
+
 /// Attests as the workload and gets its certificate.
 pub async fn certificate(port: u16, issuer: &Arc<dyn Issuer>) -> anyhow::Result<Issued> {
-    let channel = channel(port, ConnectionKey::generate()?, Some(Arc::clone(issuer))).await?;
-    let answer = MeshApiClient::new(channel).new_mesh_cert(NewMeshCertRequest::default()).await;
-    let answer =
-        answer.map_err(|status| anyhow::anyhow!("{:?}: {}", status.code(), status.message()))?.into_inner();
-    ensure!(!answer.cert_chain.is_empty(), "an empty certificate chain");
-    Ok(Issued {
-        chain: String::from_utf8(answer.cert_chain)?,
-        mesh_ca: String::from_utf8(answer.mesh_ca_cert)?,
-        secret: answer.workload_secret,
-    })
+    Attested::open(port, issuer).await?.certificate().await
 }
 
 /// The workload's hardware.
 pub fn workload_issuer(plan: &Plan) -> anyhow::Result<Arc<dyn Issuer>> {
-    Ok(Arc::new(SimulatedMachine::open(&plan.machine)?.guest(Plan::workload())))
+    issuer(plan, Plan::workload())
+}
+
+/// The hardware of a pod with this policy.
+pub fn issuer(plan: &Plan, policy: PolicyHash) -> anyhow::Result<Arc<dyn Issuer>> {
+    Ok(Arc::new(SimulatedMachine::open(&plan.machine)?.guest(policy)))
 }

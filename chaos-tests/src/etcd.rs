@@ -148,7 +148,7 @@ impl Cluster {
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &peers.join(","), "--initial-cluster-state", "new"])
-            .args(["--heartbeat-interval", "50", "--election-timeout", "500"])
+            .args(["--heartbeat-interval", "50", "--election-timeout", "1000"])
             .args(["--auto-compaction-mode", "revision", "--auto-compaction-retention", "1000"])
             .env("ETCD_UNSUPPORTED_ARCH", std::env::consts::ARCH);
         if self.is_tls {

@@ -8,13 +8,14 @@ use std::{
 };
 
 use anyhow::Context as _;
+use manifest::PolicyHash;
 
 use crate::{
     byzantine::Byzantine,
     client,
     etcd::Cluster,
     host::Host,
-    plan::Plan,
+    plan::{COORDINATOR, Plan},
     process::{Process, free_port},
     program,
     proxy::Proxy,
@@ -30,6 +31,8 @@ pub struct Fleet {
     pub etcd: Cluster,
     /// The replicas, running or not.
     pub replicas: Vec<Replica>,
+    /// Policy of each replica that is started from now on.
+    pub policy: PolicyHash,
     /// Further arguments of each replica that is started from now on.
     pub arguments: Vec<String>,
     directory: PathBuf,
@@ -76,6 +79,7 @@ impl Fleet {
             plan,
             etcd,
             replicas: Vec::new(),
+            policy: PolicyHash::of(COORDINATOR),
             arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
             directory: directory.to_owned(),
         };
@@ -109,7 +113,7 @@ impl Fleet {
         Ok(number)
     }
 
-    /// Starts a replica on the state it had.
+    /// Starts a replica on the state it had; one that runs is killed.
     pub fn restart(&mut self, number: usize) -> anyhow::Result<()> {
         let endpoints: Vec<String> = {
             let proxies = &self.replicas[number].proxies;
@@ -120,6 +124,7 @@ impl Fleet {
 
     /// Starts a replica on other endpoints of etcd.
     pub fn restart_on(&mut self, number: usize, endpoints: &[String]) -> anyhow::Result<()> {
+        self.kill(number);
         let peers: Vec<String> =
             self.replicas.iter().map(|replica| format!("127.0.0.1:{}", replica.front.port)).collect();
         let replica = &mut self.replicas[number];
@@ -132,12 +137,15 @@ impl Fleet {
             .args(["--probe-listen", &format!("127.0.0.1:{}", replica.probe)])
             .arg("--simulated-machine")
             .arg(&self.plan.machine)
-            .args(["--policy-hash", &Plan::coordinator().to_string()])
+            .args(["--policy-hash", &self.policy.to_string()])
             .args(["--etcd-endpoints", &endpoints.join(","), "--peers", &peers.join(",")])
-            .args(["--exchange-seconds", "2", "--checkpoint-seconds", "5"])
+            .args(["--exchange-seconds", "2"])
             .args(&self.arguments)
             .env("NO_COLOR", "1")
             .env_remove("RUST_BACKTRACE"); // the reason of an end shall be in the last lines
+        if !self.arguments.iter().any(|argument| argument == "--checkpoint-seconds") {
+            command.args(["--checkpoint-seconds", "5"]);
+        }
         replica.host.carry(&mut command);
         let log = self.directory.join(format!("replica-{number}.log"));
         replica.process = Some(Process::start(&mut command, &log)?);

@@ -12,7 +12,9 @@ use zeroize::Zeroizing;
 use crate::now;
 
 /// Policy document of the Coordinators.
-const COORDINATOR: &[u8] = b"policy of the Coordinator, chaos tests\n";
+pub const COORDINATOR: &[u8] = b"policy of the Coordinator, chaos tests\n";
+/// Policy document of the Coordinators' next version.
+pub const NEXT_COORDINATOR: &[u8] = b"policy of the next Coordinator, chaos tests\n";
 /// Policy document of the workload that asks for certificates.
 const WORKLOAD: &[u8] = b"policy of the workload, chaos tests\n";
 
@@ -24,6 +26,7 @@ pub struct Plan {
     pub owner_key: Zeroizing<String>,
     /// Key of the seedshare owner, PEM.
     pub seedshare_key: Zeroizing<String>,
+    coordinators: &'static [&'static [u8]],
     body: ManifestBody,
 }
 
@@ -34,31 +37,37 @@ impl Plan {
         let simulated = SimulatedMachine::create(&machine, SimulatedKind::Snp, now())?;
         let (owner_key, owner) = keys::generate_workload_owner_key()?;
         let (seedshare_key, seedshare) = keys::generate_seedshare_owner_key()?;
-        let entry = |name: &str, secret: &str, role| PolicyEntry {
-            sans: vec![name.to_owned(), "*".into()],
-            workload_secret_id: secret.to_owned(),
-            role,
+        let workload = PolicyEntry {
+            sans: vec!["workload".into(), "*".into()],
+            workload_secret_id: "apps/workload".into(),
+            role: Role::None,
         };
         let body = ManifestBody {
-            policies: [
-                (Self::coordinator(), entry("coordinator", "", Role::Coordinator)),
-                (Self::workload(), entry("workload", "apps/workload", Role::None)),
-            ]
-            .into(),
+            policies: [(Self::workload(), workload)].into(),
             reference_values: simulated.reference_values(),
             workload_owner_pub_keys: vec![OwnerKey::from_der(owner)],
             seedshare_owner_pub_keys: vec![OwnerKey::from_der(seedshare)],
             ..ManifestBody::default()
         };
         fs::write(directory.join("workload-owner.pem"), owner_key.as_bytes())?;
-        let plan = Self { machine, owner_key, seedshare_key, body };
+        let mut plan = Self { machine, owner_key, seedshare_key, coordinators: &[], body };
+        plan.permit(&[COORDINATOR]);
         fs::write(directory.join("manifest.json"), plan.manifest(0)?.bytes())?;
         Ok(plan)
     }
 
-    /// Policy of every Coordinator.
-    pub fn coordinator() -> PolicyHash {
-        PolicyHash::of(COORDINATOR)
+    /// From the next manifest on, Coordinators are those with one of these policies.
+    pub fn permit(&mut self, coordinators: &'static [&'static [u8]]) {
+        self.body.policies.retain(|_, entry| entry.role == Role::None);
+        for policy in coordinators {
+            let entry = PolicyEntry {
+                sans: vec!["coordinator".into(), "*".into()],
+                role: Role::Coordinator,
+                ..PolicyEntry::default()
+            };
+            self.body.policies.insert(PolicyHash::of(policy), entry);
+        }
+        self.coordinators = coordinators;
     }
 
     /// Policy of the workload.
@@ -66,9 +75,9 @@ impl Plan {
         PolicyHash::of(WORKLOAD)
     }
 
-    /// Both policy documents.
-    pub fn documents() -> Vec<Vec<u8>> {
-        vec![COORDINATOR.to_vec(), WORKLOAD.to_vec()]
+    /// The policy documents of a manifest.
+    pub fn documents(&self) -> Vec<Vec<u8>> {
+        self.coordinators.iter().copied().chain([WORKLOAD]).map(<[u8]>::to_vec).collect()
     }
 
     /// The same plan, for another task.
@@ -77,6 +86,7 @@ impl Plan {
             machine: self.machine.clone(),
             owner_key: self.owner_key.clone(),
             seedshare_key: self.seedshare_key.clone(),
+            coordinators: self.coordinators,
             body: self.body.clone(),
         }
     }

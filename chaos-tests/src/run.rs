@@ -23,7 +23,7 @@ use crate::{
     linearizable::{Operation, Outcome},
     plan::{Plan, transition},
     proxy::Link,
-    scenario::{Fault, Kind, Random, Scenario, tenths},
+    scenario::{Fault, Happened, Kind, Random, Scenario, tenths},
 };
 
 /// How long the replicas get to be ready again after the last fault.
@@ -99,26 +99,34 @@ pub async fn run(directory: &Path, seed: u64, scenario: &Scenario, seconds: u32)
         shares: &shares,
         copies: directory.join("copies"),
         refused: Default::default(),
+        happened: Happened::default(),
     };
     let outcome = world.unfold(scenario, start, seconds).await;
     let healing = Instant::now();
     let healed = match outcome {
-        Ok(()) => world.heal().await,
+        Ok(()) => world.heal(start).await,
         Err(error) => Err(error),
     };
+    let happened = world.happened;
     let healed_within = healing.elapsed();
-    // Some work after the faults, too.
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    // Some work after the faults, too; on a busy machine it takes its time.
+    let before = seen.lock().unwrap_or_else(PoisonError::into_inner).done();
+    for look in 0..60 {
+        let (changes, certificates) = seen.lock().unwrap_or_else(PoisonError::into_inner).done();
+        if healed.is_err() || (look >= 2 && changes >= before.0 + 2 && certificates >= before.1 + 20) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
     stop.store(true, Ordering::Relaxed);
     clients.join_all().await;
     healed?;
 
     let seen = std::mem::take(&mut *seen.lock().unwrap_or_else(PoisonError::into_inner));
-    check::all(&mut fleet, &seen, scenario).await?;
-    let count = |outcome| seen.operations.iter().filter(|operation| operation.outcome == outcome).count();
+    check::all(&mut fleet, &seen, &happened).await?;
     Ok(Report {
-        changes: count(Outcome::Made),
-        unknown: count(Outcome::Unknown),
+        changes: seen.count(Outcome::Made),
+        unknown: seen.count(Outcome::Unknown),
         certificates: seen.certificates.len(),
         faults: scenario.0.len(),
         longest_pause: seen.longest_pause,
@@ -160,6 +168,15 @@ fn spawn_clients(
 }
 
 impl Seen {
+    fn count(&self, outcome: Outcome) -> usize {
+        self.operations.iter().filter(|operation| operation.outcome == outcome).count()
+    }
+
+    /// Changes and certificates.
+    fn done(&self) -> (usize, usize) {
+        (self.count(Outcome::Made), self.certificates.len())
+    }
+
     fn asked(&mut self, at: Duration, replica: usize, outcome: anyhow::Result<client::Issued>) {
         match outcome {
             Ok(issued) => {
@@ -237,6 +254,7 @@ struct World<'a> {
     copies: std::path::PathBuf,
     /// Replicas that refused to start on what they found.
     refused: std::collections::BTreeSet<usize>,
+    happened: Happened,
 }
 
 /// Something that ends later.
@@ -252,21 +270,24 @@ enum Undo {
 impl World<'_> {
     async fn unfold(&mut self, scenario: &Scenario, start: Instant, seconds: u32) -> anyhow::Result<()> {
         let mut steps = scenario.0.iter().peekable();
-        let mut undo: Vec<(Duration, Undo)> = Vec::new();
+        let mut undo: Vec<(Duration, usize, Undo)> = Vec::new();
         let mut last_look = Instant::now();
         loop {
             let now = start.elapsed();
-            while let Some(place) = undo.iter().position(|(at, _)| *at <= now) {
-                let (_, what) = undo.swap_remove(place);
+            while let Some(place) = undo.iter().position(|(at, _, _)| *at <= now) {
+                let (_, number, what) = undo.swap_remove(place);
                 self.undo(&what)?;
+                self.happened.ended(number, start.elapsed());
             }
             while let Some(step) = steps.next_if(|step| tenths(step.at) <= now) {
                 let disk = matches!(step.fault.kind, Kind::LoseDisk | Kind::OldDisk | Kind::CorruptDisk);
                 if disk && !self.another_is_complete(step.fault.place).await {
                     continue; // then the log itself would be lost, by the operator's fault
                 }
+                let began = start.elapsed();
+                let number = self.happened.begins(step.fault, began);
                 for (after, what) in self.make(step.fault)? {
-                    undo.push((now + tenths(after), what));
+                    undo.push((began + tenths(after), number, what));
                 }
             }
             if last_look.elapsed() > Duration::from_secs(3) {
@@ -446,7 +467,7 @@ impl World<'_> {
     }
 
     /// Ends every fault, and waits until all replicas are ready.
-    async fn heal(&mut self) -> anyhow::Result<()> {
+    async fn heal(&mut self, start: Instant) -> anyhow::Result<()> {
         for replica in 0..self.fleet.replicas.len() {
             self.undo(&Undo::Link(replica))?;
             self.undo(&Undo::Host(replica))?;
@@ -456,6 +477,7 @@ impl World<'_> {
             self.undo(&Undo::ContinueMember(member))?;
             self.undo(&Undo::Member(member))?;
         }
+        self.happened.all_ended(start.elapsed());
         let until = Instant::now() + HEAL;
         loop {
             for replica in 0..self.fleet.replicas.len() {

@@ -4,7 +4,7 @@
 //! member, for how many tenths of a second. Its text can be written by hand and is what a failure prints; the
 //! same seed gives the same scenario for as long as the list of faults stays the same.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, ops::Range, str::FromStr, time::Duration};
 
 /// What happens. Each lasts for a time; where something was killed, that is the time until its restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,24 +148,48 @@ impl Scenario {
     }
 }
 
-impl Scenario {
-    /// How long a replica was stopped within this time. What it had issued just before arrives after it.
-    pub fn stopped(&self, replica: usize, within: std::ops::Range<Duration>) -> Duration {
-        let is_stop = |step: &&Step| step.fault.kind == Kind::PauseReplica && step.fault.place == replica;
-        let overlap = |step: &Step| {
-            let (from, until) = (tenths(step.at), tenths(step.at + step.fault.tenths));
-            until.min(within.end).saturating_sub(from.max(within.start))
-        };
-        self.0.iter().filter(is_stop).map(overlap).sum()
+/// When each fault really began and ended, after the start: on a busy machine not when it was planned.
+#[derive(Clone, Debug, Default)]
+pub struct Happened(Vec<(Fault, Range<Duration>)>);
+
+/// How long after it was lied to a replica may still believe it.
+const BELIEVED: Duration = Duration::from_secs(3);
+
+impl Happened {
+    /// A fault begins; gives its number.
+    pub fn begins(&mut self, fault: Fault, at: Duration) -> usize {
+        self.0.push((fault, at..Duration::MAX));
+        self.0.len() - 1
     }
 
-    /// Whether, at this time after the start, an etcd lies to some replica about what it holds, or did so a
-    /// second ago.
-    pub fn lies_at(&self, time: Duration) -> bool {
-        let lies =
-            self.0.iter().filter(|step| matches!(step.fault.kind, Kind::RewriteStore | Kind::ReplayStore));
-        let window = |step: &Step| tenths(step.at)..tenths(step.at + step.fault.tenths + 10);
-        lies.map(window).any(|window| window.contains(&time))
+    /// A fault has ended.
+    pub fn ended(&mut self, number: usize, at: Duration) {
+        if let Some((_, window)) = self.0.get_mut(number) {
+            window.end = window.end.min(at);
+        }
+    }
+
+    /// All faults have ended.
+    pub fn all_ended(&mut self, at: Duration) {
+        (0..self.0.len()).for_each(|number| self.ended(number, at));
+    }
+
+    /// How long a replica was stopped within this time. What it had issued just before arrives after it.
+    pub fn stopped(&self, replica: usize, within: Range<Duration>) -> Duration {
+        let is_stop = |fault: &Fault| fault.kind == Kind::PauseReplica && fault.place == replica;
+        let stops = self.0.iter().filter(|(fault, _)| is_stop(fault));
+        stops
+            .map(|(_, window)| window.end.min(within.end).saturating_sub(window.start.max(within.start)))
+            .sum()
+    }
+
+    /// Whether, at some moment within this time, a replica believed an etcd that lied about what it holds.
+    pub fn lied_to(&self, within: Range<Duration>) -> bool {
+        let is_lie = |fault: &Fault| matches!(fault.kind, Kind::RewriteStore | Kind::ReplayStore);
+        let mut lies = self.0.iter().filter(|(fault, _)| is_lie(fault));
+        lies.any(|(_, window)| {
+            window.start <= within.end && within.start <= window.end.saturating_add(BELIEVED)
+        })
     }
 }
 
@@ -228,6 +252,22 @@ impl FromStr for Scenario {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_happened_is_known_by_its_real_times() {
+        let seconds = Duration::from_secs;
+        let fault = |kind| Fault { kind, place: 1, tenths: 10 };
+        let mut happened = Happened::default();
+        let pause = happened.begins(fault(Kind::PauseReplica), seconds(10));
+        happened.begins(fault(Kind::ReplayStore), seconds(30));
+        happened.ended(pause, seconds(14));
+        happened.all_ended(seconds(32));
+        assert_eq!(happened.stopped(1, seconds(8)..seconds(12)), seconds(2));
+        assert_eq!(happened.stopped(1, seconds(20)..seconds(40)), Duration::ZERO);
+        assert_eq!(happened.stopped(0, seconds(8)..seconds(12)), Duration::ZERO);
+        assert!(happened.lied_to(seconds(29)..seconds(31)) && happened.lied_to(seconds(33)..seconds(34)));
+        assert!(!happened.lied_to(seconds(13)..seconds(14)) && !happened.lied_to(seconds(36)..seconds(37)));
+    }
 
     #[test]
     fn a_seed_gives_the_same_scenario_and_its_text_gives_it_back() {

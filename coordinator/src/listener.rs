@@ -26,6 +26,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
 use crate::{
+    grpc::status::Failure,
     metrics::{self, Metrics, Refusal},
     sources::{Sources, UnderWay},
     wiring::{Actors, now},
@@ -198,6 +199,25 @@ impl Listener {
 }
 
 impl Actors {
+    /// What is in force, if the caller was judged by it: connections outlive manifests, so whoever was judged by
+    /// an earlier one has to connect again. (Each manifest, and each recovery by an owner, has its own mesh CA.)
+    pub(crate) fn in_force(&self, judged_by: &Active) -> Result<Arc<Active>, Failure> {
+        let Phase::Active(active) = self.snapshot.borrow().phase.clone() else {
+            return Err(Failure::NeedsRecovery);
+        };
+        if active.ca.mesh_der() != judged_by.ca.mesh_der() {
+            let text = "the manifest has changed since this connection was made; connect again";
+            return Err(Failure::Unavailable(text.into()));
+        }
+        Ok(active)
+    }
+
+    /// The same, where this replica must also be sure that no other one has replaced it.
+    pub(crate) fn check_in_force(&self, judged_by: &Active) -> Result<(), Failure> {
+        self.standing.check_current()?;
+        self.in_force(judged_by).map(drop)
+    }
+
     /// Verifies a workload's evidence by the manifest in force. A refusal is recorded.
     pub(crate) async fn judge(
         &self,

@@ -46,8 +46,8 @@ impl Service for MeshApi {
         request: Request<NewMeshCertRequest>,
     ) -> Result<Response<NewMeshCertResponse>, Status> {
         let workload = workload(&request)?;
-        self.0.standing.check_current()?;
         let active = Arc::clone(&workload.active);
+        self.0.check_in_force(&active)?;
         let command = IssueMeshCert {
             active: Arc::clone(&active),
             claims: workload.claims.clone(),
@@ -66,8 +66,8 @@ impl Service for MeshApi {
         let outcome = if reply.is_ok() { "issued" } else { "failed" };
         Metrics::took(&self.0.metrics.issuing, outcome, started.elapsed());
         let identity = reply.map_err(Failure::Issue)?;
-        // Durable, but not handed out if the manifest may have been replaced too long ago by now.
-        self.0.standing.check_current()?;
+        // Durable, but not handed out if the manifest has been replaced, or may have been too long ago by now.
+        self.0.check_in_force(&active)?;
         let (serial, policy) = (identity.certificate.serial, workload.claims.policy_hash());
         tracing::info!(%serial, %policy, platform = %workload.claims.platform(), "certificate issued");
         let public = active.ca.public();
@@ -83,7 +83,7 @@ impl Service for MeshApi {
     async fn recover(&self, request: Request<RecoverRequest>) -> Result<Response<RecoverResponse>, Status> {
         let workload = workload(&request)?;
         let command = HandOver {
-            active: Arc::clone(&workload.active),
+            active: self.0.in_force(&workload.active)?,
             claims: workload.claims.clone(),
             request: request_id()?,
         };

@@ -107,9 +107,9 @@ pub(super) async fn issue(api: Arc<Api>, request: Request) -> Result<Response, A
         request: request_id().map_err(|_| ApiError::internal("no random numbers"))?,
     };
     let too_old = |_| ApiError::busy("this replica does not know whether the manifest is still in force");
-    api.actors.standing.check_current().map_err(too_old)?;
+    api.actors.check_in_force(&active).map_err(too_old)?;
     let identity = api.actors.authority.ask(command).await??;
-    api.actors.standing.check_current().map_err(too_old)?;
+    api.actors.check_in_force(&active).map_err(too_old)?;
     let public = active.ca.public();
     let inner = Inner {
         mesh_ca: Base64(public.mesh_pem.clone().into()),

@@ -56,13 +56,7 @@ impl Replica for ReplicaApi {
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
         let peer = workload(&request)?;
         let head = own_head(&self.0).await.map_err(|error| Failure::Unavailable(error.to_string()))?;
-        let Phase::Active(active) = self.0.snapshot.borrow().phase.clone() else {
-            return Err(Failure::NeedsRecovery.into());
-        };
-        // The peer was verified by the manifest of that moment; if another one came, it is verified anew.
-        if active.transition != peer.active.transition {
-            return Err(Failure::Unavailable("the manifest has just changed; connect again".into()).into());
-        }
+        let active = self.0.in_force(&peer.active)?;
         let command = HandOver { active, claims: peer.claims.clone(), request: request_id()? };
         let secrets = self.0.recovery.ask(command).await.map_err(Failure::Ask)?.map_err(Failure::HandOver)?;
         tracing::info!(policy = %peer.claims.policy_hash(), "secrets handed to a peer");
@@ -145,16 +139,10 @@ impl ReplicaApi {
     }
 }
 
-/// The caller, which must be a Coordinator by the manifest in force. Connections outlive manifests, so one
-/// that was verified by an earlier manifest has to be made anew.
+/// The caller, which must be a Coordinator by the manifest in force.
 fn coordinator<T>(actors: &Actors, request: &Request<T>) -> Result<Arc<Workload>, Status> {
     let peer = workload(request)?;
-    let Phase::Active(active) = actors.snapshot.borrow().phase.clone() else {
-        return Err(Failure::NeedsRecovery.into());
-    };
-    if active.transition != peer.active.transition {
-        return Err(Failure::Unavailable("the manifest has changed; connect again".into()).into());
-    }
+    actors.in_force(&peer.active)?;
     if !peer.active.is_coordinator(&peer.claims.policy_hash()) {
         return Err(Failure::Refused("only a Coordinator may ask for this".into()).into());
     }
