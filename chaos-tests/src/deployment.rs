@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::OnceLock,
@@ -13,14 +13,14 @@ use std::{
 use attestation::simulated::{SimulatedKind, SimulatedMachine};
 use manifest::{Manifest, ManifestBody, OwnerKey, PolicyEntry, PolicyHash, ReferenceValues, Role, Timestamp};
 
-use crate::program;
+use crate::{process::free_port, program};
 
 /// Policy of the Coordinator.
 pub const COORDINATOR: &[u8] = b"policy of the Coordinator";
 /// Policy of the workload `web`, whose secret id is `web`.
 pub const WEB: &[u8] = b"policy of the workload web";
 
-const START: Duration = Duration::from_secs(20);
+const START: Duration = Duration::from_secs(60);
 
 /// Where a Coordinator listens.
 #[derive(Clone, Copy, Debug)]
@@ -53,11 +53,9 @@ pub fn now() -> Timestamp {
     Timestamp::from_millis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
 }
 
-fn free_ports() -> std::io::Result<Ports> {
-    // All are held until all are chosen, so that no two are the same.
-    let held = (0..5).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).collect::<Result<Vec<_>, _>>()?;
-    let at = |index: usize| held[index].local_addr();
-    Ok(Ports { user: at(0)?, mesh: at(1)?, probe: at(2)?, http: at(3)?, transit: at(4)? })
+fn free_ports() -> anyhow::Result<Ports> {
+    let free = || Ok::<_, anyhow::Error>(SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?)));
+    Ok(Ports { user: free()?, mesh: free()?, probe: free()?, http: free()?, transit: free()? })
 }
 
 type SlowKeys = (Vec<(String, Vec<u8>)>, (String, OwnerKey));

@@ -10,6 +10,7 @@ use std::{
 
 use chaos_tests::{
     command::{stderr, stdout},
+    process::free_port,
     program,
 };
 use serde_json::Value;
@@ -35,10 +36,7 @@ impl Deployment {
             .output()
             .unwrap();
         assert!(outcome.status.success(), "{}", stderr(&outcome));
-        let free = || {
-            let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-            socket.local_addr().unwrap().to_string()
-        };
+        let free = || format!("127.0.0.1:{}", free_port().unwrap());
         let (address, probe, mesh) = (free(), free(), free());
         let manifest: Value =
             serde_json::from_slice(&fs::read(state.join("manifest.json")).unwrap()).unwrap();
@@ -78,7 +76,7 @@ impl Deployment {
         self.coordinator = Some(child);
         let started = Instant::now();
         while std::net::TcpStream::connect(&self.probe).is_err() {
-            assert!(started.elapsed() < Duration::from_secs(20), "no start: {}", self.log());
+            assert!(started.elapsed() < Duration::from_secs(60), "no start: {}", self.log());
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -462,7 +460,7 @@ fn damaged_files_are_named_at_the_start() {
             .unwrap();
         let started = Instant::now();
         while child.try_wait().unwrap().is_none() {
-            if started.elapsed() > Duration::from_secs(10) {
+            if started.elapsed() > Duration::from_secs(60) {
                 child.kill().unwrap();
             }
             std::thread::sleep(Duration::from_millis(20));

@@ -3,12 +3,11 @@
 
 use std::{
     fs,
-    io::Write as _,
+    io::{BufRead as _, BufReader, Write as _},
     net::TcpListener,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
-    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -86,17 +85,21 @@ impl Workspace {
         fs::write(self.path("images/index.json"), index.to_string()).unwrap();
     }
 
-    fn contrast(&self, args: &[&str], input: &str) -> Output {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_contrast"))
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_contrast"));
+        command
             .args(args)
             .current_dir(self.folder.path())
             .env_remove("CONTRAST_OUTPUT")
             .env("XDG_CACHE_HOME", self.path("cache"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .stderr(Stdio::piped());
+        command
+    }
+
+    fn contrast(&self, args: &[&str], input: &str) -> Output {
+        let mut child = self.command(args).spawn().unwrap();
         child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
         child.wait_with_output().unwrap()
     }
@@ -571,14 +574,13 @@ fn what_is_set_is_what_is_deployed() {
 
     // One that is late is waited for; what answers there has to prove itself as ever.
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let late = std::thread::spawn(move || {
-        std::thread::sleep(Duration::from_millis(1500));
-        drop(TcpListener::bind(free).unwrap().accept().unwrap());
-    });
-    let output = workspace.contrast(&["set", "--coordinator", &free.to_string(), "yaml"], "");
-    let waited = stderr(&output);
-    assert!(waited.contains("Waiting up to 60 s") && waited.contains("no attested connection"), "{waited}");
-    late.join().unwrap();
+    let mut child =
+        workspace.command(&["set", "--coordinator", &free.to_string(), "yaml"]).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("Waiting up to 60 s")));
+    drop(TcpListener::bind(free).unwrap().accept().unwrap());
+    assert!(lines.any(|line| line.contains("no attested connection")));
+    assert!(!child.wait().unwrap().success());
 
     let mut more = manifest.clone();
     more["Policies"]["ab".repeat(32)] = json!({ "SANs": ["ghost"], "Role": "" });

@@ -2,11 +2,10 @@
 
 use std::{
     fs,
-    net::TcpListener,
     process::{Child, Command},
 };
 
-use chaos_tests::deployment::Deployment;
+use chaos_tests::{deployment::Deployment, process::free_port};
 
 use crate::{done, run, stderr};
 
@@ -43,7 +42,7 @@ fn nginx(deployment: &Deployment) -> Nginx {
         "basicConstraints=critical,CA:FALSE",
     ]);
     run(openssl.args(["-keyout", &at("proxy.key"), "-out", &at("proxy.pem")]));
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port().unwrap();
     let config = format!(
         "daemon off; master_process off; pid {0}; error_log {1};\nevents {{}}\nhttp {{ access_log off;\n\
          client_body_temp_path {2}; proxy_temp_path {2}; fastcgi_temp_path {2}; uwsgi_temp_path {2};\n\
@@ -59,8 +58,9 @@ fn nginx(deployment: &Deployment) -> Nginx {
     fs::write(deployment.path("nginx.conf"), config).unwrap();
     let child = Command::new("nginx").args(["-e", &at("nginx.log"), "-c", &at("nginx.conf")]).spawn();
     let child = child.unwrap_or_else(|error| panic!("nginx: {error}: run ./test, which installs it"));
-    let nginx = Nginx(child, port);
+    let mut nginx = Nginx(child, port);
     while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(nginx.0.try_wait().unwrap().is_none(), "nginx ended: see {}", at("nginx.log"));
         std::thread::sleep(std::time::Duration::from_millis(20)); // until another process listens
     }
     nginx

@@ -1,8 +1,8 @@
 //! A deployment to try pods against.
 
-use std::{fs, net::TcpListener, path::PathBuf, process::Command};
+use std::{fs, path::PathBuf, process::Command};
 
-use chaos_tests::program;
+use chaos_tests::{process::free_port, program};
 use manifest::PolicyHash;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -23,7 +23,7 @@ pub(crate) struct Deployment {
 impl Deployment {
     pub(crate) fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port().unwrap();
         let (state, port_text) = (directory.path().join("state"), port.to_string());
         let output = Command::new(program("contrast"))
             .args(["dev", "--keep", "--output", "json", "--mesh-port", &port_text, "--state-dir"])

@@ -23,8 +23,8 @@ const DISK_BYTES: u64 = 64 << 20;
 const GROWN_BYTES: u64 = 96 << 20;
 const MIB: u64 = 1 << 20;
 /// A boot under software emulation on a busy machine.
-const LIMIT: Duration = Duration::from_secs(120);
-const PROBE: Duration = Duration::from_secs(15);
+const LIMIT: Duration = Duration::from_mins(10);
+const PROBE: Duration = Duration::from_secs(60);
 
 const INIT: &str = r#"#!/bin/sh
 export PATH=/bin NO_COLOR=1

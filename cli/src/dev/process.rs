@@ -14,7 +14,9 @@ use tokio::process::{Child, Command};
 
 use super::plan::{Plan, PlannedPod};
 
-const START: Duration = Duration::from_secs(20);
+const START: Duration = Duration::from_secs(60);
+/// A Coordinator that drains may take this long.
+const STOP: Duration = Duration::from_secs(60);
 
 /// Loopback addresses of one Coordinator.
 pub(super) struct Ports {
@@ -49,6 +51,19 @@ fn program(name: &str) -> anyhow::Result<PathBuf> {
 /// A Coordinator process; killed when dropped.
 pub(super) struct Coordinator {
     child: Child,
+}
+
+impl Drop for Coordinator {
+    /// Waits until it is gone: who drops this may delete its directory next.
+    fn drop(&mut self) {
+        let _ = self.child.start_kill();
+        for _ in 0..1000 {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
 }
 
 impl Coordinator {
@@ -103,7 +118,7 @@ impl Coordinator {
             let status = Command::new("kill").arg(pid.to_string()).status().await?;
             ensure!(status.success(), "cannot send SIGTERM to the Coordinator");
         }
-        let stopped = tokio::time::timeout(START, self.child.wait()).await;
+        let stopped = tokio::time::timeout(STOP, self.child.wait()).await;
         stopped.context("the Coordinator did not stop on SIGTERM")??;
         Ok(())
     }
@@ -111,7 +126,7 @@ impl Coordinator {
     /// Its process id; it is not killed any more.
     pub(super) fn leave_running(self) -> u32 {
         let pid = self.child.id().unwrap_or_default();
-        std::mem::forget(self.child);
+        std::mem::forget(self);
         pid
     }
 }

@@ -138,7 +138,7 @@ fn a_containerd_that_does_not_come_up_gets_its_old_file_back() {
         let mut command =
             node.command(Path::new(env!("CARGO_BIN_EXE_runtime-installer")), &["install", PLATFORM]);
         let ran = crate::node::Ran::of(
-            command.env("HEALTH_SECONDS", "3").env("CONFIG_DIR", bundle.folder.path()).output().unwrap(),
+            command.env("HEALTH_SECONDS", "12").env("CONFIG_DIR", bundle.folder.path()).output().unwrap(),
         );
         ran.said(
             1,
@@ -173,7 +173,7 @@ fn an_entry_that_an_imported_file_hides_is_noticed_and_taken_back() {
     let mut command =
         node.command(Path::new(env!("CARGO_BIN_EXE_runtime-installer")), &["install", PLATFORM]);
     let ran = crate::node::Ran::of(
-        command.env("HEALTH_SECONDS", "3").env("CONFIG_DIR", bundle.folder.path()).output().unwrap(),
+        command.env("HEALTH_SECONDS", "12").env("CONFIG_DIR", bundle.folder.path()).output().unwrap(),
     );
     ran.said(1, "containerd runs without the handler contrast-cc-");
     assert_eq!(node.read("etc/containerd/config.toml"), config_before);

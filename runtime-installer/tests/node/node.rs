@@ -159,7 +159,7 @@ impl Node {
             .env("HOST_MOUNT", self.root())
             .env("HOST_PROCESS", self.supervisor().to_string())
             .env("RESTART_COMMAND", orders)
-            .env("HEALTH_SECONDS", "20")
+            .env("HEALTH_SECONDS", "60")
             .env("CONTRAST_LOG_LEVEL", "warn");
         command
     }
@@ -209,10 +209,10 @@ impl Node {
     }
 
     pub(crate) fn until(&self, what: &str, mut condition: impl FnMut() -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(60);
         while !condition() {
             let log = || fs::read_to_string(self.path("containerd.log")).unwrap();
-            assert!(Instant::now() < deadline, "not in 20 s: {what}\n{}", log());
+            assert!(Instant::now() < deadline, "not in 60 s: {what}\n{}", log());
             std::thread::sleep(Duration::from_millis(20));
         }
     }

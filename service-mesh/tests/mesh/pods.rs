@@ -16,7 +16,7 @@ use manifest::Timestamp;
 use rcgen::KeyPair;
 use tempfile::TempDir;
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(90);
 
 /// Waits until `done`; fails when that takes too long.
 pub(crate) fn eventually(what: &str, mut done: impl FnMut() -> bool) {
@@ -41,7 +41,9 @@ pub(crate) struct Network {
 impl Network {
     pub(crate) fn new() -> Self {
         static NETWORKS: AtomicU32 = AtomicU32::new(0);
-        let switch = format!("mesh{}-{}", std::process::id(), NETWORKS.fetch_add(1, Relaxed));
+        // Process ids come back in containers, where namespaces of a run that was killed may be left.
+        let moment = now().as_millis() % 1_000_000;
+        let switch = format!("mesh{}-{moment}-{}", std::process::id(), NETWORKS.fetch_add(1, Relaxed));
         run("ip", &["netns", "add", &switch]);
         run("ip", &["-n", &switch, "link", "add", "br0", "type", "bridge"]);
         run("ip", &["-n", &switch, "link", "set", "br0", "up"]);
@@ -117,7 +119,7 @@ impl Pod {
 
     /// What curl gets, or its error.
     pub(crate) fn curl(&self, args: &[&str]) -> Result<String, String> {
-        let output = self.output("curl", &[&["-sS", "--noproxy", "*", "--max-time", "3"], args].concat());
+        let output = self.output("curl", &[&["-sS", "--noproxy", "*", "--max-time", "20"], args].concat());
         match output.status.success() {
             true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
             false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),

@@ -390,15 +390,16 @@ fn a_hosts_bad_certificate_table_counts_as_none() {
 
 #[test]
 fn waiting_has_an_end() {
-    for behaviour in [Behaviour::Silent, Behaviour::AlwaysBusy] {
+    // Who is asked again and again has to answer that it is busy within what is left of the time.
+    for (behaviour, limit) in [(Behaviour::Silent, 400), (Behaviour::AlwaysBusy, 5000)] {
         let mounted = Mounted::new(SimulatedKind::Snp, behaviour);
         let started = Instant::now();
-        let limit = Duration::from_millis(400);
+        let limit = Duration::from_millis(limit);
         let error = ConfigfsTsm::new(mounted.path(), limit).issue(&DATA).unwrap_err().to_string();
         let expected =
             if behaviour == Behaviour::Silent { "did not answer within" } else { "busy, at every" };
         assert!(error.contains(expected), "{error}");
-        assert!(started.elapsed() < Duration::from_secs(20));
+        assert!(started.elapsed() < Duration::from_secs(60));
     }
 }
 
