@@ -574,8 +574,7 @@ fn what_is_set_is_what_is_deployed() {
 
     // One that is late is waited for; what answers there has to prove itself as ever.
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let mut child =
-        workspace.command(&["set", "--coordinator", &free.to_string(), "yaml"]).spawn().unwrap();
+    let mut child = workspace.command(&["set", "--coordinator", &free.to_string(), "yaml"]).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
     assert!(lines.any(|line| line.contains("Waiting up to 60 s")));
     drop(TcpListener::bind(free).unwrap().accept().unwrap());
