@@ -16,7 +16,7 @@ use crate::{
     history::changes,
     printer::{Printer, Refused},
     remembered::{self, Memory},
-    set::{read_key, read_policies},
+    set::{add_kept_coordinators, read_key, read_policies},
     sign::{latest_of, transition_after},
 };
 
@@ -179,11 +179,9 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
             let session = at.open(None).await?;
             let manifest = read_manifest(&next)?;
             let signature = signer.sign(&transition_after(session.latest, &manifest))?;
-            let request = ProposeRequest {
-                manifest: manifest.bytes().to_vec(),
-                policies: read_policies(&policies)?,
-                signature,
-            };
+            let mut policies = read_policies(&policies)?;
+            add_kept_coordinators(&session.coordinator, &manifest, &mut policies).await?;
+            let request = ProposeRequest { manifest: manifest.bytes().to_vec(), policies, signature };
             let answer = session.coordinator.proposals().propose(request).await.map_err(failure)?;
             report(&answer.into_inner(), printer)
         }

@@ -7,11 +7,12 @@ use std::{
 };
 
 use anyhow::Context as _;
-use manifest::{Manifest, PolicyHash, TransitionHash};
+use manifest::{Manifest, PolicyEntry, PolicyHash, Role, TransitionHash};
 use runtime_policy::{Deployment, Workload};
 use serde::Serialize;
 use tokio::{net::TcpStream, time::Instant};
-use wire::user::{SetManifestRequest, SetManifestResponse};
+use tonic::Code;
+use wire::user::{GetManifestsRequest, GetManifestsResponse, SetManifestRequest, SetManifestResponse};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -110,7 +111,7 @@ pub(crate) struct SeedShareEntry {
 
 pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let manifest = read_manifest(&args.manifest)?;
-    let policies = match args.paths.as_slice() {
+    let mut policies = match args.paths.as_slice() {
         [] => read_policies(&args.policies)?,
         paths => deployed_policies(paths, &args.manifest, &manifest)?,
     };
@@ -133,6 +134,10 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
             let shown = coordinator.attest(&manifest).await?;
             let transition = transition_after(latest_of(&shown.manifests)?, &manifest);
             signatures.push(keys::sign_ecdsa_sha256(key, transition.to_string().as_bytes())?);
+        }
+        if lacks_a_coordinator(&manifest, &policies) {
+            let shown = coordinator.attest(&manifest).await?;
+            keep_coordinators(&manifest, &mut policies, (&shown.manifests, &shown.policies))?;
         }
         let answer = coordinator.set(&manifest, &policies, &signatures).await?;
         remembered::check(&coordinator, &memory).await?;
@@ -158,7 +163,7 @@ fn report(
 }
 
 /// The policies of YAML that is ready to apply. A pod whose policy the manifest lacks would never get a certificate; an
-/// entry that no pod has would be trusted for nothing.
+/// entry that no pod has would be trusted for nothing. (A Coordinator's is looked for in the manifest in force.)
 fn deployed_policies(paths: &[PathBuf], name: &Path, manifest: &Manifest) -> anyhow::Result<Vec<Vec<u8>>> {
     let files = generate::collect(paths)?;
     let deployment = Deployment::read(files.iter().map(|(name, text)| (name.as_str(), text)))?;
@@ -180,7 +185,9 @@ fn deployed_policies(paths: &[PathBuf], name: &Path, manifest: &Manifest) -> any
         }
         found.insert(hash, policy.document.bytes());
     }
-    if let Some((hash, entry)) = manifest.policies.iter().find(|(hash, _)| !found.contains_key(hash)) {
+    let is_stray =
+        |hash: &PolicyHash, entry: &PolicyEntry| entry.role != Role::Coordinator && !found.contains_key(hash);
+    if let Some((hash, entry)) = manifest.policies.iter().find(|(hash, entry)| is_stray(hash, entry)) {
         let sans = entry.sans.join(", ");
         let refusal = format!(
             "{name} trusts policy {hash} ({sans}), which no pod in the YAML has: give all of the deployment, or run \
@@ -189,6 +196,60 @@ fn deployed_policies(paths: &[PathBuf], name: &Path, manifest: &Manifest) -> any
         return Err(Refused(refusal).into());
     }
     Ok(found.into_values().map(<[u8]>::to_vec).collect())
+}
+
+/// Whether the manifest trusts Coordinators whose policies were not given: those of the version before.
+fn lacks_a_coordinator(manifest: &Manifest, policies: &[Vec<u8>]) -> bool {
+    absent_coordinators(manifest, policies).next().is_some()
+}
+
+fn absent_coordinators(manifest: &Manifest, policies: &[Vec<u8>]) -> impl Iterator<Item = PolicyHash> {
+    let given: BTreeSet<PolicyHash> = policies.iter().map(|policy| PolicyHash::of(policy)).collect();
+    let coordinators = manifest.policies.iter().filter(|(_, entry)| entry.role == Role::Coordinator);
+    coordinators.map(|(hash, _)| *hash).filter(move |hash| !given.contains(hash))
+}
+
+/// Adds the policies of Coordinators that the manifest keeps from the one in force.
+pub(crate) async fn add_kept_coordinators(
+    coordinator: &Coordinator,
+    manifest: &Manifest,
+    policies: &mut Vec<Vec<u8>>,
+) -> anyhow::Result<()> {
+    if !lacks_a_coordinator(manifest, policies) {
+        return Ok(());
+    }
+    let shown = match coordinator.user().get_manifests(GetManifestsRequest {}).await {
+        Ok(shown) => shown.into_inner(),
+        // No manifest is in force.
+        Err(status) if status.code() == Code::FailedPrecondition => GetManifestsResponse::default(),
+        Err(status) => return Err(failure(status)),
+    };
+    keep_coordinators(manifest, policies, (&shown.manifests, &shown.policies))
+}
+
+/// Adds the policies of Coordinators that the manifest keeps from the one in force; `shown` are the manifests and
+/// policies of a verified Coordinator. Others are refused: nobody would run them.
+fn keep_coordinators(
+    manifest: &Manifest,
+    policies: &mut Vec<Vec<u8>>,
+    shown: (&[Vec<u8>], &[Vec<u8>]),
+) -> anyhow::Result<()> {
+    let in_force = shown.0.last().map(|bytes| Manifest::read(bytes)).transpose()?;
+    let is_coordinator = |hash: &PolicyHash| {
+        let entry = in_force.as_ref().and_then(|manifest| manifest.policies.get(hash));
+        entry.is_some_and(|entry| entry.role == Role::Coordinator)
+    };
+    for hash in absent_coordinators(manifest, policies).collect::<Vec<_>>() {
+        let document = shown.1.iter().find(|document| PolicyHash::of(document) == hash);
+        let document = document.filter(|_| is_coordinator(&hash)).ok_or_else(|| {
+            Refused(format!(
+                "the manifest trusts the Coordinator with policy {hash}, which was not given and is none of the manifest in \
+                 force: give all of the deployment, or run `contrast generate` again"
+            ))
+        })?;
+        policies.push(document.clone());
+    }
+    Ok(())
 }
 
 /// Tries until something accepts connections. What it is, and whether it is the Coordinator, comes after.
@@ -252,10 +313,11 @@ pub(crate) async fn send(
 
 async fn send_to(
     coordinator: &Coordinator,
-    Change { manifest, policies, signatures, previous }: Change<'_>,
+    Change { manifest, mut policies, signatures, previous }: Change<'_>,
     memory: &Path,
 ) -> anyhow::Result<SetManifestResponse> {
     remembered::check(coordinator, memory).await?;
+    add_kept_coordinators(coordinator, manifest, &mut policies).await?;
     let request = SetManifestRequest {
         manifest: manifest.bytes().to_vec(),
         policies,

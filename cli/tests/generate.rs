@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{BufRead as _, BufReader, Write as _},
     net::TcpListener,
@@ -189,6 +190,31 @@ fn yaml_becomes_ready_to_apply_and_a_second_run_changes_nothing() {
     let manifest = fs::read_to_string(workspace.path("manifest.json")).unwrap();
     assert!(manifest.contains("shop.example"), "{manifest}");
     assert_eq!(fs::read_dir(workspace.path("policies")).unwrap().count(), 2, "old documents are gone");
+}
+
+#[test]
+fn a_coordinators_next_version_is_named_beside_the_one_that_runs_until_it_is_not_wanted() {
+    let workspace = Workspace::new(YAML);
+    let coordinators = || {
+        let manifest: Value =
+            serde_json::from_slice(&fs::read(workspace.path("manifest.json")).unwrap()).unwrap();
+        let policies = manifest["Policies"].as_object().unwrap().clone();
+        let coordinators = policies.into_iter().filter(|(_, entry)| entry["Role"] == "coordinator");
+        coordinators.map(|(hash, _)| hash).collect::<BTreeSet<String>>()
+    };
+    succeeded(workspace.generate(&["yaml"]));
+    let old = coordinators();
+    // As a new image would, another command makes another policy.
+    let yaml =
+        workspace.yaml().replacen("name: coordinator, image", "name: coordinator, args: [next], image", 1);
+    fs::write(workspace.path("yaml/shop.yml"), yaml).unwrap();
+    for _ in 0..2 {
+        succeeded(workspace.generate(&["yaml", "--keep-coordinators"]));
+        let both = coordinators();
+        assert!(both.is_superset(&old) && both.len() == 2, "{both:?}");
+    }
+    succeeded(workspace.generate(&["yaml"]));
+    assert!(coordinators().is_disjoint(&old) && coordinators().len() == 1);
 }
 
 #[test]

@@ -3,9 +3,9 @@
 use std::{fs, path::Path, process::Command};
 
 use chaos_tests::deployment::Deployment;
-use manifest::{Manifest, ManifestBody, OwnerKey};
+use manifest::{Manifest, ManifestBody, OwnerKey, PolicyEntry, PolicyHash, Role};
 
-use crate::{done, refused, run};
+use crate::{done, refused, run, stderr};
 
 /// Writes the key files of owners with these names, and gives their public keys.
 fn workload_owners(directory: &Path, names: &[&str]) -> Vec<OwnerKey> {
@@ -146,4 +146,38 @@ fn two_of_three_seedshare_owners_recover_across_a_restart() {
 
     assert!(recover(&deployment, "fay").0);
     done(&deployment, &["verify"]);
+}
+
+#[test]
+fn coordinators_that_run_are_kept_beside_new_ones_and_others_are_not() {
+    let deployment = Deployment::start(&[], |_, _| {}).unwrap();
+    done(&deployment, &["set"]);
+    // What a new version's YAML gives: its own policy, and not that of the one before.
+    let next = b"policy of the next Coordinator";
+    fs::write(deployment.path("policies/coordinator"), next).unwrap();
+    let coordinator = |body: &mut ManifestBody, policy: &[u8]| {
+        let sans = vec!["coordinator".to_owned()];
+        let entry = PolicyEntry { sans, role: Role::Coordinator, ..PolicyEntry::default() };
+        body.policies.insert(PolicyHash::of(policy), entry)
+    };
+    let both = changed(&deployment, "both.json", |body| drop(coordinator(body, next)));
+    let key = ["--workload-owner-key", "workload-owner.pem"];
+    done(&deployment, &[&["set", "-m", "both.json"], &key[..]].concat());
+    let listed = done(&deployment, &["history", "show", "latest", "-m", "both.json"]);
+    assert!(listed.to_string().contains(&PolicyHash::of(next).to_string()), "{listed}");
+
+    // Over HTTP as well.
+    changed(&deployment, "again.json", |body| {
+        coordinator(body, next);
+        body.minimum_api_version = "v1".into();
+    });
+    let http = format!("http://{}", deployment.ports.http);
+    let output = deployment.contrast_at(&http, &[&["set", "-m", "again.json"], &key[..]].concat()).unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+
+    // One that nobody knows is none to be kept.
+    changed(&deployment, "stranger.json", |body| drop(coordinator(body, b"a stranger")));
+    let refusal = refused(&deployment, &[&["set", "-m", "stranger.json"], &key[..]].concat());
+    assert!(refusal.contains("is none of the manifest in force"), "{refusal}");
+    assert_eq!(both.policies.len(), 3);
 }

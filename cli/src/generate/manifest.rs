@@ -130,6 +130,12 @@ impl Draft {
             let entry = known.cloned().unwrap_or_else(|| entry(&policy.workload));
             body.policies.insert(hash, entry);
         }
+        if args.keep_coordinators {
+            let kept = old.into_iter().filter(|(_, entry)| entry.role == Role::Coordinator);
+            for (hash, entry) in kept {
+                body.policies.entry(hash).or_insert(entry);
+            }
+        }
         if body.policies.values().all(|entry| entry.role != Role::Coordinator) {
             printer.note("warning: no pod has the annotation contrast.edgeless.systems/pod-role: coordinator; `contrast set` needs one");
         }

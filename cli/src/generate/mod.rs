@@ -49,6 +49,10 @@ pub(crate) struct Args {
     /// The manifest; made if it is not there, else its policies are replaced.
     #[arg(long, short, default_value = "manifest.json")]
     manifest: PathBuf,
+    /// Keep the Coordinators that the manifest names beside those of the YAML, so that replicas of a new version can
+    /// take over from those that run; without it they are taken out again.
+    #[arg(long)]
+    keep_coordinators: bool,
     /// Folder for the policy documents, which `contrast set` sends.
     #[arg(long, default_value = "policies", value_name = "DIR")]
     policies: PathBuf,
