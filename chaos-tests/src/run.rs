@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use crate::{
     byzantine::Lie,
     check,
-    client::{self, SetOutcome},
+    client::{self, Attested, SetOutcome},
     fleet::{Fleet, Replica},
     host::Disturbance,
     linearizable::{Operation, Outcome},
@@ -156,9 +156,24 @@ fn spawn_clients(
         let (issuer, seen, stop) = (Arc::clone(&issuer), Arc::clone(seen), Arc::clone(stop));
         let (ports, mut random) = (fleet.mesh_ports(), Random::new(seed ^ (0x1234 + workload)));
         clients.spawn(async move {
+            // One of them stays with a connection for as long as it is served there.
+            let mut kept = None;
             while !stop.load(Ordering::Relaxed) {
-                let replica = random.below(3) as usize;
-                let outcome = client::certificate(ports[replica], &issuer).await;
+                let (replica, connection) = match kept.take() {
+                    Some((replica, connection)) => (replica, Ok(connection)),
+                    None => {
+                        let replica = random.below(3) as usize;
+                        (replica, Attested::open(ports[replica], &issuer).await)
+                    }
+                };
+                let outcome = match connection {
+                    Ok(mut connection) => {
+                        let outcome = connection.certificate().await;
+                        kept = (workload == 0 && outcome.is_ok()).then_some((replica, connection));
+                        outcome
+                    }
+                    Err(error) => Err(error),
+                };
                 seen.lock().unwrap_or_else(PoisonError::into_inner).asked(start.elapsed(), replica, outcome);
                 tokio::time::sleep(Duration::from_millis(u64::from(20 + random.below(60)))).await;
             }
