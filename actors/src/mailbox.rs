@@ -6,7 +6,7 @@ use actix::{
     Actor, Addr, Handler, Message,
     dev::{MessageResponse, ToEnvelope},
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::Span;
 
 /// A message and the tracing span it was sent in, so that what an actor logs names its request.
@@ -15,6 +15,8 @@ pub struct Traced<M> {
     pub message: M,
     /// The sender's span.
     pub span: Span,
+    /// The place that it takes: until the actor is done with it, even if the sender has gone.
+    pub(crate) _room: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 impl<M: Message> Message for Traced<M> {
@@ -65,8 +67,36 @@ impl<A: Actor> Mailbox<A> {
         A::Context: ToEnvelope<A, Traced<M>>,
         A::Result: MessageResponse<A, Traced<M>>,
     {
-        let _room = self.room.try_acquire().map_err(|_| AskError::Full(self.capacity))?;
-        let message = Traced { message, span: Span::current() };
+        let room = Arc::clone(&self.room).try_acquire_owned().map_err(|_| AskError::Full(self.capacity))?;
+        let room = Arc::new(room);
+        self.send(message, Some(Arc::clone(&room))).await
+    }
+
+    /// The same for what the Coordinator asks itself, one question at a time: there is always room for that.
+    pub async fn ask_own<M>(&self, message: M) -> Result<M::Result, AskError>
+    where
+        M: Message + Send + 'static,
+        M::Result: Send,
+        A: Handler<Traced<M>>,
+        A::Context: ToEnvelope<A, Traced<M>>,
+        A::Result: MessageResponse<A, Traced<M>>,
+    {
+        self.send(message, None).await
+    }
+
+    async fn send<M>(
+        &self,
+        message: M,
+        room: Option<Arc<OwnedSemaphorePermit>>,
+    ) -> Result<M::Result, AskError>
+    where
+        M: Message + Send + 'static,
+        M::Result: Send,
+        A: Handler<Traced<M>>,
+        A::Context: ToEnvelope<A, Traced<M>>,
+        A::Result: MessageResponse<A, Traced<M>>,
+    {
+        let message = Traced { message, span: Span::current(), _room: room };
         self.address.send(message).await.map_err(|_| AskError::Restarting)
     }
 }

@@ -230,10 +230,12 @@ impl<S: EventStore> Log<S> {
             };
             let events: Vec<(u64, Event)> = (first..).zip(events).map(decode).collect::<Result<_, _>>()?;
             self.store.keep(&stream, index, &bytes)?;
+            // Both or neither: after an error the segment is taken again.
+            let mut tiles = self.tiles.clone();
             for leaf in leaves {
-                self.tiles.push(self.store.as_ref(), &stream, leaf)?;
+                tiles.push(self.store.as_ref(), &stream, leaf)?;
             }
-            self.position = position;
+            (self.position, self.tiles) = (position, tiles);
             for (sequence, event) in events {
                 on_event(sequence, event);
             }

@@ -193,7 +193,9 @@ impl<L: EventStore> Replicated<L> {
             Ok(()) | Err(StoreError::IndexTaken { .. }) => {}
             Err(error) => return Err(error),
         }
-        self.table().insert(*stream, index + 1);
+        let mut table = self.table();
+        let copied = table.entry(*stream).or_default();
+        *copied = (*copied).max(index + 1); // a slower reader may come after a faster one
         Ok(())
     }
 }

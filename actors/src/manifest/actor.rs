@@ -65,7 +65,7 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
         let snapshot_at = log.head().size;
         let (bootstrap_key, allow_insecure, received, unsure) =
             (None, false, ReceivedShares::default(), Vec::new());
-        let ledger = Self {
+        let mut ledger = Self {
             store,
             clock,
             replica,
@@ -120,9 +120,11 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
         Snapshot { state: Arc::default(), phase: Phase::Uninitialised }
     }
 
-    pub(super) fn publish(&self, phase: Phase) {
+    pub(super) fn publish(&mut self, phase: Phase) {
         if matches!(phase, Phase::Active(_)) {
             self.store.trust();
+            // Parts of the seed that were given for this recovery serve no other one.
+            self.received = ReceivedShares::default();
         }
         self.published.send_replace(Snapshot { state: Arc::new(self.state.clone()), phase });
     }
@@ -133,7 +135,7 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
         facts: Vec<Fact>,
         request: RequestId,
         engine: &SeedEngine,
-    ) -> Result<(), LedgerError> {
+    ) -> Result<Vec<Event>, LedgerError> {
         let at = self.clock.now();
         let replica = self.replica;
         let events: Vec<Event> = facts.into_iter().map(|fact| Event { at, replica, request, fact }).collect();
@@ -148,7 +150,7 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
                 Err(error) => tracing::warn!(%error, "no snapshot; the next start replays more"),
             }
         }
-        Ok(())
+        Ok(events)
     }
 
     pub(super) fn blob(&self, what: &'static str, hash: [u8; 32]) -> Result<Arc<[u8]>, LedgerError> {
@@ -212,7 +214,7 @@ macro_rules! handler {
             type Result = Result<$reply, $error>;
 
             fn handle(&mut self, msg: Traced<$message>, ctx: &mut Self::Context) -> Self::Result {
-                let Traced { message, span } = msg;
+                let Traced { message, span, _room } = msg;
                 let work = || span.in_scope(|| self.on_the_latest(|ledger| ledger.$method(&message)));
                 rebuild_on_panic(ctx, work).unwrap_or(Err(LedgerError::Restarting.into()))
             }

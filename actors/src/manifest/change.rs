@@ -97,17 +97,9 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
             facts.push(fact);
             shares
         });
-        self.commit(facts, request, &engine).inspect_err(|_| {
-            // Nobody knows yet whether it is in the log. If it is, only these keys open it.
-            let (engine, secret, shares) = (Arc::clone(&engine), secret.clone(), shares.clone());
-            self.keep_unsure(Unsure { request, engine, secret, shares });
-        })?;
-
         let public = ca.public().clone();
-        let next = secret.ratchet(&transition).map_err(LedgerError::from)?;
-        if let Some(active) = self.activate(engine, ca, next)? {
-            self.publish(Phase::Active(Arc::new(active)));
-        }
+        let keys = Unsure { request, engine, secret, shares: shares.clone() };
+        self.commit_change(facts, keys, transition, ca)?;
         tracing::info!(%transition, manifest = %manifest.hash(), "manifest set");
         Ok(SetManifestReply { transition, root_pem: public.root_pem, mesh_pem: public.mesh_pem, shares })
     }

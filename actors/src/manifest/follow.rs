@@ -102,7 +102,8 @@ pub enum AdoptError {
     Fault(#[from] LedgerError),
 }
 
-/// A change that was sent to the store and not answered, and the keys that open it.
+/// A change that was sent to the store and is not known to be in force, and the keys that open it.
+#[derive(Clone)]
 pub(super) struct Unsure {
     pub(super) request: RequestId,
     pub(super) engine: Arc<SeedEngine>,
@@ -204,7 +205,7 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
         let (state, untaken) = (&mut self.state, &mut self.untaken);
         let outcome = self.log.catch_up(|_, event| {
             state.apply(&event);
-            if matches!(event.fact, Fact::ManifestSet { .. } | Fact::RecoveredByUser { .. }) {
+            if is_change(&event) {
                 untaken.push(event);
             }
         });
@@ -248,6 +249,39 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
         Ok(())
     }
 
+    /// Makes a change: in the log first, in force then. Whatever fails on the way, the keys are kept: a change that
+    /// may be in the log, or is there and could not be put in force, is tried again with each look.
+    pub(super) fn commit_change(
+        &mut self,
+        facts: Vec<Fact>,
+        keys: Unsure,
+        transition: TransitionHash,
+        ca: MeshCa,
+    ) -> Result<(), LedgerError> {
+        let committed = self.commit(facts, keys.request, &keys.engine);
+        let events = match committed {
+            Ok(events) => events,
+            Err(error) => {
+                self.keep_unsure(keys);
+                return Err(error);
+            }
+        };
+        let next = keys.secret.clone().ratchet(&transition);
+        let active = next.map_err(LedgerError::from).and_then(|next| {
+            self.activate(Arc::clone(&keys.engine), ca, next)
+        });
+        match active {
+            Ok(Some(active)) => self.publish(Phase::Active(Arc::new(active))),
+            Ok(None) => {}
+            Err(error) => {
+                self.keep_unsure(keys);
+                self.untaken.extend(events.into_iter().filter(is_change));
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
     /// Keeps the keys of a change that may be in the log.
     pub(super) fn keep_unsure(&mut self, unsure: Unsure) {
         if self.unsure.len() >= MOST_UNSURE {
@@ -280,7 +314,7 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
 
     /// Publishes what the log says is in force, with these keys.
     fn put_in_force(
-        &self,
+        &mut self,
         engine: Arc<SeedEngine>,
         mesh_key: CaKey,
         secret: ReplicaSecret,
@@ -340,6 +374,11 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
         let (theirs, _, _) = open_signed_head(signed_head, Some(key))?;
         check_extends(&self.log.head(), &theirs, |size| Ok(self.log.consistency(size)?.0))
     }
+}
+
+/// Whether an event changes what is in force.
+fn is_change(event: &Event) -> bool {
+    matches!(event.fact, Fact::ManifestSet { .. } | Fact::RecoveredByUser { .. })
 }
 
 /// Checks that a stream, of which `ours` is the head and `root_at` gives older heads, holds all that

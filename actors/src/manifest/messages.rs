@@ -172,6 +172,14 @@ pub enum SetManifestError {
          transition it makes"
     )]
     NeedsBootstrapKey(KeyDigest),
+    /// More than there are owners.
+    #[error("{found} signatures, at most {most} are of use: one of each owner")]
+    TooManySignatures {
+        /// Number of owners.
+        most: usize,
+        /// Number found.
+        found: usize,
+    },
     /// The manifest in force demands several signatures.
     #[error(
         "the current manifest demands the signatures of {needed} workload owners for a change, and {valid} came; \

@@ -104,16 +104,8 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
             root_ca: ca.root_der().to_vec(),
             mesh_ca: ca.mesh_der().to_vec(),
         };
-        let engine = Arc::new(engine);
-        self.commit(vec![fact], request, &engine).inspect_err(|_| {
-            // If it is in the log all the same, only these keys open it.
-            let (engine, secret) = (Arc::clone(&engine), secret.clone());
-            self.keep_unsure(Unsure { request, engine, secret, shares: None });
-        })?;
-        let next = secret.ratchet(&transition).map_err(LedgerError::from)?;
-        if let Some(active) = self.activate(engine, ca, next)? {
-            self.publish(Phase::Active(Arc::new(active)));
-        }
+        let keys = Unsure { request, engine: Arc::new(engine), secret, shares: None };
+        self.commit_change(vec![fact], keys, transition, ca)?;
         tracing::info!(%transition, %owner, "recovered by seedshare owners");
         Ok(())
     }

@@ -337,6 +337,7 @@ fn first(
     let Some(key) = bootstrap else {
         return Ok(Permit { transition, right: Authorisation::First, approvals: Vec::new() });
     };
+    at_most(1, cmd.signatures.len())?;
     let (owner, message) = (key.digest(), transition.to_string());
     let is_signed =
         |signature: &&Vec<u8>| keys::verify_ecdsa_sha256(key.der(), message.as_bytes(), signature).is_ok();
@@ -344,6 +345,11 @@ fn first(
         cmd.signatures.iter().find(is_signed).ok_or(SetManifestError::NeedsBootstrapKey(owner))?.clone();
     let approvals = vec![Approval { owner, signature }];
     Ok(Permit { transition, right: Authorisation::Bootstrap(owner), approvals })
+}
+
+/// Anybody can send signatures, and each costs time to verify: no more than owners could have made.
+fn at_most(most: usize, found: usize) -> Result<(), SetManifestError> {
+    if found > most { Err(SetManifestError::TooManySignatures { most, found }) } else { Ok(()) }
 }
 
 /// By the client's key or by detached signatures, each from a workload owner of the manifest in
@@ -357,6 +363,7 @@ fn authorise(
         return Err(SetManifestError::UpdatesDisabled);
     }
     if !cmd.signatures.is_empty() {
+        at_most(current.workload_owner_digests().count(), cmd.signatures.len())?;
         let signatures = cmd.signatures.iter().map(Vec::as_slice);
         return permit(current, transition, approvals(current, &transition, signatures));
     }

@@ -77,6 +77,7 @@ fn set_manifest(error: &SetManifestError) -> Code {
         | SetManifestError::NeedsRecovery
         | SetManifestError::SetBeforeRestart { .. } => Code::FailedPrecondition,
         SetManifestError::InsecureNotAllowed
+        | SetManifestError::TooManySignatures { .. }
         | SetManifestError::SeedshareOwnerKey { .. }
         | SetManifestError::OwnerKey { .. } => Code::InvalidArgument,
         SetManifestError::UnknownProposal(_) => Code::NotFound,

@@ -20,7 +20,7 @@ pub(super) async fn keep(actors: &Actors) {
     let mut last_error = String::new();
     loop {
         let asked = Instant::now();
-        let error = match actors.ledger.ask(Follow).await {
+        let error = match actors.ledger.ask_own(Follow).await {
             Ok(Ok(events)) => {
                 actors.standing.confirm(asked, events);
                 String::new()

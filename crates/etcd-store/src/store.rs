@@ -122,35 +122,50 @@ impl EtcdStore {
 
     /// Deletes the segments below `index`, which must be covered by a checkpoint and held by every
     /// live replica. The last one stays, whatever `index` is, because it tells where the stream stands.
+    /// Returns how many were deleted.
     pub fn trim(&self, stream: &StreamId, index: u64) -> Result<u64, StoreError> {
         let last = self.last_index(stream)?;
-        let below = index.min(last.unwrap_or(0));
-        let request = DeleteRangeRequest {
-            key: self.keys.segment(stream, 0),
-            range_end: self.keys.segment(stream, below),
-        };
-        let client = Arc::clone(&self.client);
-        let asking = async move {
-            let asked = client.ask(|asked, _| {
-                let request = asked.request(request.clone());
-                async move { KvClient::new(asked.channel).delete_range(request).await }
-            });
-            Ok(asked.await?.into_inner().deleted)
-        };
-        Ok(u64::try_from(self.block(asking)?).unwrap_or_default())
+        let below = self.keys.segment(stream, index.min(last.unwrap_or(0)));
+        let (mut deleted, mut last_key) = (0, Vec::new());
+        loop {
+            let page = self.range(RangeRequest {
+                key: self.keys.segment(stream, 0),
+                range_end: below.clone(),
+                limit: i64::try_from(TXN_OPS).unwrap_or(1),
+                ..RangeRequest::default()
+            })?;
+            let Some(last) = page.kvs.last().map(|found| found.key.clone()) else { return Ok(deleted) };
+            if last <= last_key {
+                return Err(self.unavailable("what was deleted is shown again"));
+            }
+            last_key = last;
+            deleted += page.kvs.len() as u64;
+            // Segments that were too large for a key are blobs. The names go first: who meets one finds its content.
+            let content = |value: &[u8]| match Content::read(value) {
+                Some(Content::Blob(hash)) => Some(hash),
+                Some(Content::Inline(_)) | None => None,
+            };
+            let blobs: Vec<BlobHash> = page.kvs.iter().filter_map(|found| content(&found.value)).collect();
+            self.delete(page.kvs.into_iter().map(|found| (found.key, Vec::new())))?;
+            self.remove_blobs(&blobs)?;
+        }
     }
 
     /// Deletes blobs that only trimmed segments name.
     pub fn remove_blobs(&self, blobs: &[BlobHash]) -> Result<(), StoreError> {
         for some in blobs.chunks(TXN_OPS) {
-            let remove = |hash: &BlobHash| {
-                let (key, range_end) = (self.keys.blob_part(hash, 0), self.keys.blob_end(hash));
-                RequestOp { request: Some(Op::RequestDeleteRange(DeleteRangeRequest { key, range_end })) }
-            };
-            let success = some.iter().map(remove).collect();
-            self.transact(TxnRequest { compare: Vec::new(), success, failure: Vec::new() })?;
+            self.delete(some.iter().map(|hash| (self.keys.blob_part(hash, 0), self.keys.blob_end(hash))))?;
         }
         Ok(())
+    }
+
+    /// Deletes ranges of keys, all or none; a range without an end is one key.
+    fn delete(&self, ranges: impl Iterator<Item = (Vec<u8>, Vec<u8>)>) -> Result<(), StoreError> {
+        let remove = |(key, range_end)| RequestOp {
+            request: Some(Op::RequestDeleteRange(DeleteRangeRequest { key, range_end })),
+        };
+        let success = ranges.map(remove).collect();
+        self.transact(TxnRequest { compare: Vec::new(), success, failure: Vec::new() }).map(drop)
     }
 
     /// The first segment of a stream that is still here; `None` where there is none at all.
@@ -268,13 +283,11 @@ impl EtcdStore {
         Ok([&[BLOB], hash.as_bytes().as_slice()].concat())
     }
 
-    fn decode(&self, value: &[u8]) -> Result<Vec<u8>, StoreError> {
+    /// `None`: the content was deleted.
+    fn decode(&self, value: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         match Content::read(value) {
-            Some(Content::Inline(content)) => Ok(content.to_vec()),
-            Some(Content::Blob(hash)) => {
-                let missing = || StoreError::Fault(format!("etcd lacks the content {hash} of a segment"));
-                self.get_blob(&hash)?.ok_or_else(missing)
-            }
+            Some(Content::Inline(content)) => Ok(Some(content.to_vec())),
+            Some(Content::Blob(hash)) => self.get_blob(&hash),
             None => Err(StoreError::Fault("etcd has a value of unknown shape".into())),
         }
     }
@@ -392,9 +405,21 @@ impl EventStore for EtcdStore {
             if !page.is_empty() && bytes >= max_bytes {
                 break;
             }
-            let segment = self.decode(&found.value)?;
-            bytes += segment.len();
-            page.push((self.index(&found.key)?, segment));
+            let place = self.index(&found.key)?;
+            match self.decode(&found.value)? {
+                Some(segment) => {
+                    bytes += segment.len();
+                    page.push((place, segment));
+                }
+                // The control stream is never trimmed.
+                None if *stream == StreamId::Control => {
+                    return Err(StoreError::Fault(format!("etcd lacks the content of segment {place}")));
+                }
+                // Trimmed between the two questions.
+                None => {
+                    return Err(StoreError::Trimmed { stream: *stream, index: place, first: place + 1 });
+                }
+            }
         }
         Ok(page)
     }
@@ -435,7 +460,7 @@ impl EventStore for EtcdStore {
 
     fn get_derived(&self, name: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         let answer = self.range(RangeRequest { key: self.keys.derived(name), ..RangeRequest::default() })?;
-        answer.kvs.first().map(|found| self.decode(&found.value)).transpose()
+        answer.kvs.first().map_or(Ok(None), |found| self.decode(&found.value))
     }
 
     fn sync(&self) -> Result<(), StoreError> {

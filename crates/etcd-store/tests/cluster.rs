@@ -102,6 +102,11 @@ fn a_dead_member_costs_time_only_and_without_a_quorum_nothing_is_acknowledged() 
     assert!(news.borrow_and_update().to_owned() > 0, "the watch told of appends");
 }
 
+fn blobs(cluster: &Cluster) -> usize {
+    let names = cluster.ctl(&["get", "contrast/test/b", "--prefix", "--keys-only", "--hex"]).unwrap();
+    names.split_whitespace().count()
+}
+
 #[test]
 fn what_was_trimmed_is_named_as_that_and_the_end_of_a_stream_stays() {
     let directory = tempfile::tempdir().unwrap();
@@ -123,6 +128,18 @@ fn what_was_trimmed_is_named_as_that_and_the_end_of_a_stream_stays() {
     assert_eq!(store.trim(&stream(1), 99).unwrap(), 5, "the last one stays, whatever was asked");
     store.append(&stream(1), 10, b"the stream goes on").unwrap();
     assert_eq!(store.read(&stream(1), 9, 1 << 20).unwrap().len(), 2);
+
+    // Segments that are too large for a key leave nothing behind either.
+    let before = blobs(&cluster);
+    for index in 0..250_u64 {
+        let segment = [index.to_be_bytes().as_slice(), &[7; 65 << 10]].concat();
+        store.append(&stream(2), index, &segment).unwrap();
+    }
+    assert!(blobs(&cluster) >= before + 250);
+    assert_eq!(store.trim(&stream(2), 249).unwrap(), 249);
+    assert_eq!(blobs(&cluster), before + 1);
+    assert_eq!(store.read(&stream(2), 249, 1).unwrap().len(), 1);
+
     let health = store.health().unwrap();
     assert!(health.bytes_in_use > 0 && health.bytes_in_use <= health.bytes, "{health:?}");
 }
