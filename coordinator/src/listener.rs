@@ -65,6 +65,8 @@ pub(crate) enum Peer {
     User(Option<Arc<PeerCertificate>>),
     /// Of the mesh listener: proven by evidence.
     Workload(Arc<Workload>),
+    /// Of the mesh listener: not judged, because there was too much to do.
+    Busy(AskError),
     /// Of the mesh listener: refused; every request is answered with the reason.
     Refused(Arc<Refused>),
 }
@@ -258,7 +260,7 @@ impl Actors {
                 return self.refuse(refused, Some(hash), &active, source).await;
             }
             Ok(Err(error)) => error.to_string(),
-            Err(error) => error.to_string(),
+            Err(busy) => return Peer::Busy(busy),
         };
         self.refuse(reason, Some(hash), &active, source).await
     }

@@ -267,9 +267,9 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
             }
         };
         let next = keys.secret.clone().ratchet(&transition);
-        let active = next.map_err(LedgerError::from).and_then(|next| {
-            self.activate(Arc::clone(&keys.engine), ca, next)
-        });
+        let active = next
+            .map_err(LedgerError::from)
+            .and_then(|next| self.activate(Arc::clone(&keys.engine), ca, next));
         match active {
             Ok(Some(active)) => self.publish(Phase::Active(Arc::new(active))),
             Ok(None) => {}

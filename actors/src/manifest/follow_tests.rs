@@ -201,6 +201,32 @@ fn a_change_whose_manifest_cannot_be_read_just_now_is_followed_later_and_not_pas
 }
 
 #[test]
+fn an_own_change_that_cannot_be_put_in_force_just_now_is_so_with_the_next_look() {
+    let (key, owner) = owner();
+    // With the old secret, and with a fresh one.
+    for platform in ["x", "y"] {
+        let shared = Arc::new(Shared::default());
+        let (mut one, mut two) = (replica(&shared, 1), replica(&shared, 2));
+        let first = set(&mut one, &manifest(&key, "a", "x"), owner, None).unwrap().transition;
+        two.adopt(&secrets_of(&one)).unwrap();
+
+        // In the log it is; the first manifest, which two has no copy of yet, cannot be read.
+        let second = manifest(&key, "b", platform);
+        shared.keeps_blobs.store(true, Ordering::Relaxed);
+        let outcome = set(&mut two, &second, owner, None);
+        assert!(matches!(outcome, Err(SetManifestError::Fault(_))), "{platform}: {:?}", outcome.map(drop));
+        two.follow(&Follow).unwrap_err();
+        assert_eq!(active(&two).transition, first);
+        shared.keeps_blobs.store(false, Ordering::Relaxed);
+        two.follow(&Follow).unwrap();
+        assert_eq!(active(&two).manifest.hash(), second.hash());
+        let third = manifest(&key, "c", platform);
+        let now = active(&two).transition;
+        set(&mut two, &third, owner, Some(now)).unwrap();
+    }
+}
+
+#[test]
 fn a_change_whose_answer_was_lost_is_followed_and_the_first_one_keeps_its_seed_shares() {
     let (shared, (key, owner)) = (Arc::new(Shared::default()), owner());
     let mut one = replica(&shared, 1);

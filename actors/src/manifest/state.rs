@@ -529,6 +529,11 @@ mod tests {
         assert!(matches!(refusal(&next(Some("ben")), &current), SetManifestError::NotAnOwner(_)));
         let forged = SetManifest { signatures: vec![vec![1, 2, 3]], ..next(Some("anna")) };
         assert!(matches!(refusal(&forged, &current), SetManifestError::UntrustedSignature));
+        let flood = SetManifest { signatures: vec![vec![1, 2, 3]; 100_000], ..next(Some("anna")) };
+        let owners = current.workload_owner_digests().count();
+        assert!(
+            matches!(refusal(&flood, &current), SetManifestError::TooManySignatures { most, .. } if most == owners)
+        );
         assert!(matches!(refusal(&next(Some("anna")), &manifest(&[], 1)), SetManifestError::UpdatesDisabled));
         let mut state = State::default();
         state.apply(&manifest_set(&current, None));

@@ -1,16 +1,15 @@
 //! `contrast audit watch`: events as they are recorded.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     io::Write as _,
     path::PathBuf,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail};
 use keys::LogPublicKey;
 use storage_schema::{Event, LogId, Position, StreamId};
-use tokio::sync::mpsc;
 use wire::history::{Segment, SegmentsRequest};
 
 use super::{
@@ -18,11 +17,13 @@ use super::{
     record::{self, Format},
 };
 use crate::{
-    client::{Coordinator, failure},
+    client::failure,
     printer::{Printer, Refused},
     source::{From, Source},
 };
 
+/// How often events are looked for.
+const LOOK: Duration = Duration::from_millis(500);
 /// How often streams of new replicas are looked for.
 const DISCOVER: Duration = Duration::from_secs(2);
 
@@ -55,30 +56,27 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
         }
         _ => Positions::new(),
     };
-    let (sender, mut segments) = mpsc::channel(16);
-    let mut followed: HashMap<StreamId, ()> = HashMap::new();
-    let mut discover = tokio::time::interval(DISCOVER);
+    let (mut streams, mut looked) = (Vec::new(), None);
     let mut printed = 0;
     loop {
-        tokio::select! {
-            _ = discover.tick() => {
-                for stream in source.streams(printer).await? {
-                    if followed.insert(stream, ()).is_none() {
-                        let known = positions.entry(stream.to_string());
-                        let position = known.or_insert_with(|| Position::start(stream, Some(key)));
-                        if position.key() != Some(key) {
-                            bail!("{stream}: the position file is of another log");
-                        }
-                        follow(coordinator, stream, position.head().segments, sender.clone());
-                    }
-                }
+        if looked.is_none_or(|at: Instant| at.elapsed() > DISCOVER) {
+            streams = source.streams(printer).await?;
+            looked = Some(Instant::now());
+        }
+        // One after the other: there are as many as replicas that ever started.
+        for stream in &streams {
+            let known = positions.entry(stream.to_string());
+            let position = known.or_insert_with(|| Position::start(*stream, Some(key)));
+            if position.key() != Some(key) {
+                bail!("{stream}: the position file is of another log");
             }
-            Some((stream, segment)) = segments.recv() => {
-                let Segment { index, bytes } = segment?;
-                let position = positions
-                    .entry(stream.to_string())
-                    .or_insert_with(|| Position::start(stream, Some(key)));
-                printed += print(stream, position, index, &bytes, key, args.format)?;
+            let from = position.head().segments;
+            let request = SegmentsRequest { stream: stream.to_string(), from, follow: false };
+            let mut segments = coordinator.history().segments(request).await.map_err(failure)?.into_inner();
+            while let Some(Segment { index, bytes }) = segments.message().await.map_err(failure)? {
+                let known = positions.entry(stream.to_string());
+                let position = known.or_insert_with(|| Position::start(*stream, Some(key)));
+                printed += print(*stream, position, index, &bytes, key, args.format)?;
                 if let Some(path) = &args.position {
                     write_whole(path, &serde_json::to_vec(&positions)?)?;
                 }
@@ -87,37 +85,8 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
                 }
             }
         }
+        tokio::time::sleep(LOOK).await;
     }
-}
-
-fn follow(
-    coordinator: &Coordinator,
-    stream: StreamId,
-    from: u64,
-    sender: mpsc::Sender<(StreamId, anyhow::Result<Segment>)>,
-) {
-    let mut history = coordinator.history();
-    tokio::spawn(async move {
-        let request = SegmentsRequest { stream: stream.to_string(), from, follow: true };
-        let mut segments = match history.segments(request).await {
-            Ok(answer) => answer.into_inner(),
-            Err(status) => {
-                let _ = sender.send((stream, Err(failure(status)))).await;
-                return;
-            }
-        };
-        loop {
-            let item = match segments.message().await {
-                Ok(Some(segment)) => Ok(segment),
-                Ok(None) => Err(anyhow::anyhow!("the Coordinator stops; start the watch again")),
-                Err(status) => Err(failure(status)),
-            };
-            let last = item.is_err();
-            if sender.send((stream, item)).await.is_err() || last {
-                return;
-            }
-        }
-    });
 }
 
 fn print(

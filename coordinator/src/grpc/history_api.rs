@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use actors::Phase;
 use keys::LogPublicKey;
-use manifest::SerialNumber;
+use manifest::{KeyDigest, SerialNumber};
 use storage_schema::{
     BlobHash, Checkpoint, EventStore as _, Head, Inclusion, LogError, StoreError, StreamId, signed_head,
 };
@@ -24,19 +24,40 @@ use crate::wiring::Actors;
 const PAGE_BYTES: usize = 1 << 20;
 /// Most blobs of one request.
 const MAX_BLOBS: usize = 1000;
-/// Most requests that stay connected.
+/// Most requests that stay connected: of auditors, and of anybody else.
 const MAX_FOLLOWERS: usize = 64;
+/// Longest time for a reader to take what it asked for.
+const STALLED: Duration = Duration::from_mins(1);
 /// How often these look for news.
 const POLL: Duration = Duration::from_millis(250);
 
 pub(crate) struct HistoryApi {
     actors: Actors,
-    followers: Arc<Semaphore>,
+    auditors: Arc<Semaphore>,
+    strangers: Arc<Semaphore>,
+}
+
+/// Whether the owner of a key may read everything by the manifest in force.
+fn audits(actors: &Actors, key: Option<KeyDigest>) -> Result<bool, Failure> {
+    let Phase::Active(active) = &actors.snapshot.borrow().phase else { return Err(Failure::NeedsRecovery) };
+    Ok(key.is_some_and(|key| active.manifest.may_audit(key)))
+}
+
+fn not_an_auditor() -> Failure {
+    let reason = "certificates, refusals and evidence are shown to auditors and workload owners of the manifest in \
+                  force: connect with such a key";
+    Failure::Refused(reason.into())
+}
+
+/// Hands a reader the next item; false if it is gone, or takes nothing.
+async fn deliver<T>(sender: &mpsc::Sender<Result<T, Status>>, item: Result<T, Status>) -> bool {
+    matches!(tokio::time::timeout(STALLED, sender.send(item)).await, Ok(Ok(())))
 }
 
 impl HistoryApi {
     pub(crate) fn service(actors: Actors) -> HistoryServer<Self> {
-        HistoryServer::new(Self { actors, followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)) })
+        let places = || Arc::new(Semaphore::new(MAX_FOLLOWERS));
+        HistoryServer::new(Self { actors, auditors: places(), strangers: places() })
     }
 
     /// The key that signed the log, if the seed is in memory.
@@ -49,15 +70,7 @@ impl HistoryApi {
 
     /// Whether the caller may read everything.
     fn may_audit<T>(&self, request: &Request<T>) -> Result<(), Failure> {
-        let Phase::Active(active) = self.actors.snapshot.borrow().phase.clone() else {
-            return Err(Failure::NeedsRecovery);
-        };
-        if caller(request).is_some_and(|key| active.manifest.may_audit(key)) {
-            return Ok(());
-        }
-        let reason = "certificates, refusals and evidence are shown to auditors and workload owners of the \
-                      manifest in force: connect with such a key";
-        Err(Failure::Refused(reason.into()))
+        if audits(&self.actors, caller(request))? { Ok(()) } else { Err(not_an_auditor()) }
     }
 
     fn readable<T>(&self, request: &Request<T>, stream: &str) -> Result<StreamId, Failure> {
@@ -161,40 +174,48 @@ impl Service for HistoryApi {
         request: Request<SegmentsRequest>,
     ) -> Result<Response<Self::SegmentsStream>, Status> {
         let stream = self.readable(&request, &request.get_ref().stream)?;
+        let key = caller(&request);
+        let places = if self.may_audit(&request).is_ok() { &self.auditors } else { &self.strangers };
         let SegmentsRequest { from, follow, .. } = request.into_inner();
         let follower = match follow {
             true => {
-                let permit = Arc::clone(&self.followers).try_acquire_owned();
+                let permit = Arc::clone(places).try_acquire_owned();
                 Some(permit.map_err(|_| Failure::Ask(actors::AskError::Full(MAX_FOLLOWERS)))?)
             }
             false => None,
         };
         let (sender, receiver) = mpsc::channel(4);
-        let (store, mut stop) = (Arc::clone(&self.actors.store), self.actors.stop.clone());
+        let (actors, mut stop) = (self.actors.clone(), self.actors.stop.clone());
         tokio::spawn(async move {
             let _follower = follower;
             let mut next = from;
             loop {
-                let store = Arc::clone(&store);
+                // A manifest may have taken the right away since the last page.
+                let allowed = stream == StreamId::Control || audits(&actors, key).unwrap_or(false);
+                if !allowed {
+                    deliver(&sender, Err(not_an_auditor().into())).await;
+                    return;
+                }
+                let store = Arc::clone(&actors.store);
                 let page = tokio::task::spawn_blocking(move || store.read(&stream, next, PAGE_BYTES)).await;
                 let page = match page {
                     Ok(Ok(page)) => page,
                     // Everything that is here was sent, and the header says how old it is.
                     Ok(Err(StoreError::Unavailable(_))) if !follow && next > 0 => return,
                     Ok(Err(error)) => {
-                        let _ = sender.send(Err(Failure::Log(error.into()).into())).await;
+                        deliver(&sender, Err(Failure::Log(error.into()).into())).await;
                         return;
                     }
                     Err(error) => {
-                        let _ = sender.send(Err(Failure::Fault(error.to_string()).into())).await;
+                        deliver(&sender, Err(Failure::Fault(error.to_string()).into())).await;
                         return;
                     }
                 };
                 let nothing = page.is_empty();
                 for (index, bytes) in page {
                     next = index + 1;
-                    if sender.send(Ok(Segment { index, bytes })).await.is_err() {
-                        return; // the reader is gone
+                    if !deliver(&sender, Ok(Segment { index, bytes })).await {
+                        return;
                     }
                 }
                 if nothing && !follow {
@@ -236,15 +257,19 @@ impl Service for HistoryApi {
         }
         let (sender, receiver) = mpsc::channel(4);
         let store = Arc::clone(&self.actors.store);
-        tokio::task::spawn_blocking(move || {
+        tokio::spawn(async move {
             for hash in hashes {
-                let blob = match store.get_blob(&hash) {
-                    Ok(Some(content)) => Ok(Blob { content }),
-                    Ok(None) => Err(Status::not_found(format!("blob {hash}"))),
-                    Err(error) => Err(Failure::Log(error.into()).into()),
+                let store = Arc::clone(&store);
+                // A thread for as long as the reading takes, not for as long as the client does.
+                let found = tokio::task::spawn_blocking(move || store.get_blob(&hash)).await;
+                let blob = match found {
+                    Ok(Ok(Some(content))) => Ok(Blob { content }),
+                    Ok(Ok(None)) => Err(Status::not_found(format!("blob {hash}"))),
+                    Ok(Err(error)) => Err(Failure::Log(error.into()).into()),
+                    Err(error) => Err(Failure::Fault(error.to_string()).into()),
                 };
                 let last = blob.is_err();
-                if sender.blocking_send(blob).is_err() || last {
+                if !deliver(&sender, blob).await || last {
                     return;
                 }
             }

@@ -34,6 +34,7 @@ pub(crate) fn workload<T>(request: &Request<T>) -> Result<Arc<Workload>, Failure
     match request.extensions().get::<Peer>() {
         Some(Peer::Workload(workload)) => Ok(Arc::clone(workload)),
         Some(Peer::Refused(refused)) => Err(Failure::Evidence(Refused::clone(refused))),
+        Some(Peer::Busy(busy)) => Err(Failure::Ask(*busy)),
         Some(Peer::User(_)) | None => Err(Failure::Fault("a connection without a verdict".into())),
     }
 }
@@ -82,13 +83,13 @@ impl Service for MeshApi {
     #[tracing::instrument(skip_all, fields(request))]
     async fn recover(&self, request: Request<RecoverRequest>) -> Result<Response<RecoverResponse>, Status> {
         let workload = workload(&request)?;
-        let command = HandOver {
-            active: self.0.in_force(&workload.active)?,
-            claims: workload.claims.clone(),
-            request: request_id()?,
-        };
+        let active = Arc::clone(&workload.active);
+        self.0.check_in_force(&active)?;
+        let command =
+            HandOver { active: Arc::clone(&active), claims: workload.claims.clone(), request: request_id()? };
         let reply = self.0.recovery.ask(command).await.map_err(Failure::Ask)?;
         let secrets = reply.map_err(Failure::HandOver)?;
+        self.0.check_in_force(&active)?;
         Ok(Response::new(RecoverResponse {
             seed: secrets.seed.expose().to_vec(),
             salt: secrets.salt.as_bytes().to_vec(),

@@ -109,6 +109,7 @@ impl From<SetManifestError> for ApiError {
                 (StatusCode::PRECONDITION_FAILED, Code::NeedsRecovery)
             }
             SetManifestError::InsecureNotAllowed
+            | SetManifestError::TooManySignatures { .. }
             | SetManifestError::SeedshareOwnerKey { .. }
             | SetManifestError::OwnerKey { .. }
             | SetManifestError::PolicyMissing(_) => (StatusCode::BAD_REQUEST, Code::InvalidArgument),

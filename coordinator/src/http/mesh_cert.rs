@@ -12,6 +12,7 @@ use attestation::{Evidence, EvidenceOid};
 use axum::{extract::Request, response::Response};
 use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroize as _;
 
 use super::{
     Api, Base64, answer,
@@ -90,6 +91,7 @@ pub(super) async fn issue(api: Arc<Api>, request: Request) -> Result<Response, A
     let workload = match api.actors.judge(certificate, Arc::clone(&active), source).await {
         Peer::Workload(workload) => workload,
         Peer::Refused(refused) => return Err(ApiError::denied(refused.reason.clone())),
+        Peer::Busy(busy) => return Err(busy.into()),
         Peer::User(_) => return Err(ApiError::internal("no verdict")),
     };
     if !api.challenges.use_up(nonce, now()) {
@@ -111,13 +113,14 @@ pub(super) async fn issue(api: Arc<Api>, request: Request) -> Result<Response, A
     let identity = api.actors.authority.ask(command).await??;
     api.actors.check_in_force(&active).map_err(too_old)?;
     let public = active.ca.public();
-    let inner = Inner {
+    let mut inner = Inner {
         mesh_ca: Base64(public.mesh_pem.clone().into()),
         cert_chain: Base64([identity.certificate.pem.as_str(), &public.intermediate_pem].concat().into()),
         root_ca: Base64(public.root_pem.clone().into()),
         workload_secret: Base64(identity.secret.map(|secret| secret.expose().to_vec()).unwrap_or_default()),
     };
     let plain = serde_json::to_vec(&inner).map(zeroize::Zeroizing::new);
+    inner.workload_secret.0.zeroize();
     let plain = plain.map_err(|error| ApiError::internal(error.to_string()))?;
     let sealed = hpke::seal(&hpke_key, wire::http::MESH_CERT, &[], &plain)
         .map_err(|error| ApiError::malformed(format!("hpke_public_key: {error}")))?;

@@ -10,7 +10,7 @@ mod mesh_cert;
 mod recover;
 mod status;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use atls::hpke::HpkeKey;
 use attestation::Issuer;
@@ -28,6 +28,7 @@ use hyper::{
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 use tokio::sync::Semaphore;
+use zeroize::Zeroizing;
 
 use self::{
     challenge::Challenges,
@@ -46,6 +47,8 @@ pub(crate) struct Api {
     /// Body of `/capabilities`: stable for the life of the process, because evidence covers its digest.
     capabilities: Bytes,
     challenges: Challenges,
+    /// Sealed messages with parts of the seed that were accepted: none is of use twice.
+    recoveries: Mutex<Vec<Vec<u8>>>,
     attesting: Semaphore,
 }
 
@@ -58,7 +61,8 @@ impl Api {
         ));
         let challenges = Challenges::default();
         let attesting = Semaphore::new(MAX_ATTESTING);
-        Ok(Arc::new(Self { actors, issuer, hpke, capabilities, challenges, attesting }))
+        let recoveries = Mutex::default();
+        Ok(Arc::new(Self { actors, issuer, hpke, capabilities, challenges, recoveries, attesting }))
     }
 
     pub(crate) fn routes(self: &Arc<Self>) -> Router {
@@ -127,8 +131,8 @@ impl Serialize for Base64 {
 
 impl<'de> Deserialize<'de> for Base64 {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let decoded = BASE64_STANDARD.decode(text).map(Self);
+        let text = Zeroizing::new(String::deserialize(deserializer)?); // it may be a seed
+        let decoded = BASE64_STANDARD.decode(text.as_bytes()).map(Self);
         decoded.map_err(|_| serde::de::Error::custom("expected standard base64 with padding"))
     }
 }

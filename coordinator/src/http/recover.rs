@@ -2,7 +2,7 @@
 //! the seedshare owner signs inside. What an owner signs names the sealed message, so that a signature
 //! serves no other.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use actors::{Recover, RecoverReply};
 use atls::hpke::Sealed;
@@ -55,17 +55,30 @@ pub(super) async fn recover(api: Arc<Api>, request: Request) -> Result<Response,
     let seed = Zeroizing::new(inner.seed.0);
     let salt = Salt::from_bytes(&inner.salt.0).map_err(|error| ApiError::malformed(error.to_string()))?;
 
-    let message =
-        wire::http::recovery_message(api.hpke.public(), &sealed.encapsulated_key, &seed, salt.as_bytes());
+    let message = Zeroizing::new(wire::http::recovery_message(
+        api.hpke.public(),
+        &sealed.encapsulated_key,
+        &seed,
+        salt.as_bytes(),
+    ));
     keys::verify_rsa_pss(&inner.public_key.0, &message, &inner.signature.0)
         .map_err(|_| ApiError::denied("the signature is not by the given key over this message"))?;
+    // Whoever ends TLS keeps what passes. It must not bring a replica back that the manifest has shut out since.
+    let key = sealed.encapsulated_key;
+    let is_known = |known: &Vec<Vec<u8>>| known.contains(&key);
+    if is_known(&api.recoveries.lock().unwrap_or_else(PoisonError::into_inner)) {
+        return Err(ApiError::denied("this sealed message was accepted before: seal the seed again"));
+    }
     let command = Recover {
         seed,
         salt,
         caller: Some(KeyDigest::of(&inner.public_key.0)),
         request: request_id().map_err(|_| ApiError::internal("no random numbers"))?,
     };
-    let (received, needed) = match api.actors.ledger.ask(command).await?? {
+    let reply = api.actors.ledger.ask(command).await??;
+    // Few: each was signed by an owner of the seed.
+    api.recoveries.lock().unwrap_or_else(PoisonError::into_inner).push(key);
+    let (received, needed) = match reply {
         RecoverReply::Recovered(_) => (0, 0),
         RecoverReply::Waiting { received, needed } => (received, needed),
     };

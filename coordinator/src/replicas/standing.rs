@@ -115,9 +115,13 @@ impl Standing {
         if self.is_current() {
             return Ok(());
         }
-        let text = "this replica has not heard from the event store for too long to know whether the manifest \
-                    is still in force; try another replica, or again";
-        Err(Failure::Unavailable(text.into()))
+        let mut text = "this replica has not heard from the event store for too long to know whether the \
+                        manifest is still in force; try another replica, or again"
+            .to_owned();
+        if let Some(alarm) = self.inner().alarms.last() {
+            text += &format!(". Its last alarm: {alarm}");
+        }
+        Err(Failure::Unavailable(text))
     }
 
     /// Two histories have the signature of this deployment.

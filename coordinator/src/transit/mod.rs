@@ -16,7 +16,7 @@ use axum::{
 };
 use hyper::{StatusCode, header::CONTENT_TYPE};
 use keys::WorkloadSecretId;
-use manifest::PolicyHash;
+use manifest::{PolicyHash, Timestamp};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
@@ -37,6 +37,8 @@ pub(crate) struct Client {
     secret_id: Option<WorkloadSecretId>,
     /// What was in force when its certificate was checked.
     active: Arc<actors::Active>,
+    /// Until when its certificate is valid.
+    until: Timestamp,
 }
 
 /// Why a request got nothing, in Vault's form.
@@ -140,6 +142,10 @@ async fn run(
 fn authorise(actors: &Actors, client: &Client, name: &WorkloadSecretId) -> Result<(), Refused> {
     let current = tls::in_force(actors)
         .ok_or_else(|| Refused(StatusCode::SERVICE_UNAVAILABLE, "Vault is sealed".into()))?;
+    if crate::wiring::now() > client.until {
+        let text = "the certificate of this connection has expired: connect again, with a new one";
+        return Err(Refused(StatusCode::FORBIDDEN, text.into()));
+    }
     if current.ca.mesh_der() != client.active.ca.mesh_der() {
         let text =
             "the manifest was changed since this connection was made: connect again, with a new certificate";

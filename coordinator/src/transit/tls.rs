@@ -45,11 +45,11 @@ struct Current {
     made: Timestamp,
 }
 
-/// What is in force, if anything is.
+/// What is in force, if anything is, and this replica knows that no other one has replaced it.
 pub(super) fn in_force(actors: &Actors) -> Option<Arc<Active>> {
     match &actors.snapshot.borrow().phase {
-        Phase::Active(active) => Some(Arc::clone(active)),
-        Phase::NeedsRecovery | Phase::Uninitialised => None,
+        Phase::Active(active) if actors.standing.is_current() => Some(Arc::clone(active)),
+        Phase::Active(_) | Phase::NeedsRecovery | Phase::Uninitialised => None,
     }
 }
 
@@ -67,7 +67,8 @@ impl TransitTls {
         let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let leaf = certificates.first().context("no client certificate")?;
         let secret_id = keys::workload_secret_id_of(leaf)?;
-        Ok((stream, Client { secret_id, active }))
+        let until = keys::valid_until(leaf)?;
+        Ok((stream, Client { secret_id, active, until }))
     }
 
     async fn current(&self) -> anyhow::Result<Current> {

@@ -294,6 +294,14 @@ pub fn workload_secret_id_of(certificate_der: &[u8]) -> Result<Option<WorkloadSe
     Ok(WorkloadSecretId::new(std::str::from_utf8(text).map_err(|_| malformed())?))
 }
 
+/// Until when a certificate is valid. Its signature is the caller's to check.
+pub fn valid_until(certificate_der: &[u8]) -> Result<Timestamp, KeyError> {
+    let (_, certificate) = x509_parser::certificate::X509Certificate::from_der(certificate_der)
+        .map_err(|_| KeyError::Malformed { what: "certificate", expected: "X.509" })?;
+    let seconds = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
+    Ok(Timestamp::from_millis(seconds.saturating_mul(1000)))
+}
+
 /// A workload's public key, which came with its connection.
 struct ForeignKey {
     bits: Vec<u8>,

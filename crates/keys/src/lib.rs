@@ -17,7 +17,7 @@ mod transit;
 
 pub use ca::{
     ClaimExtension, DEFAULT_LEAF_LIFETIME, IssuedCert, LeafRequest, MeshCa, PublicCa, key_of_csr,
-    workload_secret_id_of,
+    valid_until, workload_secret_id_of,
 };
 pub use engine::{Salt, Seed, SeedEngine, WorkloadSecret, WorkloadSecretId};
 pub use owner::{

@@ -29,7 +29,7 @@ use tools::Cryptsetup;
 pub(crate) struct Volume {
     pub(crate) device: PathBuf,
     pub(crate) mount_point: PathBuf,
-    /// A blank device is refused: somebody took the volume away.
+    /// A device without a finished volume is refused: somebody took it away.
     pub(crate) must_exist: bool,
 }
 
@@ -65,6 +65,11 @@ impl Volume {
             return Ok(());
         }
         let mapped = Path::new("/dev/mapper").join(&mapping);
+        if mapped.exists() && self.verdict(secret_file)? != Verdict::Open {
+            // The start that mapped it was killed before it was done, so nothing is on it yet.
+            tracing::info!(device = %self.device.display(), "finishing what a start before this one began");
+            tools::close(&mapping).await?;
+        }
         if !mapped.exists() {
             self.map(&mapping, &mapped, secret_file).await?;
         }
@@ -85,6 +90,12 @@ impl Volume {
         Ok(())
     }
 
+    fn verdict(&self, secret_file: &Path) -> anyhow::Result<Verdict> {
+        let device = Device::open(&self.device)?;
+        let verdict = judge(&self.seal_key(secret_file)?, &device.header()?, &device.seal()?);
+        verdict.map_err(|refused| Refused(format!("{}: {refused}", self.device.display())).into())
+    }
+
     async fn map(&self, mapping: &str, mapped: &Path, secret_file: &Path) -> anyhow::Result<()> {
         let key = self.seal_key(secret_file)?;
         let device = Device::open(&self.device)?;
@@ -92,11 +103,12 @@ impl Volume {
         let (mut header, block) = (device.header()?, device.seal()?);
         let mut verdict = judge(&key, &header, &block)
             .map_err(|refused| Refused(format!("{}: {refused}", self.device.display())))?;
-        if verdict == Verdict::Format && self.must_exist {
+        // An unfinished one is no volume either: its seal may be one that the host kept from the first start.
+        if verdict != Verdict::Open && self.must_exist {
             let device = self.device.display();
             return Err(Refused(format!(
-                "{device} holds no volume, and --volume-must-exist is set: the device was exchanged or blanked, or this is \
-                 the volume's first start"
+                "{device} holds no volume, and --volume-must-exist is set: the device was exchanged, blanked or put back \
+                 to its first minutes, or this is the volume's first start"
             ))
             .into());
         }
