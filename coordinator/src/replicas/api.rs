@@ -57,11 +57,11 @@ impl Replica for ReplicaApi {
         let peer = workload(&request)?;
         let head = own_head(&self.0).await.map_err(|error| Failure::Unavailable(error.to_string()))?;
         // Nothing is handed to whom a change may have shut out that this replica has not heard of.
-        self.0.check_in_force(&peer.active)?;
-        let active = Arc::clone(&peer.active);
+        self.0.standing.check_confirmed()?;
+        let active = self.0.in_force(&peer.active)?;
         let command = HandOver { active, claims: peer.claims.clone(), request: request_id()? };
         let secrets = self.0.recovery.ask(command).await.map_err(Failure::Ask)?.map_err(Failure::HandOver)?;
-        self.0.check_in_force(&peer.active)?;
+        self.0.in_force(&peer.active)?;
         tracing::info!(policy = %peer.claims.policy_hash(), "secrets handed to a peer");
         Ok(Response::new(JoinResponse {
             seed: secrets.seed.expose().to_vec(),

@@ -103,25 +103,33 @@ impl Standing {
 
     /// Whether certificates may be issued and manifests be set.
     pub(crate) fn is_current(&self) -> bool {
-        if self.etcd.is_none() {
-            return true;
-        }
-        let inner = self.inner();
-        inner.forked.is_none() && inner.confirmed.is_some_and(|at| at.elapsed() < STALE_AFTER)
+        self.inner().forked.is_none() && self.is_confirmed()
+    }
+
+    /// Whether the store was heard of lately, and shows what follows on what was known.
+    fn is_confirmed(&self) -> bool {
+        self.etcd.is_none() || self.inner().confirmed.is_some_and(|at| at.elapsed() < STALE_AFTER)
+    }
+
+    /// What a peer that asks for the secrets gets when the view is too old. A fork does not count: it ends when
+    /// all peers agree, and a peer whose disk an operator emptied can agree only when it has joined.
+    pub(crate) fn check_confirmed(&self) -> Result<(), Failure> {
+        if self.is_confirmed() { Ok(()) } else { Err(self.too_old()) }
     }
 
     /// What a request for a certificate gets when the view is too old.
     pub(crate) fn check_current(&self) -> Result<(), Failure> {
-        if self.is_current() {
-            return Ok(());
-        }
+        if self.is_current() { Ok(()) } else { Err(self.too_old()) }
+    }
+
+    fn too_old(&self) -> Failure {
         let mut text = "this replica has not heard from the event store for too long to know whether the \
                         manifest is still in force; try another replica, or again"
             .to_owned();
         if let Some(alarm) = self.inner().alarms.last() {
             text += &format!(". Its last alarm: {alarm}");
         }
-        Err(Failure::Unavailable(text))
+        Failure::Unavailable(text)
     }
 
     /// Two histories have the signature of this deployment.
