@@ -9,10 +9,11 @@ use hyper_util::rt::TokioIo;
 use manifest::{Manifest, PolicyHash, TransitionHash};
 use tokio::{net::TcpStream, sync::Mutex};
 use tonic::{
-    Code, Status,
+    Code, Status, Streaming,
     transport::{Channel, Endpoint},
 };
 use wire::{
+    history::{Segment, SegmentsRequest, StreamsRequest, history_client::HistoryClient},
     mesh::{NewMeshCertRequest, mesh_api_client::MeshApiClient},
     replica::{StatusRequest, StatusResponse, cluster_client::ClusterClient},
     user::{
@@ -131,6 +132,19 @@ pub async fn recover(port: u16, plan: &Plan, shares: &SeedShareDocument) -> anyh
     let channel = user(port, Some(&plan.seedshare_key)).await?;
     let answer = UserApiClient::new(channel).recover(request).await;
     answer.map(drop).map_err(failure)
+}
+
+/// Follows a stream of the event log with a key.
+pub async fn follow(port: u16, key: &str, stream: &str) -> anyhow::Result<Streaming<Segment>> {
+    let request = SegmentsRequest { stream: stream.to_owned(), from: 0, follow: true };
+    let answer = HistoryClient::new(user(port, Some(key)).await?).segments(request).await;
+    Ok(answer.map_err(failure)?.into_inner())
+}
+
+/// Names of the streams that the owner of a key may read.
+pub async fn streams(port: u16, key: &str) -> anyhow::Result<Vec<String>> {
+    let answer = HistoryClient::new(user(port, Some(key)).await?).streams(StreamsRequest {}).await;
+    Ok(answer.map_err(failure)?.into_inner().streams)
 }
 
 /// What a Coordinator says about itself.

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, process::Command};
 
-use chaos_tests::deployment::Deployment;
+use chaos_tests::{client, deployment::Deployment};
 use manifest::{Manifest, ManifestBody, OwnerKey, PolicyEntry, PolicyHash, Role};
 
 use crate::{done, refused, run, stderr};
@@ -180,4 +180,42 @@ fn coordinators_that_run_are_kept_beside_new_ones_and_others_are_not() {
     let refusal = refused(&deployment, &[&["set", "-m", "stranger.json"], &key[..]].concat());
     assert!(refusal.contains("is none of the manifest in force"), "{refusal}");
     assert_eq!(both.policies.len(), 3);
+}
+
+#[test]
+fn an_auditor_who_is_none_any_more_gets_nothing_more() {
+    let auditor = std::cell::RefCell::new(String::new());
+    let deployment = Deployment::start(&[], |body, directory| {
+        body.auditor_pub_keys = workload_owners(directory, &["auditor"]);
+        *auditor.borrow_mut() = fs::read_to_string(directory.join("auditor.pem")).unwrap();
+    })
+    .unwrap();
+    let (auditor, port) = (auditor.into_inner(), deployment.ports.user.port());
+    done(&deployment, &["set"]);
+    let issue = |directory: &str| {
+        let output = deployment.initializer(chaos_tests::deployment::WEB, directory).unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+    };
+    issue("before");
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mut watched = runtime.block_on(async {
+        let streams = client::streams(port, &auditor).await.unwrap();
+        let replica = streams.iter().find(|stream| *stream != "control").unwrap();
+        let mut watched = client::follow(port, &auditor, replica).await.unwrap();
+        watched.message().await.unwrap().unwrap();
+        watched
+    });
+
+    changed(&deployment, "without.json", |body| body.auditor_pub_keys.clear());
+    done(&deployment, &["set", "-m", "without.json", "--workload-owner-key", "workload-owner.pem"]);
+    let ended = runtime.block_on(async {
+        loop {
+            match watched.message().await {
+                Ok(Some(_)) => {} // written before the change
+                Ok(None) => panic!("it ended without a reason"),
+                Err(status) => return status.message().to_owned(),
+            }
+        }
+    });
+    assert!(ended.contains("are shown to auditors"), "{ended}");
 }

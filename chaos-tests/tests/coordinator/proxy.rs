@@ -44,7 +44,8 @@ fn nginx(deployment: &Deployment) -> Nginx {
     run(openssl.args(["-keyout", &at("proxy.key"), "-out", &at("proxy.pem")]));
     let port = free_port().unwrap();
     let config = format!(
-        "daemon off; master_process off; pid {0}; error_log {1};\nevents {{}}\nhttp {{ access_log off;\n\
+        "daemon off; master_process off; pid {0}; error_log {1};\nevents {{}}\nhttp {{\n\
+         log_format seen escape=none '$request_uri $request_body'; access_log {6} seen;\n\
          client_body_temp_path {2}; proxy_temp_path {2}; fastcgi_temp_path {2}; uwsgi_temp_path {2};\n\
          scgi_temp_path {2}; client_max_body_size 20m;\nserver {{ listen 127.0.0.1:{port} ssl;\n\
          ssl_certificate {3}; ssl_certificate_key {4};\nlocation / {{ proxy_pass http://{5}; }} }} }}\n",
@@ -54,6 +55,7 @@ fn nginx(deployment: &Deployment) -> Nginx {
         at("proxy.pem"),
         at("proxy.key"),
         deployment.ports.http,
+        at("seen"),
     );
     fs::write(deployment.path("nginx.conf"), config).unwrap();
     let child = Command::new("nginx").args(["-e", &at("nginx.log"), "-c", &at("nginx.conf")]).spawn();
@@ -99,6 +101,13 @@ fn setting_verifying_and_recovering_work_through_a_proxy_that_ends_tls() {
     contrast(&deployment, &["recover", "-m", "next.json"]);
     contrast(&deployment, &["verify", "-m", "next.json"]);
     assert_ne!(fs::read_to_string(deployment.path("checkpoint.note")).unwrap(), first, "it moved along");
+
+    // What the proxy saw of the recovery serves it nothing.
+    let seen = fs::read_to_string(deployment.path("seen")).unwrap();
+    let sealed = seen.lines().find_map(|line| line.strip_prefix("/v1/recover ")).unwrap();
+    let again = ["-sk", "-H", "Content-Type: application/json", "--data", sealed];
+    let again = run(Command::new("curl").args(again).arg(format!("{url}/v1/recover")));
+    assert!(again.contains("was accepted before"), "{again}");
 
     // A proxy that leads to another Coordinator, genuine and with the same manifest, is noticed.
     let other = Deployment::start(&[], |_, _| {}).unwrap();

@@ -2,7 +2,7 @@
 //! (spec control-plane.md 5.1 to 5.3).
 
 use aws_lc_rs::hkdf;
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::{CaKey, KeyError, LogKey, TransactionKey, deterministic, random};
 
@@ -13,7 +13,7 @@ pub struct Seed(Vec<u8>);
 impl Seed {
     /// Draws a seed.
     pub fn generate() -> Result<Self, KeyError> {
-        Ok(Self(random::<64>()?.to_vec()))
+        Ok(Self(Zeroizing::new(random::<64>()?).to_vec()))
     }
 
     /// Takes over a seed that somebody sent.
