@@ -265,10 +265,12 @@ impl<L: EventStore> EventStore for Replicated<L> {
     }
 
     fn get_blob(&self, hash: &BlobHash) -> Result<Option<Vec<u8>>, StoreError> {
-        if let Some(blob) = self.local.get_blob(hash)? {
-            return Ok(Some(blob));
+        let (here, shared) = (self.local.get_blob(hash), self.shared.as_ref());
+        let (Ok(None) | Err(_), Some(shared)) = (&here, shared) else { return here };
+        if let Err(error) = &here {
+            // Named by its hash, it can come from anywhere. One that is lost here must not keep a replica away.
+            tracing::error!(%hash, %error, "a content in the local copy is damaged: check the disk");
         }
-        let Some(shared) = &self.shared else { return Ok(None) };
         let blob = match (shared.get_blob(hash)?, self.copies.get()) {
             (None, Some(copies)) => copies.blob(hash)?,
             (blob, _) => blob,
@@ -276,7 +278,10 @@ impl<L: EventStore> EventStore for Replicated<L> {
         if let Some(blob) = &blob
             && self.trusted.load(Ordering::Acquire)
         {
-            self.local.put_blob(blob)?;
+            let kept = self.local.put_blob(blob);
+            if here.is_ok() {
+                kept?;
+            }
         }
         Ok(blob)
     }

@@ -42,6 +42,60 @@ fn a_copy_conforms_and_is_complete() {
     }
 }
 
+/// A disk that gives segments, and neither gives nor takes contents.
+#[derive(Default)]
+struct Damaged(MemoryStore);
+
+const BAD_SECTOR: &str = "bad sector (test)";
+
+impl EventStore for Damaged {
+    fn append(&self, stream: &StreamId, index: u64, segment: &[u8]) -> Result<(), StoreError> {
+        self.0.append(stream, index, segment)
+    }
+
+    fn read(&self, stream: &StreamId, index: u64, bytes: usize) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+        self.0.read(stream, index, bytes)
+    }
+
+    fn put_blob(&self, _: &[u8]) -> Result<BlobHash, StoreError> {
+        Err(StoreError::Fault(BAD_SECTOR.into()))
+    }
+
+    fn get_blob(&self, _: &BlobHash) -> Result<Option<Vec<u8>>, StoreError> {
+        Err(StoreError::Fault(BAD_SECTOR.into()))
+    }
+
+    fn put_derived(&self, name: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        self.0.put_derived(name, value)
+    }
+
+    fn get_derived(&self, name: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.0.get_derived(name)
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn streams(&self) -> Result<Vec<StreamId>, StoreError> {
+        self.0.streams()
+    }
+}
+
+#[test]
+fn a_content_that_the_copy_lost_comes_from_the_shared_store() {
+    let shared = Arc::new(MemoryStore::default());
+    let hash = shared.put_blob(b"a manifest").unwrap();
+    let dynamic: Arc<dyn EventStore> = Arc::<MemoryStore>::clone(&shared);
+    let replica = Replicated::shared(Damaged::default(), dynamic);
+    replica.trust();
+    assert_eq!(replica.get_blob(&hash).unwrap().unwrap(), b"a manifest");
+    // What is to be kept has to be kept, and where there is nothing else the damage is said.
+    assert!(replica.put_blob(b"another").is_err());
+    let alone = Replicated::alone(Damaged::default());
+    assert!(alone.get_blob(&hash).unwrap_err().to_string().contains(BAD_SECTOR));
+}
+
 #[test]
 fn two_replicas_share_one_stream_and_one_of_them_wins_an_index() {
     let (shared, _one, mut log_one) = three();
