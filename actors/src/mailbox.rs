@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use actix::{
-    Actor, Addr, Handler, Message,
-    dev::{MessageResponse, ToEnvelope},
-};
+use actix::{Actor, Addr, Handler, Message, dev::ToEnvelope};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::Span;
 
@@ -16,7 +13,7 @@ pub struct Traced<M> {
     /// The sender's span.
     pub span: Span,
     /// The place that it takes: until the actor is done with it, even if the sender has gone.
-    pub(crate) _room: Option<Arc<OwnedSemaphorePermit>>,
+    _room: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 impl<M: Message> Message for Traced<M> {
@@ -33,6 +30,16 @@ pub enum AskError {
     #[error("an actor is restarting; try again")]
     Restarting,
 }
+
+/// What can be sent to an actor on another thread.
+pub trait Question: Message<Result: Send> + Send + 'static {}
+
+impl<M: Message<Result: Send> + Send + 'static> Question for M {}
+
+/// An actor that answers such questions.
+pub trait Answers<M: Question>: Actor<Context: ToEnvelope<Self, Traced<M>>> + Handler<Traced<M>> {}
+
+impl<M: Question, A: Actor<Context: ToEnvelope<A, Traced<M>>> + Handler<Traced<M>>> Answers<M> for A {}
 
 /// An actor's address, with a bound on the questions that are waiting or under way.
 pub struct Mailbox<A: Actor> {
@@ -59,42 +66,31 @@ impl<A: Actor> Mailbox<A> {
     }
 
     /// Asks and waits for the answer. A full mailbox is an error at once, never a queue that grows.
-    pub async fn ask<M>(&self, message: M) -> Result<M::Result, AskError>
+    pub async fn ask<M: Question>(&self, message: M) -> Result<M::Result, AskError>
     where
-        M: Message + Send + 'static,
-        M::Result: Send,
-        A: Handler<Traced<M>>,
-        A::Context: ToEnvelope<A, Traced<M>>,
-        A::Result: MessageResponse<A, Traced<M>>,
+        A: Answers<M>,
     {
         let room = Arc::clone(&self.room).try_acquire_owned().map_err(|_| AskError::Full(self.capacity))?;
+        // Here as well: an actor that answers later is done with the message before that.
         let room = Arc::new(room);
         self.send(message, Some(Arc::clone(&room))).await
     }
 
     /// The same for what the Coordinator asks itself, one question at a time: there is always room for that.
-    pub async fn ask_own<M>(&self, message: M) -> Result<M::Result, AskError>
+    pub async fn ask_own<M: Question>(&self, message: M) -> Result<M::Result, AskError>
     where
-        M: Message + Send + 'static,
-        M::Result: Send,
-        A: Handler<Traced<M>>,
-        A::Context: ToEnvelope<A, Traced<M>>,
-        A::Result: MessageResponse<A, Traced<M>>,
+        A: Answers<M>,
     {
         self.send(message, None).await
     }
 
-    async fn send<M>(
+    async fn send<M: Question>(
         &self,
         message: M,
         room: Option<Arc<OwnedSemaphorePermit>>,
     ) -> Result<M::Result, AskError>
     where
-        M: Message + Send + 'static,
-        M::Result: Send,
-        A: Handler<Traced<M>>,
-        A::Context: ToEnvelope<A, Traced<M>>,
-        A::Result: MessageResponse<A, Traced<M>>,
+        A: Answers<M>,
     {
         let message = Traced { message, span: Span::current(), _room: room };
         self.address.send(message).await.map_err(|_| AskError::Restarting)

@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
+use attestation::Issuer;
 use manifest::TransitionHash;
 use tokio::task::JoinSet;
 
@@ -159,27 +160,39 @@ fn spawn_clients(
             // One of them stays with a connection for as long as it is served there.
             let mut kept = None;
             while !stop.load(Ordering::Relaxed) {
-                let (replica, connection) = match kept.take() {
-                    Some((replica, connection)) => (replica, Ok(connection)),
-                    None => {
-                        let replica = random.below(3) as usize;
-                        (replica, Attested::open(ports[replica], &issuer).await)
-                    }
-                };
-                let outcome = match connection {
-                    Ok(mut connection) => {
-                        let outcome = connection.certificate().await;
-                        kept = (workload == 0 && outcome.is_ok()).then_some((replica, connection));
-                        outcome
-                    }
-                    Err(error) => Err(error),
-                };
+                let (replica, outcome, connection) = ask(kept.take(), &ports, &mut random, &issuer).await;
+                kept = connection.filter(|_| workload == 0);
                 seen.lock().unwrap_or_else(PoisonError::into_inner).asked(start.elapsed(), replica, outcome);
                 tokio::time::sleep(Duration::from_millis(u64::from(20 + random.below(60)))).await;
             }
         });
     }
     Ok(clients)
+}
+
+/// A connection to a replica with this number.
+type Kept = Option<(usize, Attested)>;
+
+/// Asks for a certificate on a connection, or a new one; gives the connection back if it served.
+async fn ask(
+    kept: Kept,
+    ports: &[u16],
+    random: &mut Random,
+    issuer: &Arc<dyn Issuer>,
+) -> (usize, anyhow::Result<client::Issued>, Kept) {
+    let (replica, mut connection) = match kept {
+        Some(kept) => kept,
+        None => {
+            let replica = random.below(3) as usize;
+            match Attested::open(ports[replica], issuer).await {
+                Ok(connection) => (replica, connection),
+                Err(error) => return (replica, Err(error), None),
+            }
+        }
+    };
+    let outcome = connection.certificate().await;
+    let kept = outcome.is_ok().then_some((replica, connection));
+    (replica, outcome, kept)
 }
 
 impl Seen {

@@ -136,7 +136,8 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
             signatures.push(keys::sign_ecdsa_sha256(key, transition.to_string().as_bytes())?);
         }
         if lacks_a_coordinator(&manifest, &policies) {
-            let shown = coordinator.attest(&manifest).await?;
+            let why = "the manifest trusts a Coordinator whose policy was not given, and none is known there";
+            let shown = coordinator.attest(&manifest).await.context(why)?;
             keep_coordinators(&manifest, &mut policies, (&shown.manifests, &shown.policies))?;
         }
         let answer = coordinator.set(&manifest, &policies, &signatures).await?;

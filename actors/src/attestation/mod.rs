@@ -69,7 +69,7 @@ impl Handler<Traced<VerifyEvidence>> for Verifiers {
 
     fn handle(
         &mut self,
-        Traced { message: msg, span, _room }: Traced<VerifyEvidence>,
+        Traced { message: msg, span, .. }: Traced<VerifyEvidence>,
         ctx: &mut Self::Context,
     ) -> Self::Result {
         let judge = || span.in_scope(|| self.judge(msg));

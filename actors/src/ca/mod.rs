@@ -112,7 +112,7 @@ impl<S: EventStore, C: Clock + Unpin + Clone> Handler<Traced<IssueMeshCert>> for
 
     fn handle(&mut self, msg: Traced<IssueMeshCert>, _: &mut Self::Context) -> Self::Result {
         let (journal, signers, clock) = (self.journal.clone(), self.signers.clone(), self.clock.clone());
-        let Traced { message: msg, span, _room } = msg;
+        let Traced { message: msg, span, .. } = msg;
         let work = async move {
             let now = clock.now();
             let (active, request, evidence) = (Arc::clone(&msg.active), msg.request, msg.evidence.clone());
@@ -136,7 +136,7 @@ impl<S: EventStore, C: Clock + Unpin + Clone> Handler<Traced<IssueServiceCert>> 
 
     fn handle(&mut self, msg: Traced<IssueServiceCert>, _: &mut Self::Context) -> Self::Result {
         let (journal, clock) = (self.journal.clone(), self.clock.clone());
-        let Traced { message: msg, span, _room } = msg;
+        let Traced { message: msg, span, .. } = msg;
         let work = async move {
             // Rare, and a tenth of a millisecond: not worth the pool.
             let request = LeafRequest {

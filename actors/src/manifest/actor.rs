@@ -214,7 +214,7 @@ macro_rules! handler {
             type Result = Result<$reply, $error>;
 
             fn handle(&mut self, msg: Traced<$message>, ctx: &mut Self::Context) -> Self::Result {
-                let Traced { message, span, _room } = msg;
+                let Traced { message, span, .. } = msg;
                 let work = || span.in_scope(|| self.on_the_latest(|ledger| ledger.$method(&message)));
                 rebuild_on_panic(ctx, work).unwrap_or(Err(LedgerError::Restarting.into()))
             }

@@ -103,7 +103,6 @@ pub enum AdoptError {
 }
 
 /// A change that was sent to the store and is not known to be in force, and the keys that open it.
-#[derive(Clone)]
 pub(super) struct Unsure {
     pub(super) request: RequestId,
     pub(super) engine: Arc<SeedEngine>,

@@ -84,7 +84,7 @@ impl<S: EventStore, C: Clock + Unpin> Handler<Traced<HandOver>> for Recovery<S, 
 
     fn handle(
         &mut self,
-        Traced { message: msg, span, _room }: Traced<HandOver>,
+        Traced { message: msg, span, .. }: Traced<HandOver>,
         _: &mut Self::Context,
     ) -> Self::Result {
         let journal = self.journal.clone();

@@ -46,6 +46,10 @@ pub(crate) struct Args {
 
 type Positions = BTreeMap<String, Position>;
 
+fn position_in(positions: &mut Positions, stream: StreamId, key: LogPublicKey) -> &mut Position {
+    positions.entry(stream.to_string()).or_insert_with(|| Position::start(stream, Some(key)))
+}
+
 pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let (source, key) = args.from.open(printer).await?;
     let Source::Live(coordinator) = &source else { bail!("only a live Coordinator can be watched") };
@@ -65,8 +69,7 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
         }
         // One after the other: there are as many as replicas that ever started.
         for stream in &streams {
-            let known = positions.entry(stream.to_string());
-            let position = known.or_insert_with(|| Position::start(*stream, Some(key)));
+            let position = position_in(&mut positions, *stream, key);
             if position.key() != Some(key) {
                 bail!("{stream}: the position file is of another log");
             }
@@ -74,8 +77,7 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
             let request = SegmentsRequest { stream: stream.to_string(), from, follow: false };
             let mut segments = coordinator.history().segments(request).await.map_err(failure)?.into_inner();
             while let Some(Segment { index, bytes }) = segments.message().await.map_err(failure)? {
-                let known = positions.entry(stream.to_string());
-                let position = known.or_insert_with(|| Position::start(*stream, Some(key)));
+                let position = position_in(&mut positions, *stream, key);
                 printed += print(*stream, position, index, &bytes, key, args.format)?;
                 if let Some(path) = &args.position {
                     write_whole(path, &serde_json::to_vec(&positions)?)?;

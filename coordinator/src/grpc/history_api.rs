@@ -38,15 +38,14 @@ pub(crate) struct HistoryApi {
 }
 
 /// Whether the owner of a key may read everything by the manifest in force.
-fn audits(actors: &Actors, key: Option<KeyDigest>) -> Result<bool, Failure> {
+fn check_auditor(actors: &Actors, key: Option<KeyDigest>) -> Result<(), Failure> {
     let Phase::Active(active) = &actors.snapshot.borrow().phase else { return Err(Failure::NeedsRecovery) };
-    Ok(key.is_some_and(|key| active.manifest.may_audit(key)))
-}
-
-fn not_an_auditor() -> Failure {
+    if key.is_some_and(|key| active.manifest.may_audit(key)) {
+        return Ok(());
+    }
     let reason = "certificates, refusals and evidence are shown to auditors and workload owners of the manifest in \
                   force: connect with such a key";
-    Failure::Refused(reason.into())
+    Err(Failure::Refused(reason.into()))
 }
 
 /// Hands a reader the next item; false if it is gone, or takes nothing.
@@ -70,7 +69,7 @@ impl HistoryApi {
 
     /// Whether the caller may read everything.
     fn may_audit<T>(&self, request: &Request<T>) -> Result<(), Failure> {
-        if audits(&self.actors, caller(request))? { Ok(()) } else { Err(not_an_auditor()) }
+        check_auditor(&self.actors, caller(request))
     }
 
     fn readable<T>(&self, request: &Request<T>, stream: &str) -> Result<StreamId, Failure> {
@@ -191,9 +190,10 @@ impl Service for HistoryApi {
             let mut next = from;
             loop {
                 // A manifest may have taken the right away since the last page.
-                let allowed = stream == StreamId::Control || audits(&actors, key).unwrap_or(false);
-                if !allowed {
-                    deliver(&sender, Err(not_an_auditor().into())).await;
+                if stream != StreamId::Control
+                    && let Err(refusal) = check_auditor(&actors, key)
+                {
+                    deliver(&sender, Err(refusal.into())).await;
                     return;
                 }
                 let store = Arc::clone(&actors.store);

@@ -108,10 +108,12 @@ pub(super) async fn issue(api: Arc<Api>, request: Request) -> Result<Response, A
         nonce: workload.nonce.clone(),
         request: request_id().map_err(|_| ApiError::internal("no random numbers"))?,
     };
-    let too_old = |_| ApiError::busy("this replica does not know whether the manifest is still in force");
-    api.actors.check_in_force(&active).map_err(too_old)?;
+    let replaced = |_| {
+        ApiError::busy("the manifest has changed, or this replica does not know whether it has: ask again")
+    };
+    api.actors.check_in_force(&active).map_err(replaced)?;
     let identity = api.actors.authority.ask(command).await??;
-    api.actors.check_in_force(&active).map_err(too_old)?;
+    api.actors.check_in_force(&active).map_err(replaced)?;
     let public = active.ca.public();
     let mut inner = Inner {
         mesh_ca: Base64(public.mesh_pem.clone().into()),

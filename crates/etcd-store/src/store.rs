@@ -135,11 +135,11 @@ impl EtcdStore {
                 ..RangeRequest::default()
             })?;
             let Some(last) = page.kvs.last().map(|found| found.key.clone()) else { return Ok(deleted) };
-            if last <= last_key {
-                return Err(self.unavailable("what was deleted is shown again"));
+            deleted += page.kvs.len() as u64;
+            if last <= last_key || deleted > index {
+                return Err(self.unavailable("it shows what was deleted, or more than there ever was"));
             }
             last_key = last;
-            deleted += page.kvs.len() as u64;
             // Segments that were too large for a key are blobs. The names go first: who meets one finds its content.
             let content = |value: &[u8]| match Content::read(value) {
                 Some(Content::Blob(hash)) => Some(hash),

@@ -15,7 +15,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
-use encrypted_volume::{SealKey, State, Verdict, judge, seal};
+use encrypted_volume::{SEAL_BYTES, SealKey, State, Verdict, judge, seal};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
@@ -92,7 +92,11 @@ impl Volume {
 
     fn verdict(&self, secret_file: &Path) -> anyhow::Result<Verdict> {
         let device = Device::open(&self.device)?;
-        let verdict = judge(&self.seal_key(secret_file)?, &device.header()?, &device.seal()?);
+        self.judge(&self.seal_key(secret_file)?, &device.header()?, &device.seal()?)
+    }
+
+    fn judge(&self, key: &SealKey, header: &[u8], block: &[u8; SEAL_BYTES]) -> anyhow::Result<Verdict> {
+        let verdict = judge(key, header, block);
         verdict.map_err(|refused| Refused(format!("{}: {refused}", self.device.display())).into())
     }
 
@@ -101,8 +105,7 @@ impl Volume {
         let device = Device::open(&self.device)?;
         let cryptsetup = Cryptsetup { device: &self.device, secret_file };
         let (mut header, block) = (device.header()?, device.seal()?);
-        let mut verdict = judge(&key, &header, &block)
-            .map_err(|refused| Refused(format!("{}: {refused}", self.device.display())))?;
+        let mut verdict = self.judge(&key, &header, &block)?;
         // An unfinished one is no volume either: its seal may be one that the host kept from the first start.
         if verdict != Verdict::Open && self.must_exist {
             let device = self.device.display();
