@@ -14,7 +14,7 @@ use clap::Parser;
 #[command(
     after_help = "Examples:\n  cargo run --release -p chaos-tests --bin chaos-tests -- --minutes 60 --seed 1\n  \
     chaos-tests --scenario found-by-hand.txt --keep\n\n\
-    Needs Debian's etcd-server and etcd-client, and the workspace's programs built (cargo build --bins).\n\
+    Needs Debian's etcd-server and etcd-client, and the workspace's programs built (cargo build --workspace --bins).\n\
     Exit codes: 0 every run proved clean, 1 one did not; its seed and directory are printed."
 )]
 struct Args {
