@@ -148,6 +148,7 @@ fn authority_and_journal_serve_on() {
                 certified_key: None,
                 lifetime: keys::DEFAULT_LEAF_LIFETIME,
                 nonce: b"nonce".to_vec(),
+                hpke_key: None,
                 spki_der: keys::generate_workload_owner_key().unwrap().1,
                 request: REQUEST,
             };

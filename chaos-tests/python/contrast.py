@@ -33,6 +33,11 @@ def sha256(*parts):
     return hashlib.sha256(b"".join(parts)).digest()
 
 
+def labelled(label, *parts):
+    """What our own protocols hash or sign: a label, a zero byte, and each part after its length."""
+    return label + b"\0" + b"".join(len(part).to_bytes(8, "big") + part for part in parts)
+
+
 def spki(public):
     return public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
@@ -291,6 +296,45 @@ class AttestedTls:
             except (SSL.SysCallError, OSError):
                 return
             select.select([remote, local], [remote] if to_remote else [], [], 5)
+
+
+class FalseCoordinator:
+    """A server of attested TLS that chooses its own nonce, and keeps the evidence that a client makes over it."""
+
+    def __init__(self, nonce):
+        self.nonce, self.certificate = nonce, None
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = "127.0.0.1:%d" % self.listener.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        while self.certificate is None:
+            raw_, _ = self.listener.accept()
+            context = SSL.Context(SSL.TLS_SERVER_METHOD)
+            key = ec.generate_private_key(ec.SECP256R1())
+            context.use_certificate(certificate_for(key))
+            context.use_privatekey(key)
+            name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, b64(self.nonce))])
+            authority = (
+                x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+                .serial_number(1).not_valid_before(datetime.datetime(2020, 1, 1))
+                .not_valid_after(datetime.datetime(2099, 1, 1)).sign(key, hashes.SHA256())
+            )
+            context.add_client_ca(authority)
+            context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, lambda *_: True)
+            context.set_alpn_select_callback(lambda _, offered: b"h2")
+            connection = SSL.Connection(context, raw_)
+            connection.set_accept_state()
+            try:
+                connection.do_handshake()
+                self.certificate = connection.get_peer_certificate().to_cryptography()
+            except SSL.Error:
+                pass
+            raw_.close()
+
+
+def evidence_in(certificate):
+    return [e for e in certificate.extensions if e.oid.dotted_string.startswith("1.3.9901.2.")][0].value.value
 
 
 def call(channel, path, request, deadline=30):

@@ -1,6 +1,7 @@
 """Drives a Coordinator through its APIs; `drive.py STEP CONFIG.json`. Exits with a traceback when
 something is not as the protocol says."""
 
+import subprocess
 import sys
 
 from contrast import *
@@ -271,22 +272,95 @@ def web_api():
     status, answer = post(http_, "/v1/mesh-cert", {})
     assert (status, answer["code"]) == (401, "nonce_required")
     nonce, public = unb64(answer["nonce"]), raw(hpke.public_key())
-    data = hashlib.sha512(spki(key.public_key()) + sha256(public, nonce)).digest()
+    spki_ = spki(key.public_key())
+    data = hashlib.sha512(labelled(b"contrast mesh-cert v2", spki_, public, nonce)).digest()
+    signed = labelled(b"contrast mesh-cert request v2", spki_, public, nonce)
     ask = {
         "nonce": b64(nonce), "raw_attestation_doc": b64(machine.evidence(data, WEB)),
-        "attestation_type": [1, 3, 9901, 2, 1], "public_key": b64(spki(key.public_key())),
-        "hpke_public_key": b64(public),
+        "attestation_type": [1, 3, 9901, 2, 1], "public_key": b64(spki_),
+        "hpke_public_key": b64(public), "signature": b64(key.sign(signed, ec.ECDSA(hashes.SHA256()))),
     }
+
+    def denied(why, **changed):
+        status, answer = post(http_, "/v1/mesh-cert", {**ask, **changed})
+        assert (status, answer["code"]) == (403, "permission_denied"), (status, answer)
+        assert why in answer["error"], answer
+
+    def signs(key_, hpke_key, label=b"contrast mesh-cert request v2"):
+        return b64(key_.sign(labelled(label, spki_, hpke_key, nonce), ec.ECDSA(hashes.SHA256())))
+
     thief = raw(x25519.X25519PrivateKey.generate().public_key())
-    status, answer = post(http_, "/v1/mesh-cert", {**ask, "hpke_public_key": b64(thief)})
-    assert (status, answer["code"]) == (403, "permission_denied"), "the evidence is for another HPKE key"
+    denied("not by the certificate's key", hpke_public_key=b64(thief))
+    denied("not by the certificate's key", signature="")
+    denied("not by the certificate's key", signature=signs(ec.generate_private_key(ec.SECP256R1()), public))
+    denied("not by the certificate's key", signature=signs(key, public, b"contrast mesh-cert v2"))
+    # Signed by the key itself, but the evidence is for another HPKE key; and in the form of attested TLS.
+    denied("report data", hpke_public_key=b64(thief), signature=signs(key, thief))
+    old = hashlib.sha512(spki_ + sha256(public, nonce)).digest()
+    denied("report data", raw_attestation_doc=b64(machine.evidence(old, WEB)))
     status, answer = post(http_, "/v1/mesh-cert", ask)
     assert status == 200, answer
-    opened = hpke_open(hpke, unb64(answer["encapsulated_key"]), b"contrast mesh-cert v1", unb64(answer["ciphertext"]))
+    opened = hpke_open(hpke, unb64(answer["encapsulated_key"]), b"contrast mesh-cert v2", unb64(answer["ciphertext"]))
     inner = {name: unb64(value) for name, value in json.loads(opened).items()}
     check_leaf(inner["cert_chain"], inner["mesh_ca"], inner["root_ca"], key, seed, salt, inner["workload_secret"])
     status, answer = post(http_, "/v1/mesh-cert", ask)
     assert status == 401, "the same nonce again"
+
+
+def purposes():
+    """Evidence of every door at every other one. Only what was made for a door is taken there."""
+    http_, mesh_ = config["http"], config["mesh"]
+    hpke = x25519.X25519PrivateKey.generate()
+    challenge = lambda: unb64(post(http_, "/v1/mesh-cert", {})[1]["nonce"])
+    nonce, public = challenge(), raw(hpke.public_key())
+    chosen = sha256(public, nonce)  # what /v1/mesh-cert once took for the nonce of a connection
+
+    # A workload is led to a false Coordinator, and makes evidence over what that chose; so do the real one's ports.
+    false = FalseCoordinator(chosen)
+    program = subprocess.run(
+        [config["initializer"], "--once", "--coordinator", false.address, "--policy-hash", WEB.hex(),
+         "--simulated-machine", path("machine"), "--directory", path("led")], capture_output=True, timeout=60,
+    )
+    assert program.returncode != 0 and false.certificate is not None, program.stderr
+    assert not os.path.exists(path("led/secrets")), "it took something from a false Coordinator"
+    made = {"a workload's connection": (spki(false.certificate.public_key()), evidence_in(false.certificate))}
+    for name in ("user", "mesh"):
+        alpn = [b"atls:v1:nonce:" + chosen.hex().encode(), b"h2"]
+        key = ec.generate_private_key(ec.SECP256R1())
+        tls = AttestedTls(config[name], key, lambda data: machine.evidence(data, WEB), alpn)
+        certificate = tls.connection.get_peer_certificate().to_cryptography()
+        made[f"the {name} port"] = (spki(certificate.public_key()), evidence_in(certificate))
+    own = ec.generate_private_key(ec.SECP256R1())
+    for route in ("/attest", "/v1/attest", "/v1/attest-key"):
+        status, answer = post(http_, route, {"nonce": b64(nonce)})
+        assert status == 200, (route, answer)
+        made[route] = (spki(own.public_key()), unb64(answer["raw_attestation_doc"]))
+
+    def to_http(key_, document, signer):
+        signed = labelled(b"contrast mesh-cert request v2", key_, public, nonce)
+        return post(http_, "/v1/mesh-cert", {
+            "nonce": b64(nonce), "raw_attestation_doc": b64(document), "attestation_type": [1, 3, 9901, 2, 1],
+            "public_key": b64(key_), "hpke_public_key": b64(public),
+            "signature": b64(signer.sign(signed, ec.ECDSA(hashes.SHA256()))),
+        })
+
+    for name, (key_, document) in made.items():
+        # The key of a connection is not at hand; evidence is tried with a key that is, too.
+        for attempt in (key_, spki(own.public_key())):
+            status, answer = to_http(attempt, document, own)
+            assert (status, answer["code"]) == (403, "permission_denied"), (name, status, answer)
+        tls = AttestedTls(mesh_, own, lambda data: document)
+        refused(Code.PERMISSION_DENIED, "report data", tls.channel(), MESH + "NewMeshCert")
+        tls = AttestedTls(mesh_, own, lambda data: document)
+        refused(Code.PERMISSION_DENIED, "report data", tls.channel(), MESH + "Recover")
+    # And what is made for a door is taken there.
+    for_http = machine.evidence(
+        hashlib.sha512(labelled(b"contrast mesh-cert v2", spki(own.public_key()), public, nonce)).digest(), WEB)
+    tls = AttestedTls(mesh_, own, lambda data: for_http)
+    refused(Code.PERMISSION_DENIED, "report data", tls.channel(), MESH + "NewMeshCert")
+    assert to_http(spki(own.public_key()), for_http, own)[0] == 200
+    tls = AttestedTls(mesh_, own, lambda data: machine.evidence(data, WEB))
+    assert one(call(tls.channel(), MESH + "NewMeshCert", b""), 2)
 
 
 def recovery():
@@ -310,17 +384,22 @@ def recovery():
     nonce = os.urandom(32)
     status, answer = post(config["http"], "/v1/attest-key", {"nonce": b64(nonce)})
     capabilities = unb64(answer["capabilities"])
-    expected = sha256(b"contrast hpke key v1", nonce, sha256(capabilities)) + bytes(32)
+    expected = hashlib.sha512(labelled(
+        b"contrast coordinator standing v1", nonce, capabilities, answer["state"].encode(), unb64(answer["signed_head"]),
+        unb64(answer["seed_shares"]),
+    )).digest()
+    assert answer["state"] == text and len(unb64(answer["seed_shares"])) == 32 and unb64(answer["signed_head"])
     assert verify_evidence(unb64(answer["raw_attestation_doc"]), expected, manifest) == COORDINATOR
     recipient = unb64(json.loads(capabilities)["hpkePublicKey"])
 
-    def sealed(key, seed_):
-        encapsulated, seal = hpke_seal(recipient, b"contrast recover v1")
-        signed = b"contrast recover v1" + recipient + encapsulated + salt + seed_
+    def sealed(key, seed_, checkpoint=""):
+        encapsulated, seal = hpke_seal(recipient, b"contrast recover v2")
+        signed = labelled(b"contrast recover v2", recipient, encapsulated, salt, seed_, checkpoint.encode())
         pss = padding.PSS(padding.MGF1(hashes.SHA256()), 32)
         inner = {
             "seed": b64(seed_), "salt": b64(salt), "public_key": b64(pkcs1(key.public_key())),
             "signature": b64(key.sign(signed, pss, hashes.SHA256())),
+            "checkpoint": checkpoint,
         }
         return {"encapsulated_key": b64(encapsulated), "ciphertext": b64(seal(json.dumps(inner).encode()))}
 
@@ -423,7 +502,7 @@ def transit():
 
 
 STEPS = {
-    "first": first, "update": update, "mesh": mesh, "http": web_api, "recovery": recovery,
+    "first": first, "update": update, "mesh": mesh, "http": web_api, "purposes": purposes, "recovery": recovery,
     "handshakes": handshakes, "transit": transit,
 }
 STEPS[sys.argv[1]]()

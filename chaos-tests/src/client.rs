@@ -128,7 +128,12 @@ pub async fn history(port: u16) -> anyhow::Result<(Vec<Vec<u8>>, TransitionHash,
 pub async fn recover(port: u16, plan: &Plan, shares: &SeedShareDocument) -> anyhow::Result<()> {
     let share = shares.seed_shares.first().context("no seed share")?;
     let seed = keys::decrypt_seed_share(&share.encrypted_seed, &plan.seedshare_key)?;
-    let request = RecoverRequest { seed: seed.to_vec(), salt: shares.salt.clone(), force: false };
+    let request = RecoverRequest {
+        seed: seed.to_vec(),
+        salt: shares.salt.clone(),
+        force: false,
+        ..RecoverRequest::default()
+    };
     let channel = user(port, Some(&plan.seedshare_key)).await?;
     let answer = UserApiClient::new(channel).recover(request).await;
     answer.map(drop).map_err(failure)

@@ -39,6 +39,7 @@ fn issued(number: u64, evidence: EvidenceHash, at: Timestamp) -> Event {
         nonce: vec![3; 32],
         verdict: "ReferenceValues.snp[0]".into(),
         attested_key: Vec::new(),
+        hpke_key: Vec::new(),
     };
     Event { at, replica: WRITER, request: RequestId::from_bytes([0xF1; 16]), fact }
 }

@@ -5,7 +5,7 @@ use std::{io, sync::Arc, time::Duration};
 use ::endorsements::Reach;
 use anyhow::Context as _;
 use atls::{ClientConfig, ConnectionKey};
-use attestation::Claims;
+use attestation::{Claims, Evidence, ReportData};
 use hyper_util::rt::TokioIo;
 use manifest::{Manifest, Role, Timestamp};
 use tokio::{net::TcpStream, sync::Mutex, time::timeout};
@@ -64,12 +64,7 @@ impl Coordinator {
             .await
             .with_context(|| format!("no attested connection to {address}"))?;
         let evidence = peer.evidence.clone().ok_or_else(|| Refused(format!("{address} sent no evidence")))?;
-        let endorsements = Cache::current().open()?;
-        let complete = move || endorsements.complete(evidence, now(), Reach::Network);
-        let evidence = tokio::task::spawn_blocking(complete).await?.evidence;
-        let claims = attestation::verify(&evidence, &peer.report_data(), &manifest.reference_values, now())
-            .map_err(|refusal| Refused(format!("the Coordinator at {address}: {refusal}")))?;
-        check_role(address, &claims, manifest)?;
+        let claims = judge(address, evidence, &peer.report_data(), manifest).await?;
         let once = Arc::new(Mutex::new(Some(TokioIo::new(stream))));
         let connector = tower::service_fn(move |_| {
             let once = Arc::clone(&once);
@@ -106,12 +101,23 @@ pub(crate) async fn dial(place: &str) -> io::Result<TcpStream> {
     })
 }
 
-/// Whether what was proven is a Coordinator of the manifest.
-pub(crate) fn check_role(address: &str, claims: &Claims, manifest: &Manifest) -> anyhow::Result<()> {
+/// Completes evidence with what the vendors sign, and demands that it is of a Coordinator of the manifest and for
+/// nothing but `expected`. Every way to a Coordinator leads through here.
+pub(crate) async fn judge(
+    address: &str,
+    evidence: Evidence,
+    expected: &ReportData,
+    manifest: &Manifest,
+) -> anyhow::Result<Claims> {
+    let endorsements = Cache::current().open()?;
+    let complete = move || endorsements.complete(evidence, now(), Reach::Network);
+    let evidence = tokio::task::spawn_blocking(complete).await?.evidence;
+    let claims = attestation::verify(&evidence, expected, &manifest.reference_values, now())
+        .map_err(|refusal| Refused(format!("the Coordinator at {address}: {refusal}")))?;
     let policy = claims.policy_hash();
     let role = manifest.policies.get(&policy).map(|entry| entry.role);
     if role == Some(Role::Coordinator) {
-        return Ok(());
+        return Ok(claims);
     }
     let text =
         format!("{address} is genuine, but its policy {policy} is not a Coordinator's in the manifest");

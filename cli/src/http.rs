@@ -26,7 +26,7 @@ use wire::history::HeadResponse;
 use zeroize::Zeroizing;
 
 use crate::{
-    client::{check_role, dial, now, read},
+    client::{dial, judge, read},
     printer::Refused,
     remembered::Heads,
     sign::latest_of,
@@ -62,10 +62,20 @@ fn place(uri: &Uri) -> String {
     format!("{}:{port}", uri.host().unwrap_or_default())
 }
 
-/// A Coordinator's HTTP API.
-pub(crate) struct HttpCoordinator {
+/// A Coordinator's HTTP API, and the manifest that it is verified by.
+pub(crate) struct HttpCoordinator<'a> {
     base: Uri,
     tls: Option<TlsConnector>,
+    manifest: &'a Manifest,
+}
+
+/// How a Coordinator stands, after its evidence was verified: all of this is under it, and fresh.
+pub(crate) struct Standing {
+    pub(crate) hpke_key: Vec<u8>,
+    pub(crate) state: String,
+    /// Digest of the seed shares document; empty: there is none.
+    pub(crate) seed_shares: Vec<u8>,
+    head: HeadResponse,
 }
 
 /// What `/v1/attest` showed, after its evidence was verified.
@@ -77,15 +87,20 @@ pub(crate) struct Attested {
     pub(crate) mesh_ca: Vec<u8>,
 }
 
-impl HttpCoordinator {
-    pub(crate) fn new(address: &str, options: &HttpOptions) -> anyhow::Result<Self> {
+impl<'a> HttpCoordinator<'a> {
+    pub(crate) fn new(address: &str, options: &HttpOptions, manifest: &'a Manifest) -> anyhow::Result<Self> {
         let base: Uri = address.trim_end_matches('/').parse().with_context(|| address.to_owned())?;
         ensure!(base.host().is_some(), "{address}: no host");
         let tls = match base.scheme_str() {
             Some("https") => Some(connector(options)?),
             _ => None,
         };
-        Ok(Self { base, tls })
+        Ok(Self { base, tls, manifest })
+    }
+
+    /// What it is verified by.
+    pub(crate) fn manifest(&self) -> &'a Manifest {
+        self.manifest
     }
 
     async fn request(
@@ -135,41 +150,59 @@ impl HttpCoordinator {
     }
 
     /// Verifies the Coordinator by the manifest, with its whole history.
-    pub(crate) async fn attest(&self, manifest: &Manifest) -> anyhow::Result<Attested> {
+    pub(crate) async fn attest(&self) -> anyhow::Result<Attested> {
         let capabilities = self.capabilities().await?;
         let nonce = keys::random::<32>()?;
         let shown = self.post("/v1/attest", &json!({ "nonce": BASE64_STANDARD.encode(nonce) })).await?;
         let (manifests, policies) = (list(&shown, "manifests")?, list(&shown, "policies")?);
         let (root_ca, mesh_ca) = (bytes(&shown, "root_ca")?, bytes(&shown, "mesh_ca")?);
         let latest = latest_of(&manifests)?;
-        let digests = [&root_ca, &mesh_ca, &capabilities.to_vec()].map(|part| keys::sha256(&[part]));
-        let expected = keys::sha256(&[&nonce, latest.as_bytes(), &digests[0], &digests[1], &digests[2]]);
-        let claims = self.verify(&shown, expected, manifest)?;
+        let expected =
+            ReportData::history(&nonce, latest.as_bytes(), &root_ca, &mesh_ca, Some(&capabilities));
+        let claims = self.verify(&shown, &expected).await?;
         Ok(Attested { claims, manifests, policies, root_ca, mesh_ca })
     }
 
-    /// Verifies the Coordinator by the manifest, whatever state it is in; gives its HPKE key.
-    pub(crate) async fn attest_key(&self, manifest: &Manifest) -> anyhow::Result<Vec<u8>> {
+    /// Verifies the Coordinator by the manifest, whatever state it is in. Its head comes with a proof that it extends
+    /// `extends` events, which is the caller's to check. `None`: it has fewer.
+    pub(crate) async fn standing(&self, extends: u64) -> anyhow::Result<Option<Standing>> {
         let nonce = keys::random::<32>()?;
-        let shown = self.post("/v1/attest-key", &json!({ "nonce": BASE64_STANDARD.encode(nonce) })).await?;
-        let capabilities = bytes(&shown, "capabilities")?;
-        let expected = keys::sha256(&[wire::http::ATTEST_KEY, &nonce, &keys::sha256(&[&capabilities])]);
-        self.verify(&shown, expected, manifest)?;
-        bytes(&serde_json::from_slice(&capabilities).context("capabilities")?, "hpkePublicKey")
+        let question = json!({ "nonce": BASE64_STANDARD.encode(nonce), "extends": extends });
+        let (status, body) =
+            self.request(Method::POST, "/v1/attest-key", question.to_string().into_bytes()).await?;
+        if status == StatusCode::RANGE_NOT_SATISFIABLE {
+            return Ok(None);
+        }
+        let shown = answer(status, &body)?;
+        let (capabilities, signed_head) = (bytes(&shown, "capabilities")?, bytes(&shown, "signed_head")?);
+        let seed_shares = bytes(&shown, "seed_shares")?;
+        let state = shown["state"].as_str().context("the answer lacks state")?.to_owned();
+        let expected = ReportData::standing(&attestation::Standing {
+            nonce: &nonce,
+            capabilities: &capabilities,
+            state: &state,
+            signed_head: &signed_head,
+            seed_shares: &seed_shares,
+        });
+        self.verify(&shown, &expected).await?;
+        let consistency = list(&shown, "consistency")?;
+        ensure!(
+            consistency.iter().all(|node| node.len() == size_of::<Hash>()),
+            "a proof with a node that is no hash"
+        );
+        let checkpoint = shown["checkpoint"].as_str().unwrap_or_default().to_owned();
+        let hpke_key =
+            bytes(&serde_json::from_slice(&capabilities).context("capabilities")?, "hpkePublicKey")?;
+        let head = HeadResponse { signed_head, consistency, checkpoint };
+        Ok(Some(Standing { hpke_key, state, seed_shares, head }))
     }
 
-    fn verify(&self, shown: &Value, expected: [u8; 32], manifest: &Manifest) -> anyhow::Result<Claims> {
-        let mut data = [0; 64];
-        data[..32].copy_from_slice(&expected);
+    async fn verify(&self, shown: &Value, expected: &ReportData) -> anyhow::Result<Claims> {
         let kind: Vec<u64> = serde_json::from_value(shown["attestation_type"].clone()).unwrap_or_default();
         let oid = EvidenceOid::ALL.into_iter().find(|oid| oid.components() == kind.as_slice());
         let oid = oid.with_context(|| format!("evidence of the unknown kind {kind:?}"))?;
         let evidence = Evidence { oid, document: bytes(shown, "raw_attestation_doc")? };
-        let data = ReportData::from_bytes(data);
-        let claims = attestation::verify(&evidence, &data, &manifest.reference_values, now())
-            .map_err(|refusal| Refused(format!("the Coordinator at {}: {refusal}", self.base)))?;
-        check_role(&self.base.to_string(), &claims, manifest)?;
-        Ok(claims)
+        judge(&self.base.to_string(), evidence, expected, self.manifest).await
     }
 
     /// Sends the seed, or a part of it, sealed; gives how many parts are there and how many are needed.
@@ -179,17 +212,25 @@ impl HttpCoordinator {
         seed: &[u8],
         salt: &[u8],
         owner_key: &Zeroizing<String>,
+        checkpoint: &str,
     ) -> anyhow::Result<(u32, u32)> {
         let salt: &[u8; 32] = salt.try_into().context("seed shares document: Salt is not 32 bytes")?;
         // The signature names the sealed message, so the encapsulated key comes first.
         let sealer = atls::hpke::Sealer::new(hpke_key, wire::http::RECOVER)?;
-        let message = wire::http::recovery_message(hpke_key, sealer.encapsulated_key(), seed, salt);
+        let message = Zeroizing::new(wire::http::recovery_message(
+            hpke_key,
+            sealer.encapsulated_key(),
+            seed,
+            salt,
+            checkpoint,
+        ));
         let (signature, public_key) = keys::sign_rsa_pss(owner_key, &message)?;
         let encode = |bytes: &[u8]| BASE64_STANDARD.encode(bytes);
         let inner = Zeroizing::new(
             json!({
                 "seed": encode(seed), "salt": encode(salt),
                 "public_key": encode(&public_key), "signature": encode(&signature),
+                "checkpoint": checkpoint,
             })
             .to_string(),
         );
@@ -233,21 +274,9 @@ impl HttpCoordinator {
     }
 }
 
-impl Heads for HttpCoordinator {
+impl Heads for HttpCoordinator<'_> {
     async fn head(&self, extends: u64) -> anyhow::Result<Option<HeadResponse>> {
-        let path = format!("/v1/checkpoint?extends={extends}");
-        let (status, body) = self.request(Method::GET, &path, Vec::new()).await?;
-        if status == StatusCode::RANGE_NOT_SATISFIABLE {
-            return Ok(None);
-        }
-        let answer = answer(status, &body)?;
-        let consistency = list(&answer, "consistency")?;
-        ensure!(
-            consistency.iter().all(|node| node.len() == size_of::<Hash>()),
-            "a proof with a node that is no hash"
-        );
-        let checkpoint = answer["checkpoint"].as_str().unwrap_or_default().to_owned();
-        Ok(Some(HeadResponse { signed_head: bytes(&answer, "signed_head")?, consistency, checkpoint }))
+        Ok(self.standing(extends).await?.map(|standing| standing.head))
     }
 }
 

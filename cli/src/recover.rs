@@ -10,10 +10,13 @@ use zeroize::Zeroizing;
 use crate::{
     client::{Coordinator, failure, read, read_manifest},
     http::{HttpCoordinator, HttpOptions, is_http},
-    printer::Printer,
+    printer::{Printer, Refused},
     remembered::{self, Memory},
     set::{SeedSharesFile, read_key},
 };
+
+/// What a Coordinator says of its state while it waits for the seed.
+const IN_RECOVERY: &str = "coordinator is in recovery mode";
 
 /// Give a restarted Coordinator its seed back.
 ///
@@ -49,8 +52,8 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
         .with_context(|| args.seed_shares.display().to_string())?;
     let memory = args.memory.path(&args.manifest);
     if is_http(&args.coordinator) {
-        let coordinator = HttpCoordinator::new(&args.coordinator, &args.http)?;
-        let answer = send_http(&coordinator, &manifest, &shares, &key, &memory).await?;
+        let coordinator = HttpCoordinator::new(&args.coordinator, &args.http, &manifest)?;
+        let answer = send_http(&coordinator, &shares, &key, &memory).await?;
         return report(answer, printer);
     }
     let answer = send(&args.coordinator, &manifest, &shares, &key, args.force, &memory).await?;
@@ -74,16 +77,25 @@ pub(crate) fn report(answer: RecoverResponse, printer: &Printer) -> anyhow::Resu
 }
 
 async fn send_http(
-    coordinator: &HttpCoordinator,
-    manifest: &Manifest,
+    coordinator: &HttpCoordinator<'_>,
     shares: &SeedSharesFile,
     key: &Zeroizing<String>,
     memory: &Path,
 ) -> anyhow::Result<RecoverResponse> {
     let (seed, salt) = shares.open(key)?;
-    let hpke_key = coordinator.attest_key(manifest).await?;
     remembered::check(coordinator, memory).await?;
-    let (shares_received, shares_needed) = coordinator.recover(&hpke_key, &seed, &salt, key).await?;
+    let checkpoint = remembered::note(memory)?;
+    let standing = coordinator.standing(0).await?.context("a log with fewer than no events")?;
+    let (shares_received, shares_needed) =
+        coordinator.recover(&standing.hpke_key, &seed, &salt, key, &checkpoint).await?;
+    if shares_received == shares_needed {
+        // That it took the seed is the word of whoever answered; that it serves again is under evidence.
+        let state = coordinator.standing(0).await?.context("a log with fewer than no events")?.state;
+        if state == IN_RECOVERY {
+            let text = "somebody on the way answered that the seed was taken, but the Coordinator still waits for it";
+            return Err(Refused(text.into()).into());
+        }
+    }
     remembered::check(coordinator, memory).await?;
     Ok(RecoverResponse { shares_received, shares_needed })
 }
@@ -98,9 +110,10 @@ pub(crate) async fn send(
 ) -> anyhow::Result<RecoverResponse> {
     let (seed, salt) = shares.open(key)?;
     let coordinator = Coordinator::connect(address, manifest, Some(key)).await?;
-    // Before the seed leaves: a Coordinator whose storage was rolled back does not get it.
+    // Before the seed leaves: a Coordinator whose storage was rolled back does not get it. It checks that itself, too.
     remembered::check(&coordinator, memory).await?;
-    let request = RecoverRequest { seed: seed.to_vec(), salt, force };
+    let checkpoint = remembered::note(memory)?;
+    let request = RecoverRequest { seed: seed.to_vec(), salt, force, checkpoint };
     let answer = coordinator.user().recover(request).await.map_err(failure)?.into_inner();
     remembered::check(&coordinator, memory).await?;
     Ok(answer)

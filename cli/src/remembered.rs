@@ -42,6 +42,15 @@ pub(crate) struct Known {
     pub(crate) note: String,
 }
 
+/// The remembered checkpoint as the signed note that it is, for the Coordinator to check; empty if none is remembered.
+pub(crate) fn note(path: &Path) -> anyhow::Result<String> {
+    if recall(path)?.is_none() {
+        return Ok(String::new());
+    }
+    let text = String::from_utf8(read(path)?).with_context(|| path.display().to_string())?;
+    Ok(text.split_once("\n\n").map(|(_, note)| note.to_owned()).unwrap_or_default())
+}
+
 /// Reads the remembered checkpoint, if there is one.
 pub(crate) fn recall(path: &Path) -> anyhow::Result<Option<Checkpoint>> {
     if !path.exists() {

@@ -12,7 +12,9 @@ use runtime_policy::{Deployment, Workload};
 use serde::Serialize;
 use tokio::{net::TcpStream, time::Instant};
 use tonic::Code;
-use wire::user::{GetManifestsRequest, GetManifestsResponse, SetManifestRequest, SetManifestResponse};
+use wire::user::{
+    GetManifestsRequest, GetManifestsResponse, SeedShareDocument, SetManifestRequest, SetManifestResponse,
+};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -125,22 +127,22 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let stream = reach(&args.coordinator, Duration::from_secs(args.wait), printer).await?;
     if is_http(&args.coordinator) {
         drop(stream); // there is one for each request
-        let coordinator = HttpCoordinator::new(&args.coordinator, &args.http)?;
+        let coordinator = HttpCoordinator::new(&args.coordinator, &args.http, &manifest)?;
         let memory = args.memory.path(&args.manifest);
-        coordinator.attest_key(&manifest).await?;
         remembered::check(&coordinator, &memory).await?;
         let mut signatures = signatures;
         if let Some(key) = &key {
-            let shown = coordinator.attest(&manifest).await?;
+            let shown = coordinator.attest().await?;
             let transition = transition_after(latest_of(&shown.manifests)?, &manifest);
             signatures.push(keys::sign_ecdsa_sha256(key, transition.to_string().as_bytes())?);
         }
         if lacks_a_coordinator(&manifest, &policies) {
             let why = "the manifest trusts a Coordinator whose policy was not given, and none is known there";
-            let shown = coordinator.attest(&manifest).await.context(why)?;
+            let shown = coordinator.attest().await.context(why)?;
             keep_coordinators(&manifest, &mut policies, (&shown.manifests, &shown.policies))?;
         }
         let answer = coordinator.set(&manifest, &policies, &signatures).await?;
+        check_answer(&coordinator, &answer).await?;
         remembered::check(&coordinator, &memory).await?;
         return report(&args.workspace_dir, &manifest, &answer, printer);
     }
@@ -150,6 +152,50 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let coordinator = Coordinator::through(stream, &args.coordinator, &manifest, key).await?;
     let answer = send_to(&coordinator, change, &memory).await?;
     report(&args.workspace_dir, &manifest, &answer, printer)
+}
+
+/// Over HTTP an answer is the word of whoever is on the way. What it gives is kept only if the Coordinator's evidence
+/// says the same: the certificates of which everybody makes his trust, and the shares without which nobody recovers.
+async fn check_answer(coordinator: &HttpCoordinator<'_>, answer: &SetManifestResponse) -> anyhow::Result<()> {
+    let shown = coordinator.attest().await?;
+    let in_force = shown.manifests.last().map(Vec::as_slice).unwrap_or_default();
+    if in_force != coordinator.manifest().bytes() {
+        let text = "the manifest is not in force: somebody on the way answered instead of the Coordinator, or another \
+                    change came right after; see `contrast history`";
+        return Err(Refused(text.into()).into());
+    }
+    let given = [("root CA", &answer.root_ca, &shown.root_ca), ("mesh CA", &answer.mesh_ca, &shown.mesh_ca)];
+    for (what, given, attested) in given {
+        if given != attested {
+            let text = format!(
+                "the answer holds another {what} than the Coordinator's evidence vouches for: somebody on the way \
+                 exchanged it; nothing was written"
+            );
+            return Err(Refused(text).into());
+        }
+    }
+    let standing = coordinator.standing(0).await?.context("a log with fewer than no events")?;
+    let is_first = shown.manifests.len() == 1;
+    let given = match &answer.seed_shares_doc {
+        Some(document) => digest_of(document)?.to_vec(),
+        // Later changes bring none.
+        None if !is_first => return Ok(()),
+        None => Vec::new(),
+    };
+    if given == standing.seed_shares {
+        return Ok(());
+    }
+    let text = "the seed shares in the answer are not those that the Coordinator made: somebody on the way exchanged \
+                them, or took them out; nothing was written. The same command again gives them once more, as long as \
+                the Coordinator runs";
+    Err(Refused(text.into()).into())
+}
+
+fn digest_of(document: &SeedShareDocument) -> anyhow::Result<[u8; 32]> {
+    let owners = document.seed_shares.iter().map(|share| hex::decode(&share.public_key));
+    let owners = owners.collect::<Result<Vec<_>, _>>().context("seed shares: a public key is not hex")?;
+    let ciphertexts = document.seed_shares.iter().map(|share| share.encrypted_seed.as_slice());
+    Ok(keys::seed_shares_digest(&document.salt, owners.iter().map(Vec::as_slice).zip(ciphertexts)))
 }
 
 fn report(

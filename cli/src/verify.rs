@@ -61,7 +61,7 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let manifest = read_manifest(&args.manifest)?;
     let memory = args.memory.path(&args.manifest);
     let verified = match is_http(&args.coordinator) {
-        true => check_http(&HttpCoordinator::new(&args.coordinator, &args.http)?, &manifest, &memory).await?,
+        true => check_http(&HttpCoordinator::new(&args.coordinator, &args.http, &manifest)?, &memory).await?,
         false => check(&args.coordinator, &manifest, &memory).await?,
     };
     write(&args.directory, &verified)?;
@@ -104,15 +104,11 @@ pub(crate) async fn check(address: &str, manifest: &Manifest, memory: &Path) -> 
 }
 
 /// The same through a proxy.
-pub(crate) async fn check_http(
-    coordinator: &HttpCoordinator,
-    manifest: &Manifest,
-    memory: &Path,
-) -> anyhow::Result<Verified> {
-    // The evidence covers the latest transition and both certificates.
-    let shown = coordinator.attest(manifest).await?;
+pub(crate) async fn check_http(coordinator: &HttpCoordinator<'_>, memory: &Path) -> anyhow::Result<Verified> {
+    // The evidence covers the latest transition and both certificates; that of the head covers the head.
+    let shown = coordinator.attest().await?;
     let known = remembered::check(coordinator, memory).await?;
-    judge(shown, manifest, known.ok_or_else(|| Refused("no manifest configured".into()))?)
+    judge(shown, coordinator.manifest(), known.ok_or_else(|| Refused("no manifest configured".into()))?)
 }
 
 fn judge(shown: Attested, manifest: &Manifest, known: Known) -> anyhow::Result<Verified> {

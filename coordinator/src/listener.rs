@@ -12,7 +12,7 @@ use std::{
 
 use actors::{Active, AskError, Phase, RecordRefusal, Verified, VerifyError, VerifyEvidence};
 use atls::{PeerCertificate, ServerConfig};
-use attestation::Claims;
+use attestation::{Claims, Evidence, ReportData};
 use endorsements::Reach;
 use manifest::{EvidenceHash, RequestId};
 use prometheus_client::metrics::gauge::Gauge;
@@ -82,6 +82,25 @@ pub(crate) struct Refused {
 impl From<String> for Refused {
     fn from(reason: String) -> Self {
         Self { reason, refusal: None }
+    }
+}
+
+/// What somebody who wants to be a workload showed.
+pub(crate) struct Shown {
+    /// The key that the evidence is about, SubjectPublicKeyInfo DER. That the caller holds it was checked.
+    pub(crate) spki_der: Vec<u8>,
+    pub(crate) evidence: Option<Evidence>,
+    /// What the evidence must be over.
+    pub(crate) expected: ReportData,
+    /// What it answers: recorded, so that an auditor can repeat the verification.
+    pub(crate) nonce: Vec<u8>,
+}
+
+impl From<PeerCertificate> for Shown {
+    fn from(certificate: PeerCertificate) -> Self {
+        let expected = certificate.report_data();
+        let PeerCertificate { spki_der, evidence, nonce, .. } = certificate;
+        Self { spki_der, evidence, expected, nonce: nonce.as_bytes().to_vec() }
     }
 }
 
@@ -192,7 +211,7 @@ impl Listener {
         handshakes.get_or_create(label).observe(started.elapsed().as_secs_f64());
         let peer = match active {
             None => Peer::User(accepted.peer.map(Arc::new)),
-            Some(active) => self.actors.judge(accepted.peer?, active, source).await,
+            Some(active) => self.actors.judge(accepted.peer?.into(), active, source).await,
         };
         let open = self.actors.metrics.connections.get_or_create_owned(label);
         open.inc();
@@ -223,12 +242,11 @@ impl Actors {
     /// Verifies a workload's evidence by the manifest in force. A refusal is recorded.
     pub(crate) async fn judge(
         &self,
-        certificate: PeerCertificate,
+        Shown { spki_der, evidence, expected, nonce }: Shown,
         active: Arc<Active>,
         source: SocketAddr,
     ) -> Peer {
-        let expected = certificate.report_data();
-        let Some(evidence) = certificate.evidence else {
+        let Some(evidence) = evidence else {
             return self
                 .refuse("the client's certificate carries no evidence".to_owned(), None, &active, source)
                 .await;
@@ -244,7 +262,6 @@ impl Actors {
             Ok(Ok(Verified { claims, document }))
                 if active.manifest.policies.contains_key(&claims.policy_hash()) =>
             {
-                let (spki_der, nonce) = (certificate.spki_der, certificate.nonce.as_bytes().to_vec());
                 let workload = Workload { active, claims, evidence: document, spki_der, nonce };
                 return Peer::Workload(Arc::new(workload));
             }

@@ -102,7 +102,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
 /// This Coordinator's policy as its evidence names it. A machine that makes none ends the start here,
 /// not at the first handshake.
 async fn own_policy(issuer: Arc<dyn Issuer>) -> anyhow::Result<PolicyHash> {
-    let evidence = move || issuer.issue(&ReportData::from_bytes([0; 64]));
+    let evidence = move || issuer.issue(&ReportData::own());
     let evidence = tokio::task::spawn_blocking(evidence).await.context("making evidence")??;
     attestation::named_policy(&evidence).context("this machine's own evidence names no policy")
 }

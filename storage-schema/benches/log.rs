@@ -33,6 +33,7 @@ fn issued(n: u64) -> Event {
         nonce: vec![3; 32],
         verdict: "ReferenceValues.snp[0]".into(),
         attested_key: vec![],
+        hpke_key: vec![],
     };
     Event {
         at: Timestamp::from_millis(1_800_000_000_000 + n),

@@ -112,6 +112,10 @@ pub enum Fact {
         /// the whole seed.
         #[serde(default)]
         commitments: Vec<ShareCommitment>,
+        /// Digest of the document with the encrypted shares (see `keys::seed_shares_digest`); empty in earlier
+        /// versions of this event.
+        #[serde(default, with = "serde_bytes")]
+        document: Vec<u8>,
     },
     /// A seedshare owner gave a restarted Coordinator its seed. Control stream.
     RecoveredByUser {
@@ -186,6 +190,10 @@ pub enum Fact {
         /// certificate's own: the workload asked with a certification request for another key.
         #[serde(default, with = "serde_bytes")]
         attested_key: Vec<u8>,
+        /// The HPKE key that the evidence covers, too, where the workload asked over HTTP; the nonce is then the
+        /// challenge that it was given. Empty: it asked over attested TLS.
+        #[serde(default, with = "serde_bytes")]
+        hpke_key: Vec<u8>,
     },
     /// The Coordinator gave itself a certificate for a service of its own, such as the transit engine.
     /// Replica stream.

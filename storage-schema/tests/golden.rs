@@ -33,8 +33,13 @@ fn manifest_set(authorised_by: Authorisation, approvals: Vec<Approval>) -> Fact 
     }
 }
 
-fn shares_created(threshold: u32, commitments: Vec<ShareCommitment>) -> Fact {
-    Fact::SeedSharesCreated { owners: vec![KeyDigest::from_bytes([10; 32])], threshold, commitments }
+fn shares_created(threshold: u32, commitments: Vec<ShareCommitment>, document: Vec<u8>) -> Fact {
+    Fact::SeedSharesCreated {
+        owners: vec![KeyDigest::from_bytes([10; 32])],
+        threshold,
+        commitments,
+        document,
+    }
 }
 
 fn recovered(with: Vec<KeyDigest>) -> Fact {
@@ -48,7 +53,7 @@ fn recovered(with: Vec<KeyDigest>) -> Fact {
     }
 }
 
-fn certificate_issued(nonce: Vec<u8>, verdict: &str, attested_key: Vec<u8>) -> Fact {
+fn certificate_issued(nonce: Vec<u8>, verdict: &str, attested_key: Vec<u8>, hpke_key: Vec<u8>) -> Fact {
     Fact::CertificateIssued {
         serial: SERIAL,
         certificate: vec![14; 900],
@@ -61,6 +66,7 @@ fn certificate_issued(nonce: Vec<u8>, verdict: &str, attested_key: Vec<u8>) -> F
         nonce,
         verdict: verdict.into(),
         attested_key,
+        hpke_key,
     }
 }
 
@@ -79,8 +85,9 @@ fn facts() -> Vec<(u8, Fact)> {
     vec![
         (1, manifest_set(Authorisation::First, vec![])),
         (2, manifest_set(Authorisation::Owners(vec![KeyDigest::from_bytes([19; 32])]), vec![approval()])),
-        (1, shares_created(0, vec![])),
-        (2, shares_created(2, vec![ShareCommitment([21; 32])])),
+        (1, shares_created(0, vec![], vec![])),
+        (2, shares_created(2, vec![ShareCommitment([21; 32])], vec![])),
+        (3, shares_created(2, vec![ShareCommitment([21; 32])], vec![26; 32])),
         (1, recovered(vec![])),
         (2, recovered(vec![KeyDigest::from_bytes([22; 32])])),
         (
@@ -100,9 +107,10 @@ fn facts() -> Vec<(u8, Fact)> {
         (1, Fact::ReplicaStarted { version: "0.1.0".into() }),
         (1, Fact::ReplicaStopped),
         (1, Fact::StorageRefused { reason: "rolled back".into() }),
-        (1, certificate_issued(vec![], "", vec![])),
-        (2, certificate_issued(vec![17; 32], "ReferenceValues.snp[0]", vec![])),
-        (3, certificate_issued(vec![17; 32], "ReferenceValues.snp[0]", vec![24; 91])),
+        (1, certificate_issued(vec![], "", vec![], vec![])),
+        (2, certificate_issued(vec![17; 32], "ReferenceValues.snp[0]", vec![], vec![])),
+        (3, certificate_issued(vec![17; 32], "ReferenceValues.snp[0]", vec![24; 91], vec![])),
+        (4, certificate_issued(vec![17; 32], "ReferenceValues.snp[0]", vec![], vec![27; 32])),
         (
             1,
             Fact::ServiceCertificateIssued {

@@ -238,6 +238,7 @@ fn the_archive_answers_with_proofs() {
             nonce: vec![],
             verdict: String::new(),
             attested_key: vec![],
+            hpke_key: vec![],
         };
         Event { fact, ..event(u64::from(n)) }
     };

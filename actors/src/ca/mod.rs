@@ -27,6 +27,8 @@ pub struct IssueMeshCert {
     pub evidence: Vec<u8>,
     /// The nonce that the evidence answers.
     pub nonce: Vec<u8>,
+    /// The HPKE key that the evidence covers, too, where the workload asked over HTTP.
+    pub hpke_key: Option<Vec<u8>>,
     /// The key that the evidence is bound to, SubjectPublicKeyInfo DER.
     pub spki_der: Vec<u8>,
     /// Another key that the certificate is for, where the workload asked for that.
@@ -223,6 +225,7 @@ impl Sign {
             transition: active.transition,
             nonce: msg.nonce,
             verdict: claims.met_reference().to_owned(),
+            hpke_key: msg.hpke_key.unwrap_or_default(),
             attested_key: if msg.certified_key.is_some() { msg.spki_der.clone() } else { Vec::new() },
         }];
         facts.extend(

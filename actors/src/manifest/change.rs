@@ -214,10 +214,13 @@ fn seed_shares(engine: &SeedEngine, manifest: &Manifest) -> Result<(SeedShares, 
             .map_err(|error| SetManifestError::SeedshareOwnerKey { index, error })?;
         shares.push(SeedShare { owner: owner.clone(), ciphertext });
     }
+    let listed = shares.iter().map(|share| (share.owner.der(), share.ciphertext.as_slice()));
+    let document = keys::seed_shares_digest(engine.salt().as_bytes(), listed);
     let fact = Fact::SeedSharesCreated {
         owners: owners.iter().map(manifest::OwnerKey::digest).collect(),
         threshold: u32::try_from(needed).unwrap_or(u32::MAX),
         commitments: parts.iter().map(|part| ShareCommitment(part.commitment(engine.salt()))).collect(),
+        document: document.to_vec(),
     };
     Ok((SeedShares { shares, salt: *engine.salt() }, fact))
 }

@@ -242,6 +242,8 @@ pub struct Recover {
     pub salt: Salt,
     /// Key of the connection: SHA-256 of PKCS#1 DER.
     pub caller: Option<KeyDigest>,
+    /// The last checkpoint of the control stream that the owner verified, a signed note; empty: none.
+    pub checkpoint: String,
     /// The request.
     pub request: RequestId,
 }
@@ -288,6 +290,12 @@ pub enum RecoverError {
         /// How many good ones are there.
         received: usize,
     },
+    /// The history here is not, or not yet, the one that the owner verified.
+    #[error(
+        "this Coordinator's history does not extend the checkpoint that you verified: {0}; its storage was rolled \
+         back, or it is another Coordinator"
+    )]
+    RolledBack(String),
     /// A well-formed seed of another deployment.
     #[error("this seed does not belong to this history: {0}")]
     WrongSeed(&'static str),

@@ -327,7 +327,13 @@ fn two_of_three_seedshare_owners_recover_and_a_bad_share_is_named() {
 
     let send = |ledger: &mut TestLedger, owner: &Owner, part: &[u8]| {
         let seed = Zeroizing::new(part.to_vec());
-        ledger.recover(&Recover { seed, salt: shares.salt, caller: Some(owner.digest()), request: REQUEST })
+        ledger.recover(&Recover {
+            seed,
+            salt: shares.salt,
+            caller: Some(owner.digest()),
+            checkpoint: String::new(),
+            request: REQUEST,
+        })
     };
     let mut ledger = open(&store);
     assert!(matches!(

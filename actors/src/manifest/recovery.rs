@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use keys::{CaKey, MeshCa, PartialSeed, ReplicaSecret, Salt, Seed, SeedEngine, combine_seed};
 use manifest::{KeyDigest, RequestId, TransitionHash};
-use storage_schema::{EventStore, Fact};
+use storage_schema::{Checkpoint, EventStore, Fact, LogError, LogId, StreamId};
 
 use super::{
     actor::Ledger,
@@ -49,6 +49,7 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
         let current = self.manifest_of(&latest)?;
         let owner = cmd.caller.ok_or(RecoverError::NoKey)?;
         let transition = self.state.decide_recover(owner, &current)?;
+        self.check_extends(&cmd.checkpoint)?;
 
         let record = self.state.seed_shares();
         if record.needed < 2 {
@@ -68,6 +69,29 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
         self.resume(&latest, &seed, &cmd.salt, owner, with, cmd.request)?;
         self.received = ReceivedShares::default();
         Ok(RecoverReply::Recovered(transition))
+    }
+
+    /// What is stored here may have been rolled back; whoever brings the seed remembers how far it went. Only its
+    /// own log key can have signed a checkpoint of this log, and that the seed yields this key is checked after.
+    fn check_extends(&self, checkpoint: &str) -> Result<(), RecoverError> {
+        if checkpoint.is_empty() {
+            return Ok(());
+        }
+        let refused = |reason: String| Err(RecoverError::RolledBack(reason));
+        let Some(key) = self.log_key() else { return refused("it has no event at all".into()) };
+        let known = match Checkpoint::open(checkpoint, LogId::new(key)) {
+            Ok(known) if known.stream == StreamId::Control => known,
+            Ok(known) => return refused(format!("the checkpoint is of stream {}", known.stream)),
+            Err(error) => return refused(error.to_string()),
+        };
+        match self.log.consistency(known.size) {
+            Ok((root, _)) if root == known.root => Ok(()),
+            Ok(_) => refused(format!("its first {} events are others", known.size)),
+            Err(LogError::Beyond { size, asked, .. }) => {
+                refused(format!("it has {size} events, and you verified {asked}"))
+            }
+            Err(error) => Err(LedgerError::from(error).into()),
+        }
     }
 
     /// Goes on where the history stands, if this is the seed that wrote it.

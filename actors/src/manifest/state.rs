@@ -55,6 +55,9 @@ pub struct SeedShareRecord {
     pub needed: usize,
     /// What identifies each owner's part; empty where each holds the whole seed.
     pub commitments: Vec<ShareCommitment>,
+    /// Digest of the document with the encrypted shares; empty in deployments of earlier versions.
+    #[serde(default)]
+    pub document: Vec<u8>,
 }
 
 /// The certificate authority that is in force.
@@ -160,11 +163,12 @@ impl State {
             Fact::ProposalWithdrawn { transition, .. } => {
                 self.proposals.remove(transition);
             }
-            Fact::SeedSharesCreated { owners, threshold, commitments } => {
+            Fact::SeedSharesCreated { owners, threshold, commitments, document } => {
                 self.seed_shares = SeedShareRecord {
                     owners: owners.clone(),
                     needed: usize::try_from(*threshold).unwrap_or(usize::MAX),
                     commitments: commitments.clone(),
+                    document: document.clone(),
                 };
             }
             Fact::RecoveryGranted { .. }

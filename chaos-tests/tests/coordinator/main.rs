@@ -61,7 +61,7 @@ fn drive(deployment: &Deployment, step: &str) {
     let ports = &deployment.ports;
     let content = serde_json::json!({
         "directory": deployment.path(""), "user": ports.user, "mesh": ports.mesh,
-        "http": ports.http, "transit": ports.transit,
+        "http": ports.http, "transit": ports.transit, "initializer": chaos_tests::program("initializer"),
     });
     fs::write(&config, content.to_string()).unwrap();
     let script = repository().join("chaos-tests/python/drive.py");
@@ -70,6 +70,15 @@ fn drive(deployment: &Deployment, step: &str) {
     let tail: Vec<&str> = log.lines().rev().take(15).collect();
     let tail: Vec<&str> = tail.into_iter().rev().collect();
     assert!(output.status.success(), "{step}:\n{}\n{}", stderr(&output), tail.join("\n"));
+}
+
+/// Whoever is led to a false Coordinator makes evidence over what that one chooses: among others the hash that once
+/// passed for the nonce of a connection at `/v1/mesh-cert`, and gave the host every workload's secret.
+#[test]
+fn evidence_of_one_door_opens_no_other() {
+    let deployment = Deployment::start(&[], |_, _| {}).unwrap();
+    done(&deployment, &["set"]);
+    drive(&deployment, "purposes");
 }
 
 #[test]

@@ -120,6 +120,7 @@ impl Judge {
             sans,
             platform,
             attested_key,
+            hpke_key,
             ..
         } = &event.fact
         else {
@@ -147,7 +148,10 @@ impl Judge {
         }
         // A certificate that was asked for with a certification request has a key of its own.
         let bound_key = if attested_key.is_empty() { parsed.public_key().raw } else { attested_key };
-        let bound = ReportData::bind(bound_key, nonce);
+        let bound = match hpke_key.as_slice() {
+            [] => ReportData::bind(bound_key, nonce),
+            hpke_key => ReportData::mesh_cert(bound_key, hpke_key, nonce),
+        };
         let platform = Platform::ALL.into_iter().find(|known| known.to_string() == *platform);
         let platform = platform.context("its platform is not known").with_context(of)?;
         let evidence = Evidence { oid: platform.evidence_oid(), document: blob.clone() };

@@ -60,6 +60,7 @@ impl Service for MeshApi {
             },
             lifetime: self.0.certificate_lifetime,
             nonce: workload.nonce.clone(),
+            hpke_key: None,
             request: request_id()?,
         };
         let started = std::time::Instant::now();

@@ -96,7 +96,9 @@ fn set_manifest(error: &SetManifestError) -> Code {
 
 fn recover(error: &RecoverError) -> Code {
     match error {
-        RecoverError::NothingToRecover | RecoverError::AlreadyRecovered => Code::FailedPrecondition,
+        RecoverError::NothingToRecover | RecoverError::AlreadyRecovered | RecoverError::RolledBack(_) => {
+            Code::FailedPrecondition
+        }
         RecoverError::NoKey | RecoverError::NotAnOwner(_) => Code::PermissionDenied,
         RecoverError::Malformed(_) | RecoverError::BadShare { .. } => Code::InvalidArgument,
         RecoverError::WrongSeed(_) => Code::Unknown,

@@ -132,6 +132,7 @@ impl Service for UserApi {
             seed: Zeroizing::new(message.seed),
             salt: Salt::from_bytes(&message.salt).map_err(malformed)?,
             caller,
+            checkpoint: message.checkpoint,
             request: request_id()?,
         };
         let reply = self.0.ledger.ask(command).await.map_err(Failure::Ask)?;

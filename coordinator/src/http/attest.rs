@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use actors::{Active, Phase};
-use attestation::{Evidence, ReportData};
+use attestation::{Evidence, ReportData, Standing};
 use axum::{extract::Request, response::Response};
 use hyper::{StatusCode, body::Bytes};
 use serde::{Deserialize, Serialize};
@@ -12,6 +12,7 @@ use super::{
     Api, Base64, answer,
     error::{ApiError, Code},
     read,
+    status::{control, state},
 };
 
 /// Largest request, in bytes.
@@ -33,13 +34,31 @@ struct Attested {
     mesh_ca: Base64,
 }
 
+#[derive(Deserialize)]
+struct StandingRequest {
+    nonce: Base64,
+    /// Number of events that the caller knows already; 0 for none.
+    #[serde(default)]
+    extends: u64,
+}
+
+/// All of it is under the evidence, but for the last two, which verify themselves against the head.
 #[derive(Serialize)]
-struct AttestedKey {
+struct AttestedStanding {
     version: &'static str,
     raw_attestation_doc: Base64,
     attestation_type: &'static [u64],
     /// Exact body of `/capabilities`, which holds the key.
     capabilities: Base64,
+    state: &'static str,
+    /// Of the control stream; empty: it has no event.
+    signed_head: Base64,
+    /// Digest of the seed shares document of this deployment; empty: there is none.
+    seed_shares: Base64,
+    /// Proof that the head extends what the caller knows.
+    consistency: Vec<Base64>,
+    /// The head as a C2SP checkpoint; empty while the seed is away.
+    checkpoint: String,
 }
 
 /// What is in force, if the API of this version may serve it.
@@ -65,18 +84,11 @@ pub(super) fn gate(active: &Active, version: u16) -> Result<(), ApiError> {
     Err(ApiError::new(StatusCode::FORBIDDEN, Code::ApiVersionTooOld, text))
 }
 
-async fn nonce(request: Request) -> Result<Vec<u8>, ApiError> {
-    let AttestRequest { nonce: Base64(nonce) } = read(request, MAX_REQUEST_BYTES).await?;
+fn checked(Base64(nonce): Base64) -> Result<Vec<u8>, ApiError> {
     if nonce.len() != 32 {
         return Err(ApiError::malformed(format!("nonce: expected 32 bytes, got {}", nonce.len())));
     }
     Ok(nonce)
-}
-
-fn report_data(parts: &[&[u8]]) -> ReportData {
-    let mut data = [0; 64];
-    data[..32].copy_from_slice(&keys::sha256(parts));
-    ReportData::from_bytes(data)
 }
 
 async fn evidence(api: &Api, data: ReportData) -> Result<Evidence, ApiError> {
@@ -104,17 +116,16 @@ async fn attest(
     request: Request,
     capabilities: Option<Bytes>,
 ) -> Result<Response, ApiError> {
-    let nonce = nonce(request).await?;
+    let AttestRequest { nonce } = read(request, MAX_REQUEST_BYTES).await?;
+    let nonce = checked(nonce)?;
     let public = active.ca.public();
-    let digests = [public.root_pem.as_bytes(), public.mesh_pem.as_bytes()].map(|pem| keys::sha256(&[pem]));
-    let of_capabilities = capabilities.map(|body| keys::sha256(&[&body]));
-    let data = report_data(&[
+    let data = ReportData::history(
         &nonce,
         active.transition.as_bytes(),
-        &digests[0],
-        &digests[1],
-        of_capabilities.as_ref().map_or(&[], |digest| digest.as_slice()),
-    ]);
+        public.root_pem.as_bytes(),
+        public.mesh_pem.as_bytes(),
+        capabilities.as_deref(),
+    );
     let Evidence { oid, document } = evidence(api, data).await?;
     answer(&Attested {
         version: env!("CARGO_PKG_VERSION"),
@@ -127,15 +138,31 @@ async fn attest(
     })
 }
 
-/// Evidence for the HPKE key alone, before there is a manifest and in recovery, too. Ours.
+/// Evidence for the HPKE key and for how this Coordinator stands, before there is a manifest and in recovery, too.
+/// Ours: what a client believes of a Coordinator behind a proxy is under this evidence, and fresh by its nonce.
 pub(super) async fn attest_key(api: Arc<Api>, request: Request) -> Result<Response, ApiError> {
-    let nonce = nonce(request).await?;
-    let data = report_data(&[wire::http::ATTEST_KEY, &nonce, &keys::sha256(&[&api.capabilities])]);
+    let StandingRequest { nonce, extends } = read(request, MAX_REQUEST_BYTES).await?;
+    let nonce = checked(nonce)?;
+    let head = control(&api, extends).await?;
+    let state = state(&api);
+    let seed_shares = api.actors.snapshot.borrow().state.seed_shares().document.clone();
+    let data = ReportData::standing(&Standing {
+        nonce: &nonce,
+        capabilities: &api.capabilities,
+        state,
+        signed_head: &head.signed_head,
+        seed_shares: &seed_shares,
+    });
     let Evidence { oid, document } = evidence(&api, data).await?;
-    answer(&AttestedKey {
+    answer(&AttestedStanding {
         version: env!("CARGO_PKG_VERSION"),
         raw_attestation_doc: Base64(document),
         attestation_type: oid.components(),
         capabilities: Base64(api.capabilities.to_vec()),
+        state,
+        signed_head: Base64(head.signed_head),
+        seed_shares: Base64(seed_shares),
+        consistency: head.consistency.into_iter().map(Base64).collect(),
+        checkpoint: head.checkpoint,
     })
 }

@@ -133,6 +133,7 @@ impl From<RecoverError> for ApiError {
         let (status, code) = match &error {
             RecoverError::NothingToRecover => (StatusCode::PRECONDITION_FAILED, Code::NoManifest),
             RecoverError::AlreadyRecovered => (StatusCode::PRECONDITION_FAILED, Code::AlreadyRecovered),
+            RecoverError::RolledBack(_) => (StatusCode::PRECONDITION_FAILED, Code::ManifestConflict),
             RecoverError::NoKey | RecoverError::NotAnOwner(_) => {
                 (StatusCode::FORBIDDEN, Code::PermissionDenied)
             }

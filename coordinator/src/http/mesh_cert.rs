@@ -1,14 +1,15 @@
 //! Mesh certificates over HTTP: the workload answers a nonce with evidence, and gets its certificate and
 //! its secret sealed to an HPKE key that the same evidence vouches for.
 //!
-//! Report data: `SHA-512(certificate key, SubjectPublicKeyInfo DER || SHA-256(HPKE key || nonce))`, which
-//! is the form of attested TLS with that hash for the nonce; so an auditor repeats it the same way.
+//! The evidence says that it is for this and nothing else (`ReportData::mesh_cert`): a workload makes evidence over
+//! the nonce of whoever it connects to, and that must be worth nothing here. The request is signed with the key that
+//! the certificate shall be for, so that nobody gets certificates for keys that he does not hold.
 
 use std::{net::SocketAddr, sync::Arc};
 
 use actors::{Active, IssueMeshCert};
-use atls::{KeyAlgorithm, Nonce, PeerCertificate, hpke};
-use attestation::{Evidence, EvidenceOid};
+use atls::hpke;
+use attestation::{Evidence, EvidenceOid, ReportData};
 use axum::{extract::Request, response::Response};
 use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -21,7 +22,11 @@ use super::{
     error::{ApiError, Code},
     json, read,
 };
-use crate::{grpc::user_api::request_id, listener::Peer, wiring::now};
+use crate::{
+    grpc::user_api::request_id,
+    listener::{Peer, Shown},
+    wiring::now,
+};
 
 /// Largest request, in bytes: evidence with its chain, as base64.
 const MAX_REQUEST_BYTES: usize = 128 << 10;
@@ -40,6 +45,9 @@ struct CertRequest {
     /// X25519, 32 bytes.
     #[serde(default)]
     hpke_public_key: Base64,
+    /// Over [`wire::http::mesh_cert_request`] with the certificate's key: ECDSA (ASN.1 DER) or RSASSA-PSS, SHA-256.
+    #[serde(default)]
+    signature: Base64,
 }
 
 #[derive(Serialize)]
@@ -81,14 +89,17 @@ pub(super) async fn issue(api: Arc<Api>, request: Request) -> Result<Response, A
     let oid = kinds.clone().find(|oid| oid.components() == request.attestation_type.as_slice());
     let oid = oid.ok_or_else(|| ApiError::malformed("attestation_type: no known kind of evidence"))?;
 
-    let certificate = PeerCertificate {
-        spki_der: request.public_key.0,
-        key_bits: Vec::new(),
-        key_algorithm: KeyAlgorithm::Other,
+    let spki_der = request.public_key.0;
+    let signed = wire::http::mesh_cert_request(&spki_der, &hpke_key, &nonce);
+    keys::verify_possession(&spki_der, &signed, &request.signature.0)
+        .map_err(|_| ApiError::denied("the signature is not by the certificate's key over this request"))?;
+    let shown = Shown {
+        expected: ReportData::mesh_cert(&spki_der, &hpke_key, &nonce),
+        spki_der,
         evidence: Some(Evidence { oid, document: request.raw_attestation_doc.0 }),
-        nonce: Nonce::from_bytes(keys::sha256(&[&hpke_key, &nonce])),
+        nonce: nonce.to_vec(),
     };
-    let workload = match api.actors.judge(certificate, Arc::clone(&active), source).await {
+    let workload = match api.actors.judge(shown, Arc::clone(&active), source).await {
         Peer::Workload(workload) => workload,
         Peer::Refused(refused) => return Err(ApiError::denied(refused.reason.clone())),
         Peer::Busy(busy) => return Err(busy.into()),
@@ -106,6 +117,7 @@ pub(super) async fn issue(api: Arc<Api>, request: Request) -> Result<Response, A
         certified_key: None,
         lifetime: api.actors.certificate_lifetime,
         nonce: workload.nonce.clone(),
+        hpke_key: Some(hpke_key.clone()),
         request: request_id().map_err(|_| ApiError::internal("no random numbers"))?,
     };
     let replaced = |_| {

@@ -31,8 +31,10 @@ struct Inner {
     salt: Base64,
     /// The owner's key, PKCS#1 DER.
     public_key: Base64,
-    /// RSASSA-PSS with SHA-256 over [`wire::recovery_message`].
+    /// RSASSA-PSS with SHA-256 over [`wire::http::recovery_message`].
     signature: Base64,
+    /// The last checkpoint that the owner verified, a signed note; empty: none.
+    checkpoint: String,
 }
 
 #[derive(Serialize)]
@@ -60,6 +62,7 @@ pub(super) async fn recover(api: Arc<Api>, request: Request) -> Result<Response,
         &sealed.encapsulated_key,
         &seed,
         salt.as_bytes(),
+        &inner.checkpoint,
     ));
     keys::verify_rsa_pss(&inner.public_key.0, &message, &inner.signature.0)
         .map_err(|_| ApiError::denied("the signature is not by the given key over this message"))?;
@@ -73,6 +76,7 @@ pub(super) async fn recover(api: Arc<Api>, request: Request) -> Result<Response,
         seed,
         salt,
         caller: Some(KeyDigest::of(&inner.public_key.0)),
+        checkpoint: inner.checkpoint,
         request: request_id().map_err(|_| ApiError::internal("no random numbers"))?,
     };
     let reply = api.actors.ledger.ask(command).await??;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use aws_lc_rs::digest::{self, SHA512};
+use crate::ReportData;
 
 /// Largest evidence document accepted, in bytes: a report with its chain and CRL takes about 10 KiB.
 pub(crate) const MAX_DOCUMENT_BYTES: usize = 64 << 10;
@@ -38,38 +38,6 @@ impl EvidenceOid {
             Self::Tdx => &[1, 3, 9901, 2, 2],
             Self::Insecure => &[1, 3, 9901, 2, 3],
         }
-    }
-}
-
-/// The 64 bytes that evidence is made over.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct ReportData([u8; 64]);
-
-impl ReportData {
-    /// Binds evidence to a connection: `SHA-512(SubjectPublicKeyInfo DER || peer's nonce)`.
-    pub fn bind(spki_der: &[u8], nonce: &[u8]) -> Self {
-        let mut context = digest::Context::new(&SHA512);
-        context.update(spki_der);
-        context.update(nonce);
-        let mut bytes = [0; 64];
-        bytes.copy_from_slice(context.finish().as_ref());
-        Self(bytes)
-    }
-
-    /// Report data of any other protocol.
-    pub const fn from_bytes(bytes: [u8; 64]) -> Self {
-        Self(bytes)
-    }
-
-    /// The raw bytes.
-    pub fn as_bytes(&self) -> &[u8; 64] {
-        &self.0
-    }
-}
-
-impl fmt::Debug for ReportData {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ReportData({})", hex::encode(self.0))
     }
 }
 

@@ -22,12 +22,12 @@ pub use ca::{
 pub use engine::{Salt, Seed, SeedEngine, WorkloadSecret, WorkloadSecretId};
 pub use owner::{
     check_workload_owner_key, recover_signer, sign_ecdsa_sha256, sign_rsa_pss, verify_ecdsa_sha256,
-    verify_rsa_pss,
+    verify_possession, verify_rsa_pss,
 };
 pub use replica_secret::ReplicaSecret;
 pub use seed_share::{
     decrypt_seed_share, encrypt_seed_share, generate_seedshare_owner_key, generate_workload_owner_key,
-    seedshare_owner_public_key, workload_owner_public_key,
+    seed_shares_digest, seedshare_owner_public_key, workload_owner_public_key,
 };
 pub use signing::{CaKey, LogKey, LogPublicKey, TransactionKey, TransactionPublicKey};
 pub use threshold::{PartialSeed, combine_seed, split_seed};

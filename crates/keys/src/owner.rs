@@ -38,6 +38,18 @@ fn ec_key(spki_der: &[u8]) -> Option<(&'static EcdsaVerificationAlgorithm, &[u8]
     Some((algorithm, spki.subject_public_key.as_bytes()?))
 }
 
+/// Checks that the holder of a public key (EC P-256 or P-384, or RSA; SubjectPublicKeyInfo DER) signed a message:
+/// ECDSA with SHA-256, or RSASSA-PSS with SHA-256.
+pub fn verify_possession(spki_der: &[u8], message: &[u8], signature: &[u8]) -> Result<(), SignatureError> {
+    const RSA: &str = "1.2.840.113549.1.1.1";
+    let spki = SubjectPublicKeyInfoRef::from_der(spki_der).map_err(|_| SignatureError)?;
+    if spki.algorithm.oid.to_string() != RSA {
+        return verify_ecdsa_sha256(spki_der, message, signature);
+    }
+    let public = spki.subject_public_key.as_bytes().ok_or(SignatureError)?;
+    verify_rsa_pss(public, message, signature)
+}
+
 /// Checks that bytes are a workload owner's or an auditor's key: EC P-256 or P-384, PKIX DER.
 pub fn check_workload_owner_key(spki_der: &[u8]) -> Result<(), KeyError> {
     use p384::pkcs8::DecodePublicKey as _;

@@ -121,6 +121,25 @@ pub fn seedshare_owner_public_key(pem: &str) -> Result<Vec<u8>, KeyError> {
     }
 }
 
+/// Identifies a seed shares document: the salt, and each owner's key (PKCS#1 DER) with what was encrypted to it. A
+/// Coordinator's evidence covers it, so that nobody on the way puts shares of another seed in its place.
+pub fn seed_shares_digest<'a>(
+    salt: &[u8],
+    shares: impl IntoIterator<Item = (&'a [u8], &'a [u8])>,
+) -> [u8; 32] {
+    let length = |part: &[u8]| (part.len() as u64).to_be_bytes();
+    let mut text = b"contrast seed shares v1\0".to_vec();
+    text.extend(length(salt));
+    text.extend(salt);
+    for (owner, ciphertext) in shares {
+        for part in [owner, ciphertext] {
+            text.extend(length(part));
+            text.extend(part);
+        }
+    }
+    crate::sha256(&[&text])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
