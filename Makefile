@@ -6,6 +6,7 @@ help:            ## this list
 
 check:           ## what must hold and builds no program: format, lints, licences
 	cargo fmt --all --check
+	deploy/check-circles
 	cargo clippy --workspace --all-targets --features attestation/simulated -- -D warnings
 	if command -v cargo-deny > /dev/null; then cargo deny check licenses bans sources; fi
 

@@ -7,7 +7,7 @@ use manifest::RequestId;
 use storage_schema::{Fact, StreamId};
 use tokio::sync::watch;
 
-use crate::wiring::Actors;
+use crate::desk::Desk;
 
 /// Events of a stream between two snapshots of it.
 const SNAPSHOT_EVERY: u64 = 50_000;
@@ -18,7 +18,7 @@ const REOPEN_EVERY: u64 = 1_000_000;
 
 /// Makes checkpoints until stopped, and when a manifest or the seed comes into force, says that
 /// this replica started.
-pub(crate) async fn keep(actors: Actors, every: Duration, mut stop: watch::Receiver<bool>) {
+pub(crate) async fn keep(actors: Desk, every: Duration, mut stop: watch::Receiver<bool>) {
     let mut snapshots = HashMap::new();
     let mut tick = tokio::time::interval(every);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -47,14 +47,14 @@ pub(crate) async fn keep(actors: Actors, every: Duration, mut stop: watch::Recei
 }
 
 /// The last events of a replica that stops in order, and a snapshot for the next start.
-pub(crate) async fn close(actors: &Actors) {
+pub(crate) async fn close(actors: &Desk) {
     let Some(active) = in_force(actors) else { return };
     journal(actors, &active, vec![Fact::ReplicaStopped]).await;
     record(actors, &mut HashMap::new(), 1).await;
     reopen(actors).await;
 }
 
-async fn reopen(actors: &Actors) {
+async fn reopen(actors: &Desk) {
     let store = Arc::clone(&actors.store);
     let reopened = tokio::task::spawn_blocking(move || store.local().reopen()).await;
     if !matches!(reopened, Ok(Ok(()))) {
@@ -62,7 +62,7 @@ async fn reopen(actors: &Actors) {
     }
 }
 
-fn in_force(actors: &Actors) -> Option<Arc<Active>> {
+fn in_force(actors: &Desk) -> Option<Arc<Active>> {
     match &actors.snapshot.borrow().phase {
         Phase::Active(active) => Some(Arc::clone(active)),
         Phase::NeedsRecovery | Phase::Uninitialised => None,
@@ -74,7 +74,7 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stopped| *stopped).await;
 }
 
-async fn journal(actors: &Actors, active: &Arc<Active>, facts: Vec<Fact>) {
+async fn journal(actors: &Desk, active: &Arc<Active>, facts: Vec<Fact>) {
     let (engine, request) = (Arc::clone(&active.engine), RequestId::from_bytes([0; 16]));
     let append = Append { facts, blobs: Vec::new(), request, engine };
     match actors.journal.ask(append).await {
@@ -85,7 +85,7 @@ async fn journal(actors: &Actors, active: &Arc<Active>, facts: Vec<Fact>) {
 }
 
 /// Records a checkpoint. Gives the number of events in all replica streams, if they could be read.
-async fn record(actors: &Actors, snapshots: &mut HashMap<StreamId, u64>, snapshot_every: u64) -> Option<u64> {
+async fn record(actors: &Desk, snapshots: &mut HashMap<StreamId, u64>, snapshot_every: u64) -> Option<u64> {
     let active = in_force(actors)?;
     let (archive, engine) = (Arc::clone(&actors.archive), Arc::clone(&active.engine));
     let known = snapshots.clone();

@@ -1,17 +1,19 @@
-//! The Coordinator: configuration, listeners, wiring. Decides nothing; the actors do.
+//! The Coordinator: configuration, wiring, the doors (`grpc`, `http`, `transit`, `replicas`, `probes`), and the
+//! desk behind them, which says who gets what. Tests with whole programs are in `chaos-tests/tests/coordinator`.
 
 mod checkpoints;
+mod clock;
 mod config;
+mod desk;
 mod grpc;
 mod http;
-mod listener;
+mod limits;
 mod metrics;
 mod probes;
 mod replicas;
 mod servers;
 mod sources;
 mod transit;
-mod web;
 mod wiring;
 
 use anyhow::Context as _;

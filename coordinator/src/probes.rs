@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 
-use actors::Phase;
 use http_body_util::Full;
 use hyper::{
     Request, Response, StatusCode,
@@ -13,13 +12,16 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpListener, sync::watch};
 
-use crate::{metrics::scrape, wiring::Actors};
+use crate::{
+    desk::{Desk, Readiness},
+    metrics::scrape,
+};
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 pub(crate) async fn serve(
     socket: TcpListener,
-    actors: Actors,
+    desk: Desk,
     with_metrics: bool,
     mut stop: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
@@ -29,18 +31,17 @@ pub(crate) async fn serve(
             _ = stop.wait_for(|stopped| *stopped) => return Ok(()),
         };
         let Ok((stream, _)) = accepted else { continue };
-        let actors = actors.clone();
+        let desk = desk.clone();
         let answer = service_fn(move |request: Request<hyper::body::Incoming>| {
             let response = match request.uri().path() {
                 "/metrics" if with_metrics => {
-                    let text = scrape(&actors.metrics, &actors);
+                    let text = scrape(&desk.metrics, &desk.gauges());
                     let mut response = Response::new(Full::new(Bytes::from(text)));
                     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(OPEN_METRICS));
                     response
                 }
                 path => {
-                    let is_current = actors.standing.is_current();
-                    let (status, text) = probe(path, &actors.snapshot.borrow().phase, is_current);
+                    let (status, text) = probe(path, desk.readiness());
                     let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
                     *response.status_mut() = status;
                     response
@@ -55,16 +56,17 @@ pub(crate) async fn serve(
     }
 }
 
-fn probe(path: &str, phase: &Phase, is_current: bool) -> (StatusCode, &'static str) {
-    let state = match phase {
-        Phase::Uninitialised => "no manifest configured\n",
-        Phase::NeedsRecovery => "coordinator is in recovery mode\n",
-        Phase::Active(_) if !is_current => "not known whether the manifest is still in force\n",
-        Phase::Active(_) => "ready\n",
+fn probe(path: &str, readiness: Readiness) -> (StatusCode, &'static str) {
+    let state = match readiness {
+        Readiness::NoManifest => "no manifest configured\n",
+        Readiness::NeedsRecovery => "coordinator is in recovery mode\n",
+        Readiness::Stale => "not known whether the manifest is still in force\n",
+        Readiness::Ready => "ready\n",
     };
-    match (path, phase) {
-        ("/probe/startup" | "/probe/liveness", _) => (StatusCode::OK, state),
-        ("/probe/readiness", Phase::Active(_)) if is_current => (StatusCode::OK, state),
+    match (path, readiness) {
+        ("/probe/startup" | "/probe/liveness", _) | ("/probe/readiness", Readiness::Ready) => {
+            (StatusCode::OK, state)
+        }
         ("/probe/readiness", _) => (StatusCode::SERVICE_UNAVAILABLE, state),
         _ => (StatusCode::NOT_FOUND, "not found\n"),
     }

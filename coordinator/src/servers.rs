@@ -11,17 +11,18 @@ use tonic::transport::Server;
 
 use crate::{
     config::Config,
-    grpc::{HistoryApi, MeshApi, ProposalsApi, UserApi, path_aliases},
-    http::{self, Api},
-    listener::{Limits, Listener, PeerPolicy},
+    desk::Desk,
+    grpc::{HistoryApi, Listener, MeshApi, PeerPolicy, ProposalsApi, UserApi, path_aliases},
+    http::{self, Api, Web},
+    limits::Limits,
     metrics::CountCalls,
     probes,
     replicas::{ClusterApi, ReplicaApi},
     transit,
-    web::Web,
-    wiring::{Actors, DRAIN},
 };
 
+/// Time for requests under way to finish after a signal.
+pub(crate) const DRAIN: Duration = Duration::from_secs(20);
 /// Idle time after which a client is asked whether it is still there (spec control-plane.md 1.1).
 const KEEPALIVE: Duration = Duration::from_secs(15);
 /// Longest time for a request to arrive and be answered; of a stream, until its first message.
@@ -38,7 +39,7 @@ pub(crate) async fn start(
     config: &Config,
     own_policy: PolicyHash,
     issuer: &Arc<dyn Issuer>,
-    actors: &Actors,
+    desk: &Desk,
     stopped: &watch::Receiver<bool>,
 ) -> anyhow::Result<Servers> {
     let limits = Limits {
@@ -48,21 +49,20 @@ pub(crate) async fn start(
         connections_per_source: config.max_connections_per_source,
     };
     let mut servers = JoinSet::new();
-    grpc(&mut servers, config, issuer, actors, limits).await?;
+    grpc(&mut servers, config, issuer, desk, limits).await?;
 
-    let web =
-        |name, route| Web { name, limits, metrics: actors.metrics.clone(), stop: stopped.clone(), route };
+    let web = |name, route| Web { name, limits, metrics: desk.metrics.clone(), stop: stopped.clone(), route };
     if let Some(address) = config.beside_user_api(config.http_listen, 1314) {
-        let (socket, api) = (bind("http", address).await?, Api::new(actors.clone(), Arc::clone(issuer))?);
-        servers.spawn(web("http", http::route).serve_plain(socket, api.routes()));
+        let (socket, api) = (bind("http", address).await?, Api::new(desk.clone(), Arc::clone(issuer))?);
+        servers.spawn(web("http", http::route).serve_plain(socket, http::routes(&api)));
     }
     if let Some(address) = config.beside_user_api(config.transit_listen, 8200) {
         let (socket, web) = (bind("transit", address).await?, web("transit", transit::route));
-        servers.spawn(transit::serve(web, socket, actors.clone(), own_policy));
+        servers.spawn(transit::serve(web, socket, desk.clone(), own_policy));
     }
     // Last, because an answer there says that the others listen.
     let probe = bind("probe", config.probe_listen).await?;
-    servers.spawn(probes::serve(probe, actors.clone(), config.metrics.is_some(), stopped.clone()));
+    servers.spawn(probes::serve(probe, desk.clone(), config.metrics.is_some(), stopped.clone()));
     Ok(servers)
 }
 
@@ -70,7 +70,7 @@ async fn grpc(
     servers: &mut Servers,
     config: &Config,
     issuer: &Arc<dyn Issuer>,
-    actors: &Actors,
+    desk: &Desk,
     limits: Limits,
 ) -> anyhow::Result<()> {
     let user = bind("user", config.user_listen).await?;
@@ -83,7 +83,7 @@ async fn grpc(
             client_auth,
             handshake_timeout: Duration::from_secs(config.handshake_seconds),
         };
-        Listener { name, tls, policy, limits, actors: actors.clone(), stop: actors.stop.clone() }
+        Listener { name, tls, policy, limits, desk: desk.clone(), stop: desk.stop.clone() }
     };
     let server = || {
         Server::builder()
@@ -93,20 +93,20 @@ async fn grpc(
             .max_concurrent_streams(MAX_STREAMS)
             .timeout(REQUEST)
             .layer(path_aliases())
-            .layer(CountCalls(actors.metrics.grpc.clone()))
+            .layer(CountCalls(desk.metrics.grpc.clone()))
     };
     let user = listener("user", ClientAuth::Optional, PeerPolicy::User).incoming(user);
     let user = server()
-        .add_service(UserApi::service(actors.clone()))
-        .add_service(HistoryApi::service(actors.clone()))
-        .add_service(ProposalsApi::service(actors.clone()))
-        .add_service(ClusterApi::service(actors.clone()))
-        .serve_with_incoming_shutdown(user, wait_for(actors.stop.clone()));
+        .add_service(UserApi::service(desk.clone()))
+        .add_service(HistoryApi::service(desk.clone()))
+        .add_service(ProposalsApi::service(desk.clone()))
+        .add_service(ClusterApi::service(desk.clone()))
+        .serve_with_incoming_shutdown(user, wait_for(desk.stop.clone()));
     let mesh = listener("mesh", ClientAuth::Required, PeerPolicy::Mesh).incoming(mesh);
     let mesh = server()
-        .add_service(MeshApi::service(actors.clone()))
-        .add_service(ReplicaApi::service(actors.clone()))
-        .serve_with_incoming_shutdown(mesh, wait_for(actors.stop.clone()));
+        .add_service(MeshApi::service(desk.clone()))
+        .add_service(ReplicaApi::service(desk.clone()))
+        .serve_with_incoming_shutdown(mesh, wait_for(desk.stop.clone()));
     servers.spawn(async move { user.await.context("user API") });
     servers.spawn(async move { mesh.await.context("mesh API") });
     Ok(())

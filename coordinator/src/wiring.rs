@@ -4,14 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use actix::{Actor as _, Supervisor, SyncArbiter};
 use actors::{
-    Authority, Clock as _, Journal, Ledger, LedgerError, Mailbox, OnCommit, Recovery, Snapshot, SystemClock,
-    Verifiers, verify_streams,
+    Authority, Journal, Ledger, LedgerError, Mailbox, OnCommit, Recovery, SystemClock, Verifiers,
+    verify_streams,
 };
 use anyhow::{Context as _, ensure};
 use attestation::{Issuer, ReportData};
 use endorsements::{EndorsedIssuer, Endorsements};
 use manifest::{PolicyHash, ReplicaId, Timestamp};
-use storage_schema::{Archive, LogError, Replicated, SledStore, StoreError};
+use storage_schema::{Archive, Trouble};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{oneshot, watch},
@@ -19,14 +19,13 @@ use tokio::{
 
 use crate::{
     checkpoints,
+    clock::now,
     config::Config,
+    desk::{Desk, Secrets, Store},
     metrics::Metrics,
-    replicas::{self, Standing},
-    servers,
+    replicas,
+    servers::{self, DRAIN},
 };
-
-/// Time for requests under way to finish after a signal.
-pub(crate) const DRAIN: Duration = Duration::from_secs(20);
 
 /// Time between two looks at what endorsements are due.
 const REFRESH: Duration = Duration::from_secs(15 * 60);
@@ -38,27 +37,6 @@ const ROOM: usize = 8192;
 /// The same for manifest changes and recoveries, which are few and may be 16 MiB each.
 const LEDGER_ROOM: usize = 16;
 
-pub(crate) type Store = Replicated<SledStore>;
-
-/// What the edge talks to. Cheap to clone.
-#[derive(Clone)]
-pub(crate) struct Actors {
-    pub(crate) certificate_lifetime: Duration,
-    pub(crate) replica: ReplicaId,
-    pub(crate) standing: Arc<Standing>,
-    pub(crate) metrics: Metrics,
-    pub(crate) store: Arc<Store>,
-    pub(crate) archive: Arc<Archive<Store>>,
-    pub(crate) endorsements: Arc<Endorsements>,
-    pub(crate) stop: watch::Receiver<bool>,
-    pub(crate) snapshot: watch::Receiver<Snapshot>,
-    pub(crate) ledger: Mailbox<Ledger<Store, SystemClock>>,
-    pub(crate) journal: Mailbox<Journal<Store, SystemClock>>,
-    pub(crate) verifiers: Mailbox<Verifiers>,
-    pub(crate) authority: Mailbox<Authority<Store, SystemClock>>,
-    pub(crate) recovery: Mailbox<Recovery<Store, SystemClock>>,
-}
-
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     ensure!(now() > BUILT, "the clock says {}, which is before this program was made: set it first", now());
     let mut options = config.replicas.clone();
@@ -67,15 +45,15 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let issuer = config.evidence.issuer()?;
     let own_policy = own_policy(Arc::clone(&issuer)).await?;
     let (stop, stopped) = watch::channel(false);
-    let actors = actor_system(config.clone(), stopped.clone()).await?;
-    let endorsements = Arc::clone(&actors.endorsements);
+    let desk = actor_system(config.clone(), stopped.clone()).await?;
+    let endorsements = Arc::clone(&desk.endorsements);
     let issuer: Arc<dyn Issuer> = Arc::new(EndorsedIssuer::new(issuer, Arc::clone(&endorsements), now));
 
-    let mut servers = servers::start(&config, own_policy, &issuer, &actors, &stopped).await?;
+    let mut servers = servers::start(&config, own_policy, &issuer, &desk, &stopped).await?;
     let every = Duration::from_secs(config.checkpoint_seconds);
     tokio::spawn(refresh(endorsements, stopped.clone()));
-    tokio::spawn(replicas::keep(actors.clone(), Arc::clone(&issuer), options, discovery, stopped.clone()));
-    let checkpoints = tokio::spawn(checkpoints::keep(actors.clone(), every, stopped));
+    tokio::spawn(replicas::keep(desk.clone(), Arc::clone(&issuer), options, discovery, stopped.clone()));
+    let checkpoints = tokio::spawn(checkpoints::keep(desk.clone(), every, stopped));
 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -91,7 +69,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     }
     let close = async {
         let _ = checkpoints.await; // a panic there was logged, and must not keep us from closing
-        checkpoints::close(&actors).await;
+        checkpoints::close(&desk).await;
     };
     if tokio::time::timeout(DRAIN, close).await.is_err() {
         tracing::warn!("no last checkpoint within {DRAIN:?}");
@@ -119,18 +97,10 @@ async fn refresh(endorsements: Arc<Endorsements>, mut stopped: watch::Receiver<b
     }
 }
 
-/// Works until stopped.
-pub(crate) async fn until_stopped(mut stopped: watch::Receiver<bool>, work: impl Future) {
-    tokio::select! {
-        _ = work => {}
-        _ = stopped.wait_for(|stopped| *stopped) => {}
-    }
-}
-
 /// Starts the actors on a thread of their own, where they live until the process ends; their pools
 /// have further threads. The listeners run on the runtime's.
-async fn actor_system(config: Config, stop: watch::Receiver<bool>) -> anyhow::Result<Actors> {
-    let (started, actors) = oneshot::channel();
+async fn actor_system(config: Config, stop: watch::Receiver<bool>) -> anyhow::Result<Desk> {
+    let (started, desk) = oneshot::channel();
     let thread = move || {
         actix::System::new().block_on(async move {
             // Fails only when nobody waits for the actors any more.
@@ -139,10 +109,10 @@ async fn actor_system(config: Config, stop: watch::Receiver<bool>) -> anyhow::Re
         });
     };
     std::thread::Builder::new().name("actors".into()).spawn(thread).context("cannot start the actors")?;
-    actors.await.context("the actors' thread ended")?
+    desk.await.context("the actors' thread ended")?
 }
 
-fn start_actors(config: &Config, stop: watch::Receiver<bool>) -> anyhow::Result<Actors> {
+fn start_actors(config: &Config, stop: watch::Receiver<bool>) -> anyhow::Result<Desk> {
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let replica = ReplicaId::from_bytes(keys::random()?);
     let (store, standing) = replicas::open_store(&config.state_dir, &config.replicas)?;
@@ -189,7 +159,7 @@ fn start_actors(config: &Config, stop: watch::Receiver<bool>) -> anyhow::Result<
     let recovery = Mailbox::new(Recovery::new(journal.clone()).start(), ROOM);
     let certificate_lifetime =
         config.certificate_seconds.map_or(keys::DEFAULT_LEAF_LIFETIME, Duration::from_secs);
-    Ok(Actors {
+    Ok(Desk {
         certificate_lifetime,
         replica,
         standing,
@@ -202,8 +172,9 @@ fn start_actors(config: &Config, stop: watch::Receiver<bool>) -> anyhow::Result<
         ledger,
         journal,
         verifiers,
-        authority,
-        recovery,
+        secrets: Secrets::new(authority, recovery),
+        challenges: Arc::default(),
+        recoveries: Arc::default(),
     })
 }
 
@@ -211,19 +182,11 @@ fn start_actors(config: &Config, stop: watch::Receiver<bool>) -> anyhow::Result<
 fn patiently<T>(mut open: impl FnMut() -> Result<T, LedgerError>) -> Result<T, LedgerError> {
     loop {
         match open() {
-            Err(
-                LedgerError::Store(error @ StoreError::Unavailable(_))
-                | LedgerError::Log(LogError::Store(error @ StoreError::Unavailable(_))),
-            ) => {
+            Err(error) if error.trouble() == Trouble::Unavailable => {
                 tracing::warn!(%error, "waiting for the event store");
                 std::thread::sleep(Duration::from_millis(500));
             }
             outcome => return outcome,
         }
     }
-}
-
-/// The time, for the edge.
-pub(crate) fn now() -> Timestamp {
-    SystemClock.now()
 }

@@ -28,6 +28,7 @@ mod snapshot;
 mod store;
 mod tiles;
 mod trim;
+mod trouble;
 
 use snapshot::Snapshot;
 
@@ -46,3 +47,4 @@ pub use snapshot::{Projection, SnapshotError};
 pub use store::{BlobHash, EventStore, StoreError, StreamId};
 pub use tiles::Tiles;
 pub use trim::{Removable, removable};
+pub use trouble::Trouble;

@@ -17,7 +17,7 @@ use actix::{
 };
 use keys::SeedEngine;
 use manifest::{EvidenceHash, ReplicaId, RequestId};
-use storage_schema::{AppendError, Event, EventStore, Fact, Log, LogError, StoreError, StreamId};
+use storage_schema::{AppendError, Event, EventStore, Fact, Log, LogError, StoreError, StreamId, Trouble};
 use tokio::sync::oneshot;
 
 use self::refusals::Refusals;
@@ -38,6 +38,18 @@ pub enum JournalError {
     /// The actor or its writer is being rebuilt.
     #[error("the event journal is restarting; try again")]
     Restarting,
+}
+
+impl JournalError {
+    /// What follows from this error.
+    pub fn trouble(&self) -> Trouble {
+        match self {
+            Self::Append(error) => error.trouble(),
+            Self::Log(error) => error.trouble(),
+            Self::Store(error) => error.trouble(),
+            Self::Restarting => Trouble::Unavailable,
+        }
+    }
 }
 
 /// Records facts; they are durable when the answer is there.

@@ -3,7 +3,7 @@
 use actix::Message;
 use keys::{KeyError, Salt};
 use manifest::{KeyDigest, Manifest, OwnerKey, PolicyHash, RequestId, Timestamp, TransitionHash};
-use storage_schema::{AppendError, LogError, StoreError, StreamHead};
+use storage_schema::{AppendError, LogError, StoreError, StreamHead, Trouble};
 use zeroize::Zeroizing;
 
 /// Extends the history with a manifest.
@@ -172,10 +172,10 @@ pub enum SetManifestError {
          transition it makes"
     )]
     NeedsBootstrapKey(KeyDigest),
-    /// More than there are owners.
-    #[error("{found} signatures, at most {most} are of use: one of each owner")]
+    /// More than could be of use.
+    #[error("{found} signatures, at most {most} are of use")]
     TooManySignatures {
-        /// Number of owners.
+        /// How many could be.
         most: usize,
         /// Number found.
         found: usize,
@@ -359,4 +359,18 @@ pub enum LedgerError {
         "the manifest in force is none for this version of the Coordinator: {0}; go back to the version that accepted it, set a corrected manifest there, then upgrade"
     )]
     Manifest(#[from] manifest::ManifestError),
+}
+
+impl LedgerError {
+    /// What follows from this error.
+    pub fn trouble(&self) -> Trouble {
+        match self {
+            Self::Append(error) => error.trouble(),
+            Self::Log(error) => error.trouble(),
+            Self::Store(error) => error.trouble(),
+            Self::Restarting => Trouble::Unavailable,
+            Self::Rewritten { .. } => Trouble::Dishonest,
+            Self::Key(_) | Self::BlobMissing { .. } | Self::Manifest(_) => Trouble::Fault,
+        }
+    }
 }

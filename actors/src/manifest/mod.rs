@@ -22,7 +22,7 @@ pub use messages::{
     RecoverReply, SeedShare, SeedShares, SetManifest, SetManifestError, SetManifestReply, WithdrawProposal,
 };
 pub use proposals::{Permit, Proposal};
-pub use state::{Active, CaRecord, Entry, Phase, SeedShareRecord, Snapshot, State};
+pub use state::{Active, CaRecord, Entry, NotInForce, Phase, SeedShareRecord, Snapshot, State};
 
 #[cfg(test)]
 mod owner_tests;

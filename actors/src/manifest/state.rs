@@ -399,6 +399,36 @@ pub struct Snapshot {
     pub phase: Phase,
 }
 
+impl Snapshot {
+    /// The manifest in force, if there is one and the seed is in memory.
+    pub fn active(&self) -> Option<&Arc<Active>> {
+        match &self.phase {
+            Phase::Active(active) => Some(active),
+            Phase::NeedsRecovery | Phase::Uninitialised => None,
+        }
+    }
+
+    /// The manifest in force, or why there is none.
+    pub fn require(&self) -> Result<&Arc<Active>, NotInForce> {
+        match &self.phase {
+            Phase::Active(active) => Ok(active),
+            Phase::NeedsRecovery => Err(NotInForce::NeedsRecovery),
+            Phase::Uninitialised => Err(NotInForce::NoManifest),
+        }
+    }
+}
+
+/// Why this Coordinator can act on no manifest. Clients match the words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotInForce {
+    /// None was ever set.
+    #[error("no manifest configured")]
+    NoManifest,
+    /// There is a history, but the seed is not in memory.
+    #[error("coordinator is in recovery mode")]
+    NeedsRecovery,
+}
+
 /// What a Coordinator can do (spec control-plane.md 7.1).
 #[derive(Clone)]
 pub enum Phase {

@@ -1,13 +1,17 @@
-//! The services: wire types in, commands to actors, wire types out.
+//! The services: decode, call the desk, encode. They decide nothing.
 
 mod history_api;
-pub(crate) mod mesh_api;
+mod listener;
+mod mesh_api;
+mod peer;
 mod proposals_api;
-pub(crate) mod status;
-pub(crate) mod user_api;
+mod status;
+mod user_api;
 
-pub(crate) use history_api::{HistoryApi, control_head};
+pub(crate) use history_api::HistoryApi;
+pub(crate) use listener::{Listener, PeerPolicy};
 pub(crate) use mesh_api::MeshApi;
+pub(crate) use peer::workload;
 pub(crate) use proposals_api::ProposalsApi;
 pub(crate) use user_api::UserApi;
 

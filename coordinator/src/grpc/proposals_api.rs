@@ -1,9 +1,7 @@
 //! Proposals: manifest changes that several workload owners must sign.
 
-use actors::{Active, ApproveProposal, Phase, ProposalReply, ProposeManifest, WithdrawProposal};
+use actors::ProposalReply;
 use manifest::{KeyDigest, TransitionHash};
-use std::sync::Arc;
-use storage_schema::{BlobHash, EventStore as _};
 use tonic::{Request, Response, Status};
 use wire::proposals::{
     ApproveRequest, ListRequest, ListResponse, Proposal, ProposalStatus, ProposeRequest, WithdrawRequest,
@@ -11,31 +9,19 @@ use wire::proposals::{
     proposals_server::{Proposals as Service, ProposalsServer},
 };
 
-use super::{
-    status::Failure,
-    user_api::{MAX_REQUEST_BYTES, caller, malformed, parse, request_id},
-};
-use crate::wiring::Actors;
+use super::{peer::caller, user_api::MAX_REQUEST_BYTES};
+use crate::desk::{Desk, Failure};
 
-pub(crate) struct ProposalsApi(Actors);
+pub(crate) struct ProposalsApi(Desk);
 
 impl ProposalsApi {
-    pub(crate) fn service(actors: Actors) -> ProposalsServer<Self> {
-        ProposalsServer::new(Self(actors)).max_decoding_message_size(MAX_REQUEST_BYTES)
-    }
-
-    fn in_force(&self) -> Result<(Arc<Active>, Arc<actors::State>), Failure> {
-        let snapshot = self.0.snapshot.borrow().clone();
-        match snapshot.phase {
-            Phase::Active(active) => Ok((active, snapshot.state)),
-            Phase::Uninitialised => Err(Failure::NoManifest),
-            Phase::NeedsRecovery => Err(Failure::NeedsRecovery),
-        }
+    pub(crate) fn service(desk: Desk) -> ProposalsServer<Self> {
+        ProposalsServer::new(Self(desk)).max_decoding_message_size(MAX_REQUEST_BYTES)
     }
 }
 
 fn transition(bytes: &[u8]) -> Result<TransitionHash, Failure> {
-    TransitionHash::try_from(bytes).map_err(malformed)
+    TransitionHash::try_from(bytes).map_err(Failure::malformed)
 }
 
 fn bytes(owners: impl IntoIterator<Item = KeyDigest>) -> Vec<Vec<u8>> {
@@ -69,48 +55,27 @@ impl Service for ProposalsApi {
     #[tracing::instrument(skip_all, fields(request))]
     async fn propose(&self, request: Request<ProposeRequest>) -> Result<Response<ProposalStatus>, Status> {
         let ProposeRequest { manifest, policies, signature } = request.into_inner();
-        let command =
-            ProposeManifest { manifest: parse(&manifest)?, policies, signature, request: request_id()? };
-        let reply = self.0.ledger.ask(command).await.map_err(Failure::Ask)?;
-        Ok(Response::new(status(reply.map_err(Failure::SetManifest)?)))
+        Ok(Response::new(status(self.0.propose(&manifest, policies, signature).await?)))
     }
 
     #[tracing::instrument(skip_all)]
     async fn list(&self, _: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
-        let (active, state) = self.in_force()?;
-        let store = Arc::clone(&self.0.store);
-        let read = move || {
-            let blob = |hash: &[u8; 32]| {
-                let found =
-                    store.get_blob(&BlobHash::from_bytes(*hash)).map_err(|error| error.to_string())?;
-                found.ok_or_else(|| "a document of a proposal is missing".to_owned())
-            };
-            let proposal = |(transition, proposal): (&TransitionHash, &actors::Proposal)| {
-                let policies = proposal.policies.iter().map(|hash| blob(hash.as_bytes()));
-                Ok::<_, String>(Proposal {
-                    transition: transition.as_bytes().to_vec(),
-                    manifest: blob(proposal.manifest.as_bytes())?,
-                    policies: policies.collect::<Result<_, _>>()?,
-                    signed: bytes(proposal.approvals.keys().copied()),
-                    at: proposal.at.as_millis(),
-                })
-            };
-            state.proposals().iter().map(proposal).collect::<Result<Vec<_>, _>>()
-        };
-        let proposals = tokio::task::spawn_blocking(read)
-            .await
-            .map_err(|error| Failure::Fault(error.to_string()))?
-            .map_err(Failure::Fault)?;
-        let needed = number(active.manifest.workload_owners_needed());
+        let waiting = self.0.proposals().await?;
+        let proposals = waiting.proposals.into_iter().map(|proposal| Proposal {
+            transition: proposal.transition.as_bytes().to_vec(),
+            manifest: proposal.manifest,
+            policies: proposal.policies,
+            signed: bytes(proposal.signed),
+            at: proposal.at.as_millis(),
+        });
+        let (proposals, needed) = (proposals.collect(), number(waiting.needed));
         Ok(Response::new(ListResponse { proposals, needed }))
     }
 
     #[tracing::instrument(skip_all, fields(request))]
     async fn approve(&self, request: Request<ApproveRequest>) -> Result<Response<ProposalStatus>, Status> {
         let ApproveRequest { transition: name, signature } = request.into_inner();
-        let command = ApproveProposal { transition: transition(&name)?, signature, request: request_id()? };
-        let reply = self.0.ledger.ask(command).await.map_err(Failure::Ask)?;
-        Ok(Response::new(status(reply.map_err(Failure::SetManifest)?)))
+        Ok(Response::new(status(self.0.approve(transition(&name)?, signature).await?)))
     }
 
     #[tracing::instrument(skip_all, fields(request))]
@@ -119,13 +84,7 @@ impl Service for ProposalsApi {
         request: Request<WithdrawRequest>,
     ) -> Result<Response<WithdrawResponse>, Status> {
         let caller = caller(&request);
-        let command = WithdrawProposal {
-            transition: transition(&request.get_ref().transition)?,
-            caller,
-            request: request_id()?,
-        };
-        let reply = self.0.ledger.ask(command).await.map_err(Failure::Ask)?;
-        reply.map_err(Failure::SetManifest)?;
+        self.0.withdraw(transition(&request.get_ref().transition)?, caller).await?;
         Ok(Response::new(WithdrawResponse {}))
     }
 }

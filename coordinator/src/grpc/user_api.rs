@@ -1,9 +1,8 @@
 //! UserAPI: manifests, history, recovery (spec control-plane.md 1.2).
 
-use actors::{Phase, Recover, RecoverReply, SetManifest};
-use atls::{KeyAlgorithm, PeerCertificate};
+use actors::RecoverReply;
 use keys::Salt;
-use manifest::{KeyDigest, Manifest, RequestId, TransitionHash};
+use manifest::TransitionHash;
 use tonic::{Request, Response, Status};
 use wire::user::{
     GetManifestsRequest, GetManifestsResponse, LatestTransition, RecoverRequest, RecoverResponse, SeedShare,
@@ -12,49 +11,18 @@ use wire::user::{
 };
 use zeroize::Zeroizing;
 
-use super::status::Failure;
-use crate::{listener::Peer, wiring::Actors};
+use super::peer::caller;
+use crate::desk::{Desk, Failure, NewManifest, Recovery};
 
 /// Largest request, in bytes: a manifest and its policies.
 pub(super) const MAX_REQUEST_BYTES: usize = 16 << 20;
 
-pub(crate) struct UserApi(Actors);
+pub(crate) struct UserApi(Desk);
 
 impl UserApi {
-    pub(crate) fn service(actors: Actors) -> UserApiServer<Self> {
-        UserApiServer::new(Self(actors)).max_decoding_message_size(MAX_REQUEST_BYTES)
+    pub(crate) fn service(desk: Desk) -> UserApiServer<Self> {
+        UserApiServer::new(Self(desk)).max_decoding_message_size(MAX_REQUEST_BYTES)
     }
-}
-
-/// The caller's key in the form in which manifests list it: PKIX DER for EC, PKCS#1 DER for RSA.
-pub(super) fn caller<T>(request: &Request<T>) -> Option<KeyDigest> {
-    let Some(Peer::User(Some(certificate))) = request.extensions().get::<Peer>() else { return None };
-    let PeerCertificate { spki_der, key_bits, key_algorithm, .. } = certificate.as_ref();
-    match key_algorithm {
-        KeyAlgorithm::Ec => Some(KeyDigest::of(spki_der)),
-        KeyAlgorithm::Rsa => Some(KeyDigest::of(key_bits)),
-        KeyAlgorithm::Other => None,
-    }
-}
-
-/// A new request's name, in the events it causes and in the span of its log lines.
-pub(crate) fn request_id() -> Result<RequestId, Failure> {
-    let id = keys::random().map(RequestId::from_bytes).map_err(|error| Failure::Fault(error.to_string()))?;
-    tracing::Span::current().record("request", tracing::field::display(id));
-    Ok(id)
-}
-
-/// Reads a manifest; names that mean nothing here are worth a line in the log.
-pub(crate) fn parse(bytes: &[u8]) -> Result<Manifest, Failure> {
-    let manifest = Manifest::parse(bytes).map_err(malformed)?;
-    if !manifest.unknown().is_empty() {
-        tracing::warn!(unknown = %manifest.unknown().join(", "), "the manifest has fields that mean nothing here");
-    }
-    Ok(manifest)
-}
-
-pub(crate) fn malformed(error: impl ToString) -> Failure {
-    Failure::Malformed(error.to_string())
 }
 
 #[tonic::async_trait]
@@ -68,21 +36,17 @@ impl Service for UserApi {
         let message = request.into_inner();
         let previous = match message.previous_transition_hash.as_slice() {
             [] => None,
-            bytes => Some(TransitionHash::try_from(bytes).map_err(malformed)?),
+            bytes => Some(TransitionHash::try_from(bytes).map_err(Failure::malformed)?),
         };
-        let command = SetManifest {
-            manifest: parse(&message.manifest)?,
+        let signatures = std::iter::once(message.signature).chain(message.more_signatures);
+        let new = NewManifest {
+            manifest: message.manifest,
             policies: message.policies,
             previous,
             caller,
-            signatures: std::iter::once(message.signature)
-                .chain(message.more_signatures)
-                .filter(|signature| !signature.is_empty())
-                .collect(),
-            request: request_id()?,
+            signatures: signatures.filter(|signature| !signature.is_empty()).collect(),
         };
-        let reply = self.0.ledger.ask(command).await.map_err(Failure::Ask)?;
-        let reply = reply.map_err(Failure::SetManifest)?;
+        let reply = self.0.set_manifest(new).await?;
         let document = |shares: actors::SeedShares| SeedShareDocument {
             salt: shares.salt.as_bytes().to_vec(),
             seed_shares: shares
@@ -106,12 +70,7 @@ impl Service for UserApi {
         &self,
         _: Request<GetManifestsRequest>,
     ) -> Result<Response<GetManifestsResponse>, Status> {
-        let phase = self.0.snapshot.borrow().phase.clone();
-        let active = match phase {
-            Phase::Active(active) => active,
-            Phase::Uninitialised => return Err(Failure::NoManifest.into()),
-            Phase::NeedsRecovery => return Err(Failure::NeedsRecovery.into()),
-        };
+        let active = self.0.in_force().map_err(Failure::from)?;
         Ok(Response::new(GetManifestsResponse {
             manifests: active.manifests.iter().map(|bytes| bytes.to_vec()).collect(),
             policies: active.policies.iter().map(|bytes| bytes.to_vec()).collect(),
@@ -128,15 +87,14 @@ impl Service for UserApi {
     async fn recover(&self, request: Request<RecoverRequest>) -> Result<Response<RecoverResponse>, Status> {
         let caller = caller(&request);
         let message = request.into_inner();
-        let command = Recover {
+        let recovery = Recovery {
             seed: Zeroizing::new(message.seed),
-            salt: Salt::from_bytes(&message.salt).map_err(malformed)?,
+            salt: Salt::from_bytes(&message.salt).map_err(Failure::malformed)?,
             caller,
             checkpoint: message.checkpoint,
-            request: request_id()?,
+            message: None,
         };
-        let reply = self.0.ledger.ask(command).await.map_err(Failure::Ask)?;
-        Ok(Response::new(match reply.map_err(Failure::Recover)? {
+        Ok(Response::new(match self.0.recover(recovery).await? {
             RecoverReply::Recovered(_) => RecoverResponse::default(),
             RecoverReply::Waiting { received, needed } => RecoverResponse {
                 shares_received: u32::try_from(received).unwrap_or(u32::MAX),

@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
-use actors::{Active, Phase};
+use actors::Active;
 use attestation::{Evidence, ReportData, Standing};
 use axum::{extract::Request, response::Response};
-use hyper::{StatusCode, body::Bytes};
+use hyper::body::Bytes;
 use serde::{Deserialize, Serialize};
+use storage_schema::StreamId;
 
 use super::{
-    Api, Base64, answer,
-    error::{ApiError, Code},
-    read,
-    status::{control, state},
+    answers::{Base64, answer, read},
+    api::Api,
+    error::ApiError,
 };
+use crate::desk::Failure;
 
 /// Largest request, in bytes.
 const MAX_REQUEST_BYTES: usize = 1024;
@@ -61,29 +62,6 @@ struct AttestedStanding {
     checkpoint: String,
 }
 
-/// What is in force, if the API of this version may serve it.
-pub(super) fn in_force(api: &Api, version: u16) -> Result<Arc<Active>, ApiError> {
-    let phase = api.actors.snapshot.borrow().phase.clone();
-    let active = match phase {
-        Phase::Active(active) => active,
-        Phase::Uninitialised => return Err(ApiError::no_manifest()),
-        Phase::NeedsRecovery => return Err(ApiError::needs_recovery()),
-    };
-    gate(&active, version)?;
-    Ok(active)
-}
-
-/// Spec control-plane.md 9.6.
-pub(super) fn gate(active: &Active, version: u16) -> Result<(), ApiError> {
-    let minimum = active.manifest.minimum_api();
-    if version >= minimum {
-        return Ok(());
-    }
-    let text =
-        format!("the manifest demands version v{minimum} of this API or a newer one, this is v{version}");
-    Err(ApiError::new(StatusCode::FORBIDDEN, Code::ApiVersionTooOld, text))
-}
-
 fn checked(Base64(nonce): Base64) -> Result<Vec<u8>, ApiError> {
     if nonce.len() != 32 {
         return Err(ApiError::malformed(format!("nonce: expected 32 bytes, got {}", nonce.len())));
@@ -92,8 +70,8 @@ fn checked(Base64(nonce): Base64) -> Result<Vec<u8>, ApiError> {
 }
 
 async fn evidence(api: &Api, data: ReportData) -> Result<Evidence, ApiError> {
-    let _turn =
-        api.attesting.try_acquire().map_err(|_| ApiError::busy("too many attest at once; try again"))?;
+    let turn = api.attesting.try_acquire();
+    let _turn = turn.map_err(|_| Failure::Busy("too many attest at once; try again".into()))?;
     let issuer = Arc::clone(&api.issuer);
     let evidence = tokio::task::spawn_blocking(move || issuer.issue(&data)).await;
     let evidence = evidence.map_err(|error| ApiError::internal(error.to_string()))?;
@@ -101,12 +79,12 @@ async fn evidence(api: &Api, data: ReportData) -> Result<Evidence, ApiError> {
 }
 
 pub(super) async fn attest_legacy(api: Arc<Api>, request: Request) -> Result<Response, ApiError> {
-    let active = in_force(&api, 0)?;
+    let active = api.desk.in_force_for_api(0)?;
     attest(&api, &active, request, None).await
 }
 
 pub(super) async fn attest_v1(api: Arc<Api>, request: Request) -> Result<Response, ApiError> {
-    let active = in_force(&api, 1)?;
+    let active = api.desk.in_force_for_api(1)?;
     attest(&api, &active, request, Some(api.capabilities.clone())).await
 }
 
@@ -143,14 +121,14 @@ async fn attest(
 pub(super) async fn attest_key(api: Arc<Api>, request: Request) -> Result<Response, ApiError> {
     let StandingRequest { nonce, extends } = read(request, MAX_REQUEST_BYTES).await?;
     let nonce = checked(nonce)?;
-    let head = control(&api, extends).await?;
-    let state = state(&api);
-    let seed_shares = api.actors.snapshot.borrow().state.seed_shares().document.clone();
+    let head = api.desk.head(StreamId::Control, extends).await?;
+    let state = api.desk.readiness().word();
+    let seed_shares = api.desk.snapshot.borrow().state.seed_shares().document.clone();
     let data = ReportData::standing(&Standing {
         nonce: &nonce,
         capabilities: &api.capabilities,
         state,
-        signed_head: &head.signed_head,
+        signed_head: &head.signed,
         seed_shares: &seed_shares,
     });
     let Evidence { oid, document } = evidence(&api, data).await?;
@@ -160,9 +138,9 @@ pub(super) async fn attest_key(api: Arc<Api>, request: Request) -> Result<Respon
         attestation_type: oid.components(),
         capabilities: Base64(api.capabilities.to_vec()),
         state,
-        signed_head: Base64(head.signed_head),
+        signed_head: Base64(head.signed),
         seed_shares: Base64(seed_shares),
-        consistency: head.consistency.into_iter().map(Base64).collect(),
+        consistency: head.consistency.iter().map(|node| Base64(node.to_vec())).collect(),
         checkpoint: head.checkpoint,
     })
 }

@@ -1,12 +1,14 @@
 //! Errors of the HTTP API: status and stable code, chosen in one place (spec control-plane.md 9.4).
 
-use actors::{AskError, IssueError, JournalError, RecoverError, SetManifestError};
 use axum::response::{IntoResponse, Response};
 use hyper::{
     StatusCode,
     header::{HeaderValue, RETRY_AFTER},
 };
 use serde::Serialize;
+
+use super::server::json;
+use crate::desk::{Failure, Kind};
 
 /// What clients branch on. Codes are only ever added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -47,22 +49,6 @@ impl ApiError {
     pub(super) fn internal(message: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, message)
     }
-
-    pub(super) fn busy(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::TryAgain, message)
-    }
-
-    pub(super) fn no_manifest() -> Self {
-        Self::new(StatusCode::PRECONDITION_FAILED, Code::NoManifest, "no manifest configured")
-    }
-
-    pub(super) fn needs_recovery() -> Self {
-        Self::new(StatusCode::PRECONDITION_FAILED, Code::NeedsRecovery, "coordinator is in recovery mode")
-    }
-
-    pub(super) fn denied(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::FORBIDDEN, Code::PermissionDenied, message)
-    }
 }
 
 impl IntoResponse for ApiError {
@@ -84,7 +70,7 @@ impl IntoResponse for ApiError {
             error: &self.message,
         };
         let text = serde_json::to_string(&body).unwrap_or_default() + "\n";
-        let mut answer = super::json(self.status, text);
+        let mut answer = json(self.status, text);
         if self.code == Code::TryAgain {
             answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
@@ -92,79 +78,53 @@ impl IntoResponse for ApiError {
     }
 }
 
-impl From<AskError> for ApiError {
-    fn from(error: AskError) -> Self {
-        Self::busy(error.to_string())
-    }
-}
-
-impl From<SetManifestError> for ApiError {
-    fn from(error: SetManifestError) -> Self {
-        let (status, code) = match &error {
-            SetManifestError::StaleTransition { .. } | SetManifestError::AlreadySet { .. } => {
-                (StatusCode::PRECONDITION_FAILED, Code::ManifestConflict)
-            }
-            SetManifestError::NothingToChange => (StatusCode::PRECONDITION_FAILED, Code::NoManifest),
-            SetManifestError::NeedsRecovery | SetManifestError::SetBeforeRestart { .. } => {
-                (StatusCode::PRECONDITION_FAILED, Code::NeedsRecovery)
-            }
-            SetManifestError::InsecureNotAllowed
-            | SetManifestError::TooManySignatures { .. }
-            | SetManifestError::SeedshareOwnerKey { .. }
-            | SetManifestError::OwnerKey { .. }
-            | SetManifestError::PolicyMissing(_) => (StatusCode::BAD_REQUEST, Code::InvalidArgument),
-            SetManifestError::UntrustedSignature
-            | SetManifestError::NoKey
-            | SetManifestError::NeedsBootstrapKey(_)
-            | SetManifestError::TooFewSignatures { .. } => (StatusCode::FORBIDDEN, Code::InvalidSignature),
-            SetManifestError::SeedshareOwnersChanged
-            | SetManifestError::UpdatesDisabled
-            | SetManifestError::NotAnOwner(_) => (StatusCode::FORBIDDEN, Code::PermissionDenied),
-            SetManifestError::UnknownProposal(_) => (StatusCode::NOT_FOUND, Code::InvalidArgument),
-            SetManifestError::TooManyProposals(_) => (StatusCode::SERVICE_UNAVAILABLE, Code::TryAgain),
-            SetManifestError::Fault(_) => (StatusCode::INTERNAL_SERVER_ERROR, Code::Internal),
-        };
-        Self::new(status, code, error.to_string())
-    }
-}
-
-impl From<RecoverError> for ApiError {
-    fn from(error: RecoverError) -> Self {
-        let (status, code) = match &error {
-            RecoverError::NothingToRecover => (StatusCode::PRECONDITION_FAILED, Code::NoManifest),
-            RecoverError::AlreadyRecovered => (StatusCode::PRECONDITION_FAILED, Code::AlreadyRecovered),
-            RecoverError::RolledBack(_) => (StatusCode::PRECONDITION_FAILED, Code::ManifestConflict),
-            RecoverError::NoKey | RecoverError::NotAnOwner(_) => {
-                (StatusCode::FORBIDDEN, Code::PermissionDenied)
-            }
-            RecoverError::Malformed(_) | RecoverError::BadShare { .. } | RecoverError::WrongSeed(_) => {
+impl From<Failure> for ApiError {
+    fn from(failure: Failure) -> Self {
+        let kind = failure.kind();
+        let (status, code) = match kind {
+            Kind::Malformed | Kind::Incomplete | Kind::UnusableKey | Kind::WrongSeed => {
                 (StatusCode::BAD_REQUEST, Code::InvalidArgument)
             }
-            RecoverError::Fault(_) => (StatusCode::INTERNAL_SERVER_ERROR, Code::Internal),
+            Kind::Denied => (StatusCode::FORBIDDEN, Code::PermissionDenied),
+            Kind::BadSignature => (StatusCode::FORBIDDEN, Code::InvalidSignature),
+            Kind::ApiTooOld => (StatusCode::FORBIDDEN, Code::ApiVersionTooOld),
+            Kind::NotFound => (StatusCode::NOT_FOUND, Code::InvalidArgument),
+            Kind::NoManifest => (StatusCode::PRECONDITION_FAILED, Code::NoManifest),
+            Kind::NeedsRecovery => (StatusCode::PRECONDITION_FAILED, Code::NeedsRecovery),
+            Kind::AlreadyRecovered => (StatusCode::PRECONDITION_FAILED, Code::AlreadyRecovered),
+            Kind::Conflict => (StatusCode::PRECONDITION_FAILED, Code::ManifestConflict),
+            Kind::Beyond => (StatusCode::RANGE_NOT_SATISFIABLE, Code::ManifestConflict),
+            Kind::Busy | Kind::Unavailable | Kind::Outrun => {
+                (StatusCode::SERVICE_UNAVAILABLE, Code::TryAgain)
+            }
+            Kind::DataLoss | Kind::NotRecorded | Kind::Fault => {
+                (StatusCode::INTERNAL_SERVER_ERROR, Code::Internal)
+            }
         };
-        Self::new(status, code, error.to_string())
+        Self::new(status, code, failure.to_string())
     }
 }
 
-impl From<IssueError> for ApiError {
-    fn from(error: IssueError) -> Self {
-        match &error {
-            IssueError::UnknownPolicy { .. } => Self::denied(error.to_string()),
-            IssueError::Ask(_) => Self::busy(error.to_string()),
-            IssueError::Key(_) => Self::malformed(error.to_string()),
-            IssueError::Journal(journal) if is_unavailable(journal) => Self::busy(error.to_string()),
-            IssueError::Journal(_) => Self::internal(error.to_string()),
-        }
-    }
-}
+#[cfg(test)]
+mod tests {
+    use actors::{AskError, LedgerError, RecoverError, SetManifestError};
+    use storage_schema::{AppendError, StoreError};
 
-/// Whether the shared event store did not answer, so that another try may do.
-fn is_unavailable(error: &JournalError) -> bool {
-    use storage_schema::{AppendError, LogError, StoreError::Unavailable};
-    matches!(
-        error,
-        JournalError::Append(AppendError::Store(Unavailable(_)))
-            | JournalError::Log(LogError::Store(Unavailable(_)))
-            | JournalError::Store(Unavailable(_))
-    )
+    use super::*;
+
+    fn status(failure: impl Into<Failure>) -> (StatusCode, bool) {
+        let answer = ApiError::from(failure.into()).into_response();
+        (answer.status(), answer.headers().contains_key(RETRY_AFTER))
+    }
+
+    #[test]
+    fn what_passes_by_itself_is_no_fault_and_has_a_hint_when_to_try_again() {
+        let silent = || LedgerError::Append(AppendError::Store(StoreError::Unavailable("etcd".into())));
+        let again = (StatusCode::SERVICE_UNAVAILABLE, true);
+        assert_eq!(status(SetManifestError::Fault(silent())), again);
+        assert_eq!(status(RecoverError::Fault(silent())), again);
+        assert_eq!(status(SetManifestError::Fault(LedgerError::Restarting)), again);
+        assert_eq!(status(AskError::Restarting), again);
+        assert_eq!(status(StoreError::Fault("disk".into())), (StatusCode::INTERNAL_SERVER_ERROR, false));
+    }
 }

@@ -3,13 +3,15 @@
 
 use std::sync::Arc;
 
-use actors::{Phase, SetManifest};
 use axum::{extract::Request, response::Response};
-use manifest::Manifest;
 use serde::{Deserialize, Serialize};
 
-use super::{Api, Base64, answer, attest::gate, error::ApiError, read};
-use crate::grpc::user_api::request_id;
+use super::{
+    answers::{Base64, answer, read},
+    api::Api,
+    error::ApiError,
+};
+use crate::desk::{Failure, NewManifest};
 
 /// Largest request, in bytes.
 const MAX_REQUEST_BYTES: usize = 16 << 20;
@@ -44,28 +46,20 @@ struct SeedShare {
 }
 
 pub(super) async fn set(api: Arc<Api>, request: Request) -> Result<Response, ApiError> {
-    let phase = api.actors.snapshot.borrow().phase.clone();
-    let needed = match &phase {
-        Phase::Active(active) => {
-            gate(active, 1)?;
-            active.manifest.workload_owners_needed()
-        }
-        Phase::Uninitialised | Phase::NeedsRecovery => 1,
-    };
-    let SetRequest { manifest, policies, signatures } = read(request, MAX_REQUEST_BYTES).await?;
-    if signatures.len() > needed.max(1) {
-        let text = format!("signatures: expected at most {}, got {}", needed.max(1), signatures.len());
-        return Err(ApiError::malformed(text));
+    // Without a manifest in force there is no minimal version either.
+    match api.desk.in_force_for_api(1) {
+        Ok(_) | Err(Failure::NotInForce(_)) => {}
+        Err(too_old) => return Err(too_old.into()),
     }
-    let command = SetManifest {
-        manifest: Manifest::parse(&manifest.0).map_err(|error| ApiError::malformed(error.to_string()))?,
+    let SetRequest { manifest, policies, signatures } = read(request, MAX_REQUEST_BYTES).await?;
+    let new = NewManifest {
+        manifest: manifest.0,
         policies: policies.into_iter().map(|policy| policy.0).collect(),
         previous: None,
         caller: None,
         signatures: signatures.into_iter().map(|signature| signature.0).collect(),
-        request: request_id().map_err(|_| ApiError::internal("no random numbers"))?,
     };
-    let reply = api.actors.ledger.ask(command).await??;
+    let reply = api.desk.set_manifest(new).await?;
     let share = |share: actors::SeedShare| SeedShare {
         public_key: share.owner.to_string(),
         encrypted_seed: Base64(share.ciphertext),

@@ -7,7 +7,6 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use actors::{Active, IssueMeshCert};
 use atls::hpke;
 use attestation::{Evidence, EvidenceOid, ReportData};
 use axum::{extract::Request, response::Response};
@@ -16,16 +15,14 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroize as _;
 
 use super::{
-    Api, Base64, answer,
-    attest::in_force,
-    challenge,
+    answers::{Base64, answer, read},
+    api::Api,
     error::{ApiError, Code},
-    json, read,
+    server::json,
 };
 use crate::{
-    grpc::user_api::request_id,
-    listener::{Peer, Shown},
-    wiring::now,
+    clock::now,
+    desk::{Answer, Failure, Presented},
 };
 
 /// Largest request, in bytes: evidence with its chain, as base64.
@@ -76,62 +73,22 @@ struct Inner {
 }
 
 pub(super) async fn issue(api: Arc<Api>, request: Request) -> Result<Response, ApiError> {
-    let active = in_force(&api, 1)?;
+    let active = api.desk.in_force_for_api(1)?;
     let source = request.extensions().get::<SocketAddr>().copied();
     let source = source.ok_or_else(|| ApiError::internal("a request without a source"))?;
     let request: CertRequest = read(request, MAX_REQUEST_BYTES).await?;
     let nonce = <[u8; 32]>::try_from(request.nonce.0.as_slice()).ok();
-    let Some(nonce) = nonce.filter(|nonce| api.challenges.is_good(&active.engine, nonce, now())) else {
-        return challenge(&active);
+    let hpke_key = request.hpke_public_key.0.clone();
+    let presented = |nonce: &[u8; 32]| presented(request, nonce);
+    let issued = match api.desk.issue_for_nonce(active, nonce, presented, source, now()).await? {
+        Answer::Issued(issued) => issued,
+        Answer::Challenge(nonce) => return challenge(&nonce),
     };
-    let hpke_key = request.hpke_public_key.0;
-    let kinds = EvidenceOid::ALL.into_iter();
-    let oid = kinds.clone().find(|oid| oid.components() == request.attestation_type.as_slice());
-    let oid = oid.ok_or_else(|| ApiError::malformed("attestation_type: no known kind of evidence"))?;
-
-    let spki_der = request.public_key.0;
-    let signed = wire::http::mesh_cert_request(&spki_der, &hpke_key, &nonce);
-    keys::verify_possession(&spki_der, &signed, &request.signature.0)
-        .map_err(|_| ApiError::denied("the signature is not by the certificate's key over this request"))?;
-    let shown = Shown {
-        expected: ReportData::mesh_cert(&spki_der, &hpke_key, &nonce),
-        spki_der,
-        evidence: Some(Evidence { oid, document: request.raw_attestation_doc.0 }),
-        nonce: nonce.to_vec(),
-    };
-    let workload = match api.actors.judge(shown, Arc::clone(&active), source).await {
-        Peer::Workload(workload) => workload,
-        Peer::Refused(refused) => return Err(ApiError::denied(refused.reason.clone())),
-        Peer::Busy(busy) => return Err(busy.into()),
-        Peer::User(_) => return Err(ApiError::internal("no verdict")),
-    };
-    if !api.challenges.use_up(nonce, now()) {
-        return challenge(&active);
-    }
-    let (active, spki_der) = (Arc::clone(&workload.active), workload.spki_der.clone());
-    let command = IssueMeshCert {
-        active: Arc::clone(&active),
-        claims: workload.claims.clone(),
-        evidence: workload.evidence.clone(),
-        spki_der,
-        certified_key: None,
-        lifetime: api.actors.certificate_lifetime,
-        nonce: workload.nonce.clone(),
-        hpke_key: Some(hpke_key.clone()),
-        request: request_id().map_err(|_| ApiError::internal("no random numbers"))?,
-    };
-    let replaced = |_| {
-        ApiError::busy("the manifest has changed, or this replica does not know whether it has: ask again")
-    };
-    api.actors.check_in_force(&active).map_err(replaced)?;
-    let identity = api.actors.authority.ask(command).await??;
-    api.actors.check_in_force(&active).map_err(replaced)?;
-    let public = active.ca.public();
     let mut inner = Inner {
-        mesh_ca: Base64(public.mesh_pem.clone().into()),
-        cert_chain: Base64([identity.certificate.pem.as_str(), &public.intermediate_pem].concat().into()),
-        root_ca: Base64(public.root_pem.clone().into()),
-        workload_secret: Base64(identity.secret.map(|secret| secret.expose().to_vec()).unwrap_or_default()),
+        mesh_ca: Base64(issued.mesh_pem.into()),
+        cert_chain: Base64(issued.chain_pem.into()),
+        root_ca: Base64(issued.root_pem.into()),
+        workload_secret: Base64(issued.secret.map(|secret| secret.expose().to_vec()).unwrap_or_default()),
     };
     let plain = serde_json::to_vec(&inner).map(zeroize::Zeroizing::new);
     inner.workload_secret.0.zeroize();
@@ -145,9 +102,26 @@ pub(super) async fn issue(api: Arc<Api>, request: Request) -> Result<Response, A
     })
 }
 
-fn challenge(active: &Active) -> Result<Response, ApiError> {
-    let nonce =
-        challenge::fresh(&active.engine, now()).map_err(|error| ApiError::internal(error.to_string()))?;
+/// What the evidence must be bound to, see the top of this file.
+fn presented(request: CertRequest, nonce: &[u8; 32]) -> Result<Presented, Failure> {
+    let mut kinds = EvidenceOid::ALL.into_iter();
+    let oid = kinds.find(|oid| oid.components() == request.attestation_type.as_slice());
+    let oid = oid.ok_or_else(|| Failure::Malformed("attestation_type: no known kind of evidence".into()))?;
+    let (spki_der, hpke_key) = (request.public_key.0, request.hpke_public_key.0);
+    let signed = wire::http::mesh_cert_request(&spki_der, &hpke_key, nonce);
+    keys::verify_possession(&spki_der, &signed, &request.signature.0).map_err(|_| {
+        Failure::Denied("the signature is not by the certificate's key over this request".into())
+    })?;
+    Ok(Presented {
+        evidence: Some(Evidence { oid, document: request.raw_attestation_doc.0 }),
+        expected: ReportData::mesh_cert(&spki_der, &hpke_key, nonce),
+        spki_der,
+        nonce: nonce.to_vec(),
+        hpke_key: Some(hpke_key),
+    })
+}
+
+fn challenge(nonce: &[u8; 32]) -> Result<Response, ApiError> {
     let body = NonceRequired {
         version: env!("CARGO_PKG_VERSION"),
         status_code: 401,

@@ -2,9 +2,9 @@
 //! the seedshare owner signs inside. What an owner signs names the sealed message, so that a signature
 //! serves no other.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
-use actors::{Recover, RecoverReply};
+use actors::RecoverReply;
 use atls::hpke::Sealed;
 use axum::{extract::Request, response::Response};
 use keys::Salt;
@@ -12,8 +12,12 @@ use manifest::KeyDigest;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{Api, Base64, answer, error::ApiError, read};
-use crate::grpc::user_api::request_id;
+use super::{
+    answers::{Base64, answer, read},
+    api::Api,
+    error::ApiError,
+};
+use crate::desk::{Failure, Recovery};
 
 /// Largest request, in bytes: RSA-8192 twice, and room.
 const MAX_REQUEST_BYTES: usize = 16 << 10;
@@ -65,23 +69,15 @@ pub(super) async fn recover(api: Arc<Api>, request: Request) -> Result<Response,
         &inner.checkpoint,
     ));
     keys::verify_rsa_pss(&inner.public_key.0, &message, &inner.signature.0)
-        .map_err(|_| ApiError::denied("the signature is not by the given key over this message"))?;
-    // Whoever ends TLS keeps what passes. It must not bring a replica back that the manifest has shut out since.
-    let key = sealed.encapsulated_key;
-    let is_known = |known: &Vec<Vec<u8>>| known.contains(&key);
-    if is_known(&api.recoveries.lock().unwrap_or_else(PoisonError::into_inner)) {
-        return Err(ApiError::denied("this sealed message was accepted before: seal the seed again"));
-    }
-    let command = Recover {
+        .map_err(|_| Failure::Denied("the signature is not by the given key over this message".into()))?;
+    let recovery = Recovery {
         seed,
         salt,
         caller: Some(KeyDigest::of(&inner.public_key.0)),
         checkpoint: inner.checkpoint,
-        request: request_id().map_err(|_| ApiError::internal("no random numbers"))?,
+        message: Some(sealed.encapsulated_key),
     };
-    let reply = api.actors.ledger.ask(command).await??;
-    // Few: each was signed by an owner of the seed.
-    api.recoveries.lock().unwrap_or_else(PoisonError::into_inner).push(key);
+    let reply = api.desk.recover(recovery).await?;
     let (received, needed) = match reply {
         RecoverReply::Recovered(_) => (0, 0),
         RecoverReply::Waiting { received, needed } => (received, needed),

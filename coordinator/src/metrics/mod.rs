@@ -5,7 +5,7 @@ mod grpc;
 
 use std::time::Duration;
 
-use actors::{CommitSeen, Phase};
+use actors::CommitSeen;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
@@ -13,7 +13,6 @@ use prometheus_client::{
 };
 
 pub(crate) use self::grpc::{CountCalls, GrpcMetrics};
-use crate::wiring::Actors;
 
 /// Bounds of everything that takes time, in seconds.
 const SECONDS: [f64; 11] = [0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0];
@@ -205,35 +204,40 @@ impl Metrics {
     }
 }
 
+/// Numbers that are looked up when somebody asks for them.
+pub(crate) struct Gauges {
+    /// Number of manifests so far; 0 while none is in force.
+    pub(crate) generation: u64,
+    pub(crate) is_ready: bool,
+    pub(crate) seed_shares_needed: usize,
+    pub(crate) proposals: usize,
+    pub(crate) storage_refused: u64,
+    pub(crate) storage_alarms: usize,
+    pub(crate) incomplete_streams: u32,
+    pub(crate) view_age: Option<Duration>,
+    /// Questions that each actor has waiting or under way.
+    pub(crate) queues: Vec<(&'static str, usize)>,
+}
+
 /// The text that a scrape gets.
-pub(crate) fn scrape(metrics: &Metrics, actors: &Actors) -> String {
-    let snapshot = actors.snapshot.borrow().clone();
-    let (generation, ready) = match &snapshot.phase {
-        Phase::Active(active) => {
-            (i64::try_from(active.generation).unwrap_or(i64::MAX), i64::from(actors.standing.is_current()))
-        }
-        Phase::Uninitialised | Phase::NeedsRecovery => (0, 0),
-    };
-    let number = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
-    metrics.storage_refused.set(i64::try_from(actors.store.refusals()).unwrap_or(i64::MAX));
-    metrics.storage_alarms.set(i64::try_from(actors.standing.alarms().len()).unwrap_or(i64::MAX));
-    metrics.incomplete_streams.set(i64::from(actors.standing.incomplete().unwrap_or_default()));
-    metrics.view_age.set(actors.standing.age().map_or(0.0, |age| age.as_secs_f64()));
-    metrics.generation.set(generation);
-    metrics.ready.set(ready);
-    metrics.shares.set(number(snapshot.state.seed_shares().needed));
-    metrics.proposals.set(number(snapshot.state.proposals().len()));
-    for (actor, depth) in [
-        ("ledger", actors.ledger.under_way()),
-        ("journal", actors.journal.under_way()),
-        ("verifiers", actors.verifiers.under_way()),
-        ("authority", actors.authority.under_way()),
-        ("recovery", actors.recovery.under_way()),
-    ] {
-        metrics.queue.get_or_create(&Actor { actor }).set(number(depth));
+pub(crate) fn scrape(metrics: &Metrics, gauges: &Gauges) -> String {
+    metrics.storage_refused.set(number(gauges.storage_refused));
+    metrics.storage_alarms.set(number(gauges.storage_alarms));
+    metrics.incomplete_streams.set(i64::from(gauges.incomplete_streams));
+    metrics.view_age.set(gauges.view_age.map_or(0.0, |age| age.as_secs_f64()));
+    metrics.generation.set(number(gauges.generation));
+    metrics.ready.set(i64::from(gauges.is_ready));
+    metrics.shares.set(number(gauges.seed_shares_needed));
+    metrics.proposals.set(number(gauges.proposals));
+    for (actor, depth) in &gauges.queues {
+        metrics.queue.get_or_create(&Actor { actor }).set(number(*depth));
     }
     let mut text = String::new();
     // Fails only if writing to a String does.
     let _ = encode(&mut text, &metrics.registry());
     text
+}
+
+fn number(value: impl TryInto<i64>) -> i64 {
+    value.try_into().unwrap_or(i64::MAX)
 }

@@ -2,8 +2,8 @@
 
 use std::{sync::Arc, time::Instant};
 
-use actors::{HandOver, Phase};
-use storage_schema::{BlobHash, EventStore as _, LogError, StoreError, StreamId, signed_head};
+use actors::Active;
+use storage_schema::{BlobHash, EventStore as _, StoreError, StreamId};
 use tonic::{Request, Response, Status};
 use wire::replica::{
     BlobRequest, BlobResponse, Head, HeldRequest, HeldResponse, JoinRequest, JoinResponse, Peer as WirePeer,
@@ -12,42 +12,26 @@ use wire::replica::{
     replica_server::{Replica, ReplicaServer},
 };
 
-use super::exchange::judge;
+use super::heads::{judge, own_head};
 use crate::{
-    grpc::{mesh_api::workload, status::Failure, user_api::request_id},
-    listener::Workload,
-    wiring::Actors,
+    desk::{Desk, Failure},
+    grpc::workload,
 };
 
 /// Largest request, in bytes: a signed head.
 const MAX_REQUEST_BYTES: usize = 64 << 10;
+/// Longest page of segments, in bytes.
+const SEGMENTS_BYTES: usize = 2 << 20;
+/// Most streams that are asked about at once.
+pub(super) const MOST_STREAMS: usize = 1000;
 
 /// On the mesh port.
-pub(crate) struct ReplicaApi(Actors);
+pub(crate) struct ReplicaApi(Desk);
 
 impl ReplicaApi {
-    pub(crate) fn service(actors: Actors) -> ReplicaServer<Self> {
-        ReplicaServer::new(Self(actors)).max_decoding_message_size(MAX_REQUEST_BYTES)
+    pub(crate) fn service(desk: Desk) -> ReplicaServer<Self> {
+        ReplicaServer::new(Self(desk)).max_decoding_message_size(MAX_REQUEST_BYTES)
     }
-}
-
-/// The head of the control stream here, signed: of the verified copy, which a shared store that lies now
-/// cannot take back.
-pub(super) async fn own_head(actors: &Actors) -> anyhow::Result<Head> {
-    let (store, replica) = (Arc::clone(&actors.store), actors.replica);
-    let archive = Arc::clone(&actors.archive);
-    let signed = tokio::task::spawn_blocking(move || {
-        let control = StreamId::Control;
-        let segments = match store.copied(&control)? {
-            0 => archive.head(control, None)?.segments, // this replica joined a moment ago
-            copied => copied,
-        };
-        let Some(last) = segments.checked_sub(1) else { return Ok(Vec::new()) };
-        let segment = store.read(&control, last, 1)?.into_iter().next();
-        let signed = segment.and_then(|(_, bytes)| signed_head(&bytes).map(<[u8]>::to_vec));
-        Ok::<_, LogError>(signed.unwrap_or_default())
-    });
-    Ok(Head { signed_head: signed.await??, replica: replica.as_bytes().to_vec() })
 }
 
 #[tonic::async_trait]
@@ -55,14 +39,8 @@ impl Replica for ReplicaApi {
     #[tracing::instrument(skip_all, fields(request))]
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
         let peer = workload(&request)?;
-        let head = own_head(&self.0).await.map_err(|error| Failure::Unavailable(error.to_string()))?;
-        // Nothing is handed to whom a change may have shut out that this replica has not heard of.
-        self.0.standing.check_confirmed()?;
-        let active = self.0.in_force(&peer.active)?;
-        let command = HandOver { active, claims: peer.claims.clone(), request: request_id()? };
-        let secrets = self.0.recovery.ask(command).await.map_err(Failure::Ask)?.map_err(Failure::HandOver)?;
-        self.0.in_force(&peer.active)?;
-        tracing::info!(policy = %peer.claims.policy_hash(), "secrets handed to a peer");
+        let head = own_head(&self.0).await?;
+        let secrets = self.0.hand_over(&peer).await?;
         Ok(Response::new(JoinResponse {
             seed: secrets.seed.expose().to_vec(),
             salt: secrets.salt.as_bytes().to_vec(),
@@ -75,12 +53,12 @@ impl Replica for ReplicaApi {
 
     #[tracing::instrument(skip_all)]
     async fn exchange(&self, request: Request<Head>) -> Result<Response<Head>, Status> {
-        let peer = coordinator(&self.0, &request)?;
-        let ours = own_head(&self.0).await.map_err(|error| Failure::Unavailable(error.to_string()))?;
-        let (actors, active, theirs) = (self.0.clone(), Arc::clone(&peer.active), request.into_inner());
+        let active = self.check_replica(&request)?;
+        let ours = own_head(&self.0).await?;
+        let (desk, theirs) = (self.0.clone(), request.into_inner());
         // Judged on its own, so that a head that is only ahead of us does not keep the peer waiting.
         tokio::spawn(async move {
-            if let Err(error) = judge(&actors, &active, &theirs, "a peer that asked").await {
+            if let Err(error) = judge(&desk, &active, &theirs, "a peer that asked").await {
                 tracing::warn!(error = %format!("{error:#}"), "head of a peer refused");
             }
         });
@@ -89,7 +67,7 @@ impl Replica for ReplicaApi {
 
     #[tracing::instrument(skip_all)]
     async fn held(&self, request: Request<HeldRequest>) -> Result<Response<HeldResponse>, Status> {
-        coordinator(&self.0, &request)?;
+        self.check_replica(&request)?;
         let streams = &request.get_ref().streams;
         if streams.len() > MOST_STREAMS {
             let text = format!("{} streams at once, {MOST_STREAMS} are the most", streams.len());
@@ -108,8 +86,8 @@ impl Replica for ReplicaApi {
         let SegmentsRequest { stream, index } = request.get_ref();
         let (stream, index) = (stream_named(stream)?, *index);
         // Of the own copy alone: asking on would go round in circles.
-        let read = move |actors: &Actors| actors.store.local().read(&stream, index, SEGMENTS_BYTES);
-        let page = self.for_coordinator(&request, read).await?;
+        let read = move |desk: &Desk| desk.store.local().read(&stream, index, SEGMENTS_BYTES);
+        let page = self.for_replica(&request, read).await?;
         Ok(Response::new(SegmentsResponse { segments: page.into_iter().map(|(_, bytes)| bytes).collect() }))
     }
 
@@ -117,39 +95,26 @@ impl Replica for ReplicaApi {
     async fn blob(&self, request: Request<BlobRequest>) -> Result<Response<BlobResponse>, Status> {
         let hash = <[u8; 32]>::try_from(request.get_ref().hash.as_slice());
         let hash = hash.map_err(|_| Failure::Malformed("a blob's name has 32 bytes".into()))?;
-        let read = move |actors: &Actors| actors.store.local().get_blob(&BlobHash::from_bytes(hash));
-        Ok(Response::new(BlobResponse { content: self.for_coordinator(&request, read).await? }))
+        let read = move |desk: &Desk| desk.store.local().get_blob(&BlobHash::from_bytes(hash));
+        Ok(Response::new(BlobResponse { content: self.for_replica(&request, read).await? }))
     }
 }
-
-/// Longest page of segments, in bytes.
-pub(super) const SEGMENTS_BYTES: usize = 2 << 20;
-/// Most streams that are asked about at once.
-pub(super) const MOST_STREAMS: usize = 1000;
 
 impl ReplicaApi {
+    /// The manifest in force, if the caller is a Coordinator by it.
+    fn check_replica<T>(&self, request: &Request<T>) -> Result<Arc<Active>, Failure> {
+        self.0.check_replica(workload(request)?.as_ref())
+    }
+
     /// Runs `work` where blocking is allowed, for a peer that is a Coordinator.
-    async fn for_coordinator<T, R: Send + 'static>(
+    async fn for_replica<T, R: Send + 'static>(
         &self,
         request: &Request<T>,
-        work: impl FnOnce(&Actors) -> Result<R, StoreError> + Send + 'static,
-    ) -> Result<R, Status> {
-        let actors = self.0.clone();
-        coordinator(&actors, request)?;
-        let outcome = tokio::task::spawn_blocking(move || work(&actors)).await;
-        let outcome = outcome.map_err(|error| Failure::Fault(error.to_string()))?;
-        Ok(outcome.map_err(|error| Failure::Log(error.into()))?)
+        work: impl FnOnce(&Desk) -> Result<R, StoreError> + Send + 'static,
+    ) -> Result<R, Failure> {
+        self.check_replica(request)?;
+        self.0.blocking(move |desk| Ok(work(desk)?)).await
     }
-}
-
-/// The caller, which must be a Coordinator by the manifest in force.
-fn coordinator<T>(actors: &Actors, request: &Request<T>) -> Result<Arc<Workload>, Status> {
-    let peer = workload(request)?;
-    actors.in_force(&peer.active)?;
-    if !peer.active.is_coordinator(&peer.claims.policy_hash()) {
-        return Err(Failure::Refused("only a Coordinator may ask for this".into()).into());
-    }
-    Ok(peer)
 }
 
 fn stream_named(name: &str) -> Result<StreamId, Failure> {
@@ -157,11 +122,11 @@ fn stream_named(name: &str) -> Result<StreamId, Failure> {
 }
 
 /// On the user port.
-pub(crate) struct ClusterApi(Actors);
+pub(crate) struct ClusterApi(Desk);
 
 impl ClusterApi {
-    pub(crate) fn service(actors: Actors) -> ClusterServer<Self> {
-        ClusterServer::new(Self(actors)).max_decoding_message_size(MAX_REQUEST_BYTES)
+    pub(crate) fn service(desk: Desk) -> ClusterServer<Self> {
+        ClusterServer::new(Self(desk)).max_decoding_message_size(MAX_REQUEST_BYTES)
     }
 }
 
@@ -173,8 +138,8 @@ fn milliseconds(since: std::time::Duration) -> u64 {
 impl Cluster for ClusterApi {
     #[tracing::instrument(skip_all)]
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
-        let actors = self.0.clone();
-        let asked = tokio::task::spawn_blocking(move || actors.standing.etcd().map(|etcd| etcd.health()));
+        let desk = self.0.clone();
+        let asked = tokio::task::spawn_blocking(move || desk.standing.etcd().map(|etcd| etcd.health()));
         let health = asked.await.map_err(|error| Failure::Fault(error.to_string()))?;
         let (standing, snapshot) = (&self.0.standing, self.0.snapshot.borrow().clone());
         let mut store =
@@ -193,12 +158,6 @@ impl Cluster for ClusterApi {
                 store.complaints.push(error.to_string());
             }
         }
-        let state = match &snapshot.phase {
-            Phase::Uninitialised => "no manifest configured",
-            Phase::NeedsRecovery => "coordinator is in recovery mode",
-            Phase::Active(_) if !standing.is_current() => "stale",
-            Phase::Active(_) => "ready",
-        };
         let now = Instant::now();
         let peers = standing.peers().into_iter().map(|(address, peer)| WirePeer {
             address,
@@ -210,7 +169,7 @@ impl Cluster for ClusterApi {
         Ok(Response::new(StatusResponse {
             replica: self.0.replica.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            state: state.to_owned(),
+            state: self.0.readiness().word().to_owned(),
             generation: snapshot.state.entries().len() as u64,
             control_events: standing.control_events(),
             confirmed_ms: standing.age().map(milliseconds),

@@ -14,7 +14,7 @@ use tonic::transport::{Channel, Endpoint};
 use wire::replica::replica_client::ReplicaClient;
 
 use super::discovery::Discovery;
-use crate::wiring::{Actors, now};
+use crate::{clock::now, desk::Desk};
 
 const CONNECT: Duration = Duration::from_secs(2);
 const HANDSHAKE: Duration = Duration::from_secs(20);
@@ -22,7 +22,7 @@ const REQUEST: Duration = Duration::from_secs(10);
 
 /// The other replicas.
 pub(super) struct Peers {
-    pub(super) actors: Actors,
+    pub(super) desk: Desk,
     pub(super) issuer: Arc<dyn Issuer>,
     pub(super) discovery: Discovery,
 }
@@ -52,7 +52,7 @@ impl Peers {
             now: now(),
             vendor_asked: false,
         };
-        let policy = self.actors.verify(request).await??.claims.policy_hash();
+        let policy = self.desk.verify(request).await?.claims.policy_hash();
         if manifest.policies.get(&policy).map(|entry| entry.role) != Some(Role::Coordinator) {
             bail!("policy {policy} does not have the role coordinator in the manifest");
         }
@@ -68,10 +68,9 @@ impl Peers {
     /// The manifest of the history as the store shows it: who may be asked for secrets. It is not known
     /// to be genuine before they are there; then the log's signature ties the history to the seed.
     pub(super) async fn latest_manifest(&self) -> anyhow::Result<Option<Arc<Manifest>>> {
-        let state = Arc::clone(&self.actors.snapshot.borrow().state);
+        let state = Arc::clone(&self.desk.snapshot.borrow().state);
         let Some(latest) = state.latest() else { return Ok(None) };
-        let (store, hash) =
-            (Arc::clone(&self.actors.store), BlobHash::from_bytes(*latest.manifest.as_bytes()));
+        let (store, hash) = (Arc::clone(&self.desk.store), BlobHash::from_bytes(*latest.manifest.as_bytes()));
         let blob = tokio::task::spawn_blocking(move || store.get_blob(&hash)).await??;
         let blob = blob.context("the store lacks the manifest in force")?;
         Ok(Some(Arc::new(Manifest::parse(&blob)?)))

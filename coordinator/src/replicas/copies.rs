@@ -5,7 +5,6 @@ use std::{
     time::Duration,
 };
 
-use actors::Phase;
 use storage_schema::{BlobHash, Copies, StoreError, StreamId};
 use tokio::runtime::Handle;
 use tonic::{Status, transport::Channel};
@@ -51,7 +50,7 @@ impl PeerCopies {
                 return Some(answer);
             }
             let peers = self.peers.upgrade()?;
-            let Phase::Active(active) = peers.actors.snapshot.borrow().phase.clone() else { return None };
+            let active = peers.desk.in_force().ok()?;
             for address in peers.discovery.peers().await {
                 let Ok(client) = peers.connect(&address, &active.manifest).await else { continue };
                 let mut client = client.max_decoding_message_size(MAX_ANSWER);

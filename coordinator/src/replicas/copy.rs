@@ -11,7 +11,7 @@ use actors::{Phase, verify_stream};
 use keys::LogPublicKey;
 use storage_schema::{BlobHash, EventStore as _, Log, LogError, StreamHead, StreamId, named_blobs};
 
-use crate::wiring::{Actors, Store};
+use crate::desk::{Desk, Store};
 
 const EVERY: Duration = Duration::from_secs(10);
 
@@ -24,12 +24,11 @@ struct Reader {
     missing: Vec<BlobHash>,
 }
 
-pub(super) async fn keep(actors: &Actors) {
+pub(super) async fn keep(desk: &Desk) {
     let mut readers = Readers::new();
     loop {
-        let phase = actors.snapshot.borrow().phase.clone();
-        if let Phase::Active(active) = phase {
-            let (store, key) = (Arc::clone(&actors.store), active.engine.log_key().public());
+        if let Ok(active) = desk.in_force() {
+            let (store, key) = (Arc::clone(&desk.store), active.engine.log_key().public());
             let taken = std::mem::take(&mut readers);
             let copied = tokio::task::spawn_blocking(move || copy(&store, key, taken)).await;
             match copied {
@@ -38,13 +37,13 @@ pub(super) async fn keep(actors: &Actors) {
                     let whole = readers.iter().filter(|(_, reader)| reader.missing.is_empty());
                     let held: BTreeMap<_, _> =
                         whole.map(|(stream, reader)| (*stream, reader.log.head().segments)).collect();
-                    actors.standing.set_held(held, incomplete);
-                    verify_late(actors, key).await;
+                    desk.standing.set_held(held, incomplete);
+                    verify_late(desk, key).await;
                 }
                 Err(error) => tracing::error!(%error, "copying the event log"),
             }
         }
-        let mut changed = actors.snapshot.clone();
+        let mut changed = desk.snapshot.clone();
         changed.mark_unchanged();
         tokio::select! {
             () = tokio::time::sleep(EVERY) => {}
@@ -115,12 +114,12 @@ fn missing(hash: &BlobHash) -> storage_schema::StoreError {
 }
 
 /// Holds streams that were not here at the start against the checkpoints that cover them.
-async fn verify_late(actors: &Actors, key: LogPublicKey) {
-    let unverified = actors.standing.unverified();
+async fn verify_late(desk: &Desk, key: LogPublicKey) {
+    let unverified = desk.standing.unverified();
     if unverified.is_empty() {
         return;
     }
-    let (archive, state) = (Arc::clone(&actors.archive), Arc::clone(&actors.snapshot.borrow().state));
+    let (archive, state) = (Arc::clone(&desk.archive), Arc::clone(&desk.snapshot.borrow().state));
     let verified = tokio::task::spawn_blocking(move || {
         let heads: HashMap<StreamId, &StreamHead> = state.heads().map(|head| (head.stream, head)).collect();
         let outcome = |stream: StreamId| {
@@ -134,9 +133,9 @@ async fn verify_late(actors: &Actors, key: LogPublicKey) {
     for (stream, outcome) in verified {
         match outcome {
             Ok(()) => {}
-            Err(error @ actors::LedgerError::Rewritten { .. }) => actors.standing.alarm(error.to_string()),
+            Err(error @ actors::LedgerError::Rewritten { .. }) => desk.standing.alarm(error.to_string()),
             Err(_) => later.push(stream),
         }
     }
-    actors.standing.set_unverified(later);
+    desk.standing.set_unverified(later);
 }

@@ -2,10 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use actors::{Adopt, Append, Phase};
+use actors::{Adopt, Phase};
 use anyhow::Context as _;
 use keys::{CaKey, ReplicaSecret, Salt, Seed};
-use manifest::{Manifest, RequestId, TransitionHash};
+use manifest::{Manifest, TransitionHash};
 use storage_schema::Fact;
 use wire::replica::JoinRequest;
 use zeroize::Zeroizing;
@@ -16,7 +16,7 @@ use super::connection::Peers;
 const PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) async fn keep(peers: &Peers) {
-    let mut changed = peers.actors.snapshot.clone();
+    let mut changed = peers.desk.snapshot.clone();
     loop {
         if changed.wait_for(|now| matches!(now.phase, Phase::NeedsRecovery)).await.is_err() {
             return;
@@ -43,7 +43,7 @@ async fn round(peers: &Peers) -> bool {
             Err(error) => {
                 let error = format!("{error:#}");
                 tracing::info!(peer = %address, %error, "no secrets from this peer");
-                peers.actors.standing.peer(&address, Err(error));
+                peers.desk.standing.peer(&address, Err(error));
             }
         }
     }
@@ -68,21 +68,18 @@ async fn join(peers: &Peers, address: &str, manifest: &Arc<Manifest>) -> anyhow:
         signed_head: answer.signed_head,
         from: address.to_owned(),
     };
-    let outcome = peers.actors.ledger.ask(adopt).await?;
+    let outcome = peers.desk.ledger.ask(adopt).await?;
     if let Err(error) = &outcome {
         use actors::AdoptError::{Forked, Head, Key, StoreBehind, WrongSeed};
         if matches!(error, WrongSeed(_) | Head(_) | StoreBehind { .. } | Forked { .. } | Key(_)) {
-            peers.actors.standing.alarm(format!("peer {address}: {error}"));
+            peers.desk.standing.alarm(format!("peer {address}: {error}"));
         }
     }
     outcome?;
-    let phase = peers.actors.snapshot.borrow().phase.clone();
-    if let Phase::Active(active) = phase {
+    if let Ok(active) = peers.desk.in_force() {
         let facts = vec![Fact::RecoveryReceived { from: address.to_owned() }];
-        let (engine, request) = (Arc::clone(&active.engine), RequestId::from_bytes([0; 16]));
-        let append = Append { facts, blobs: Vec::new(), request, engine };
-        if !matches!(peers.actors.journal.ask(append).await, Ok(Ok(()))) {
-            tracing::error!("that the secrets came from a peer could not be recorded");
+        if let Err(error) = peers.desk.record(&active, facts).await {
+            tracing::error!(%error, "that the secrets came from a peer could not be recorded");
         }
     }
     Ok(())

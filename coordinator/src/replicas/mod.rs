@@ -8,23 +8,22 @@ mod copy;
 mod discovery;
 mod exchange;
 mod follow;
+mod heads;
 mod join;
 mod kubernetes;
 mod options;
-mod standing;
 mod trim;
 
 pub(crate) use api::{ClusterApi, ReplicaApi};
 pub(crate) use discovery::Discovery;
 pub(crate) use options::ReplicaOptions;
-pub(crate) use standing::Standing;
 
 use std::sync::Arc;
 
 use attestation::Issuer;
 use tokio::sync::watch;
 
-use crate::wiring::{Actors, Store};
+use crate::desk::{Desk, Standing, Store};
 
 /// Opens the store: the local engine, behind it the shared one if there is one. The receiver tells of
 /// appends by others.
@@ -45,25 +44,28 @@ pub(crate) fn open_store(
 
 /// Keeps this replica one of several, until stopped. Without a shared store there is nothing to do.
 pub(crate) async fn keep(
-    actors: Actors,
+    desk: Desk,
     issuer: Arc<dyn Issuer>,
     options: ReplicaOptions,
     discovery: Discovery,
-    stop: watch::Receiver<bool>,
+    mut stop: watch::Receiver<bool>,
 ) {
-    if !actors.store.is_shared() {
+    if !desk.store.is_shared() {
         return;
     }
-    let peers = Arc::new(connection::Peers { actors: actors.clone(), issuer, discovery });
-    actors.store.ask_copies(Arc::new(copies::PeerCopies::new(&peers)));
+    let peers = Arc::new(connection::Peers { desk: desk.clone(), issuer, discovery });
+    desk.store.ask_copies(Arc::new(copies::PeerCopies::new(&peers)));
     let work = async {
         tokio::join!(
-            follow::keep(&actors),
+            follow::keep(&desk),
             join::keep(&peers),
             exchange::keep(&peers, options.exchange_every()),
-            copy::keep(&actors),
+            copy::keep(&desk),
             trim::keep(&peers, &options),
         )
     };
-    crate::wiring::until_stopped(stop, work).await;
+    tokio::select! {
+        _ = work => {}
+        _ = stop.wait_for(|stopped| *stopped) => {}
+    }
 }

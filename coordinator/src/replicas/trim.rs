@@ -3,14 +3,14 @@
 
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
-use actors::{Active, Phase};
+use actors::Active;
 use anyhow::{Context as _, bail};
 use manifest::ReplicaId;
 use storage_schema::{EventStore as _, StreamId, removable};
 use wire::replica::HeldRequest;
 
 use super::{api::MOST_STREAMS, connection::Peers, options::ReplicaOptions};
-use crate::wiring::Actors;
+use crate::desk::Desk;
 
 /// Exchanges of heads between two looks.
 const ROUNDS: u32 = 4;
@@ -20,9 +20,8 @@ pub(super) async fn keep(peers: &Peers, options: &ReplicaOptions) {
     let mut hindrance = None;
     loop {
         tokio::time::sleep(options.exchange_every() * ROUNDS).await;
-        let phase = peers.actors.snapshot.borrow().phase.clone();
-        let Phase::Active(active) = phase else { continue };
-        if !peers.actors.standing.is_current() {
+        let Ok(active) = peers.desk.in_force() else { continue };
+        if !peers.desk.standing.is_current() {
             continue;
         }
         match round(peers, &active, above).await {
@@ -46,8 +45,8 @@ pub(super) async fn keep(peers: &Peers, options: &ReplicaOptions) {
 
 /// Gives the number of segments that were deleted.
 async fn round(peers: &Peers, active: &Arc<Active>, above: u64) -> anyhow::Result<u64> {
-    let actors = peers.actors.clone();
-    let candidates = tokio::task::spawn_blocking(move || candidates(&actors, above)).await??;
+    let desk = peers.desk.clone();
+    let candidates = tokio::task::spawn_blocking(move || candidates(&desk, above)).await??;
     if candidates.is_empty() {
         return Ok(0);
     }
@@ -55,19 +54,19 @@ async fn round(peers: &Peers, active: &Arc<Active>, above: u64) -> anyhow::Resul
     if !held_by_all(peers, active, &mut held).await? {
         return Ok(0);
     }
-    let (actors, active) = (peers.actors.clone(), Arc::clone(active));
-    tokio::task::spawn_blocking(move || delete(&actors, &active, &held)).await?
+    let (desk, active) = (peers.desk.clone(), Arc::clone(active));
+    tokio::task::spawn_blocking(move || delete(&desk, &active, &held)).await?
 }
 
 /// For each replica stream, the segments that are both in etcd and here, if etcd holds too much.
-fn candidates(actors: &Actors, above: u64) -> anyhow::Result<BTreeMap<StreamId, Range<u64>>> {
+fn candidates(desk: &Desk, above: u64) -> anyhow::Result<BTreeMap<StreamId, Range<u64>>> {
     let mut found = BTreeMap::new();
-    let Some(etcd) = actors.standing.etcd() else { return Ok(found) };
+    let Some(etcd) = desk.standing.etcd() else { return Ok(found) };
     if etcd.health()?.bytes_in_use < above {
         return Ok(found);
     }
     for stream in etcd.streams()?.into_iter().filter(|stream| *stream != StreamId::Control) {
-        let held = actors.standing.held(&stream);
+        let held = desk.standing.held(&stream);
         let Some(first) = etcd.first_index(&stream)? else { continue };
         // The last one stays in any case.
         if first + 1 < held {
@@ -86,7 +85,7 @@ async fn held_by_all(
     active: &Arc<Active>,
     ranges: &mut BTreeMap<StreamId, Range<u64>>,
 ) -> anyhow::Result<bool> {
-    let own = peers.actors.replica;
+    let own = peers.desk.replica;
     let request = HeldRequest { streams: ranges.keys().map(StreamId::to_string).collect() };
     let mut others = 0;
     for address in peers.discovery.peers().await {
@@ -118,19 +117,15 @@ async fn held_by_all(
     Ok(true)
 }
 
-fn delete(
-    actors: &Actors,
-    active: &Arc<Active>,
-    ranges: &BTreeMap<StreamId, Range<u64>>,
-) -> anyhow::Result<u64> {
-    let Some(etcd) = actors.standing.etcd() else { return Ok(0) };
-    let state = Arc::clone(&actors.snapshot.borrow().state);
+fn delete(desk: &Desk, active: &Arc<Active>, ranges: &BTreeMap<StreamId, Range<u64>>) -> anyhow::Result<u64> {
+    let Some(etcd) = desk.standing.etcd() else { return Ok(0) };
+    let state = Arc::clone(&desk.snapshot.borrow().state);
     let covered: BTreeMap<StreamId, u64> = state.heads().map(|head| (head.stream, head.size)).collect();
     let mut deleted = 0;
     for (stream, range) in ranges {
         let covered = covered.get(stream).copied().unwrap_or_default();
         let key = active.engine.log_key().public();
-        let old = removable(actors.store.local(), *stream, range.clone(), covered, key)?;
+        let old = removable(desk.store.local(), *stream, range.clone(), covered, key)?;
         etcd.remove_blobs(&old.blobs)?;
         deleted += etcd.trim(stream, old.segments.end)?;
     }

@@ -2,12 +2,12 @@
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use hyper::StatusCode;
-use keys::{SeedEngine, WorkloadSecretId};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
-use super::Refused;
+use super::refused::Refused;
+use crate::desk::TransitKeys;
 
 /// Most items of one batch.
 const MAX_BATCH: usize = 10_000;
@@ -45,22 +45,21 @@ struct Request {
 
 /// Does one request with the keys of that name.
 pub(super) fn run(
-    engine: &SeedEngine,
+    keys: &TransitKeys,
     operation: Operation,
-    name: &WorkloadSecretId,
     body: &[u8],
 ) -> Result<(StatusCode, Value), Refused> {
     let request: Request = serde_json::from_slice(body)
         .map_err(|error| Refused::malformed(format!("the body is not the expected JSON: {error}")))?;
     let Some(items) = request.batch_input else {
-        return Ok((StatusCode::OK, one(engine, operation, name, &request.single)?.into()));
+        return Ok((StatusCode::OK, one(keys, operation, &request.single)?.into()));
     };
     if items.is_empty() || items.len() > MAX_BATCH {
         return Err(Refused::malformed(format!("batch_input: expected 1 to {MAX_BATCH} items")));
     }
     let mut failed = 0;
     let mut result = |item: &Item| {
-        let mut result = match one(engine, operation, name, item) {
+        let mut result = match one(keys, operation, item) {
             Ok(result) => result,
             Err(Refused(_, message)) => {
                 failed += 1;
@@ -82,12 +81,7 @@ pub(super) fn run(
     Ok((status, json!({ "batch_results": results })))
 }
 
-fn one(
-    engine: &SeedEngine,
-    operation: Operation,
-    name: &WorkloadSecretId,
-    item: &Item,
-) -> Result<Map<String, Value>, Refused> {
+fn one(keys: &TransitKeys, operation: Operation, item: &Item) -> Result<Map<String, Value>, Refused> {
     for (field, value) in [("context", &item.context), ("nonce", &item.nonce)] {
         if value.as_ref().is_some_and(|value| !value.is_empty()) {
             return Err(Refused::malformed(format!(
@@ -103,36 +97,34 @@ fn one(
         Operation::Encrypt => {
             let plain = decode("plaintext", item.plaintext.as_deref().ok_or_else(|| missing("plaintext"))?)?;
             let version = item.key_version.unwrap_or_default();
-            (version, encrypt(engine, name, version, &plain, &associated_data)?)
+            (version, encrypt(keys, version, &plain, &associated_data)?)
         }
         Operation::Decrypt => {
-            let (_, plain) = decrypt(engine, name, item, &associated_data)?;
+            let (_, plain) = decrypt(keys, item, &associated_data)?;
             return Ok(Map::from_iter([("plaintext".to_owned(), BASE64_STANDARD.encode(&*plain).into())]));
         }
         Operation::Rewrap => {
-            let (version, plain) = decrypt(engine, name, item, &associated_data)?;
+            let (version, plain) = decrypt(keys, item, &associated_data)?;
             let version = item.key_version.unwrap_or(version);
-            (version, encrypt(engine, name, version, &plain, &associated_data)?)
+            (version, encrypt(keys, version, &plain, &associated_data)?)
         }
     };
     Ok(Map::from_iter([("ciphertext".to_owned(), answer.into()), ("key_version".to_owned(), version.into())]))
 }
 
 fn encrypt(
-    engine: &SeedEngine,
-    name: &WorkloadSecretId,
+    keys: &TransitKeys,
     version: u32,
     plain: &[u8],
     associated_data: &[u8],
 ) -> Result<String, Refused> {
-    let sealed = engine.transit_key(name, version).and_then(|key| key.seal(plain, associated_data));
+    let sealed = keys.seal(version, plain, associated_data);
     let sealed = sealed.map_err(|error| Refused(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     Ok(format!("vault:v{version}:{}", BASE64_STANDARD.encode(sealed)))
 }
 
 fn decrypt(
-    engine: &SeedEngine,
-    name: &WorkloadSecretId,
+    keys: &TransitKeys,
     item: &Item,
     associated_data: &[u8],
 ) -> Result<(u32, Zeroizing<Vec<u8>>), Refused> {
@@ -143,9 +135,9 @@ fn decrypt(
     let version: u32 =
         version.strip_prefix('v').and_then(|digits| digits.parse().ok()).ok_or_else(malformed)?;
     let sealed = decode("ciphertext", sealed)?;
-    let key = engine.transit_key(name, version);
-    let key = key.map_err(|error| Refused(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-    let plain = key.open(&sealed, associated_data).map_err(|_| {
+    let opened = keys.open(version, &sealed, associated_data);
+    let opened = opened.map_err(|error| Refused(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    let plain = opened.ok_or_else(|| {
         Refused::malformed("invalid ciphertext: it was made with another key or other associated data")
     })?;
     Ok((version, plain))
@@ -162,7 +154,7 @@ fn decode(field: &str, text: &str) -> Result<Zeroizing<Vec<u8>>, Refused> {
 
 #[cfg(test)]
 mod tests {
-    use keys::{Salt, Seed};
+    use keys::{Salt, Seed, SeedEngine};
 
     use super::*;
 
@@ -173,7 +165,7 @@ mod tests {
     }
 
     fn ask(operation: Operation, body: Value) -> Result<(StatusCode, Value), Refused> {
-        run(&engine(), operation, &WorkloadSecretId::new("demo").unwrap(), body.to_string().as_bytes())
+        run(&TransitKeys::of(engine(), "demo"), operation, body.to_string().as_bytes())
     }
 
     fn ciphertext(body: Value) -> String {

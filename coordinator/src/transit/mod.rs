@@ -4,6 +4,7 @@
 //! A workload may use the key that is named like its workload secret, and no other.
 
 mod engine;
+mod refused;
 mod tls;
 
 use std::sync::Arc;
@@ -16,54 +17,33 @@ use axum::{
 };
 use hyper::{StatusCode, header::CONTENT_TYPE};
 use keys::WorkloadSecretId;
-use manifest::{PolicyHash, Timestamp};
+use manifest::PolicyHash;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use self::engine::Operation;
-use self::tls::TransitTls;
+use self::{engine::Operation, refused::Refused, tls::TransitTls};
 use crate::{
-    web::{Stream, Web, body},
-    wiring::Actors,
+    clock::now,
+    desk::{Desk, TransitClient},
+    http::{Stream, Web, body},
 };
 
 /// Largest request, in bytes: a large batch.
 const MAX_REQUEST_BYTES: usize = 8 << 20;
 
-/// Who is at the other end of a connection, by its certificate.
-#[derive(Clone)]
-pub(crate) struct Client {
-    /// The workload secret that its certificate names.
-    secret_id: Option<WorkloadSecretId>,
-    /// What was in force when its certificate was checked.
-    active: Arc<actors::Active>,
-    /// Until when its certificate is valid.
-    until: Timestamp,
-}
-
-/// Why a request got nothing, in Vault's form.
-#[derive(Debug, PartialEq)]
-struct Refused(StatusCode, String);
-
-impl Refused {
-    fn malformed(message: impl Into<String>) -> Self {
-        Self(StatusCode::BAD_REQUEST, message.into())
-    }
-}
-
 /// Serves until stopped.
 pub(crate) async fn serve(
     web: Web,
     socket: TcpListener,
-    actors: Actors,
+    desk: Desk,
     own_policy: PolicyHash,
 ) -> anyhow::Result<()> {
-    let tls = Arc::new(TransitTls::new(actors.clone(), own_policy));
+    let tls = Arc::new(TransitTls::new(desk.clone(), own_policy));
     let open = move |stream, source| {
-        let (actors, tls) = (actors.clone(), Arc::clone(&tls));
+        let (desk, tls) = (desk.clone(), Arc::clone(&tls));
         async move {
             match tls.accept(stream).await {
-                Ok((stream, client)) => Some((Box::new(stream) as Box<dyn Stream>, routes(&actors, &client))),
+                Ok((stream, client)) => Some((Box::new(stream) as Box<dyn Stream>, routes(&desk, &client))),
                 Err(error) => {
                     tracing::debug!(%source, "no transit connection: {error:#}");
                     None
@@ -76,17 +56,17 @@ pub(crate) async fn serve(
 }
 
 /// The routes for one client.
-fn routes(actors: &Actors, client: &Client) -> Router {
+fn routes(desk: &Desk, client: &TransitClient) -> Router {
     let operation = |operation: Operation| {
-        let (actors, client) = (actors.clone(), client.clone());
+        let (desk, client) = (desk.clone(), client.clone());
         any(move |Path(name): Path<String>, request: Request| async move {
-            match run(&actors, &client, operation, &name, request).await {
+            match run(&desk, &client, operation, &name, request).await {
                 Ok(answer) => answer,
                 Err(refused) => error(&refused),
             }
         })
     };
-    let (health, seal) = (actors.clone(), actors.clone());
+    let (health, seal) = (desk.clone(), desk.clone());
     Router::new()
         .route("/v1/transit/encrypt/{name}", operation(Operation::Encrypt))
         .route("/v1/transit/decrypt/{name}", operation(Operation::Decrypt))
@@ -110,8 +90,8 @@ pub(crate) fn route(path: &str) -> &'static str {
 }
 
 async fn run(
-    actors: &Actors,
-    client: &Client,
+    desk: &Desk,
+    client: &TransitClient,
     operation: Operation,
     name: &str,
     request: Request,
@@ -121,7 +101,7 @@ async fn run(
         let text = "a key name is one path segment: give the workload a secret id without slashes";
         Refused(StatusCode::NOT_FOUND, text.into())
     })?;
-    authorise(actors, client, &name)?;
+    let keys = desk.transit_keys(client, name, now())?;
     let media_type = request.headers().get(CONTENT_TYPE).map(|value| value.as_bytes().to_ascii_lowercase());
     if media_type.is_some_and(|value| !value.starts_with(b"application/json")) {
         return Err(Refused::malformed("Content-Type: expected application/json or nothing"));
@@ -129,44 +109,19 @@ async fn run(
     let bytes = body(request, MAX_REQUEST_BYTES).await.map_err(|status| {
         Refused(status, format!("the request is broken off, or larger than {MAX_REQUEST_BYTES} bytes"))
     })?;
-    let engine = Arc::clone(&client.active.engine);
     // A batch may be megabytes of AES and base64.
-    let work = tokio::task::spawn_blocking(move || engine::run(&engine, operation, &name, &bytes));
+    let work = tokio::task::spawn_blocking(move || engine::run(&keys, operation, &bytes));
     let (status, data) = work
         .await
         .map_err(|_| Refused(StatusCode::INTERNAL_SERVER_ERROR, "the transit engine failed".into()))??;
     Ok(json_answer(status, &json!({ "data": data })))
 }
 
-/// The certificate must be of the manifest in force, and name this key.
-fn authorise(actors: &Actors, client: &Client, name: &WorkloadSecretId) -> Result<(), Refused> {
-    let current = tls::in_force(actors)
-        .ok_or_else(|| Refused(StatusCode::SERVICE_UNAVAILABLE, "Vault is sealed".into()))?;
-    if crate::wiring::now() > client.until {
-        let text = "the certificate of this connection has expired: connect again, with a new one";
-        return Err(Refused(StatusCode::FORBIDDEN, text.into()));
-    }
-    if current.ca.mesh_der() != client.active.ca.mesh_der() {
-        let text =
-            "the manifest was changed since this connection was made: connect again, with a new certificate";
-        return Err(Refused(StatusCode::FORBIDDEN, text.into()));
-    }
-    if client.secret_id.as_ref() == Some(name) {
-        return Ok(());
-    }
-    let found = client.secret_id.as_ref().map_or("none", WorkloadSecretId::as_str);
-    let text = format!(
-        "permission denied: this certificate is for the workload secret id {found:?}, the key is {:?}",
-        name.as_str()
-    );
-    Err(Refused(StatusCode::FORBIDDEN, text))
-}
-
-fn status(actors: &Actors) -> Value {
-    let now = crate::wiring::now().as_secs();
+fn status(desk: &Desk) -> Value {
+    let now = now().as_secs();
     json!({
         "initialized": true,
-        "sealed": tls::in_force(actors).is_none(),
+        "sealed": desk.is_sealed(),
         "standby": false,
         "performance_standby": false,
         "type": "shamir",

@@ -5,9 +5,8 @@ use std::{
     time::Duration,
 };
 
-use actors::{Active, IssueServiceCert, Phase};
 use anyhow::Context as _;
-use manifest::{PolicyHash, Role, Timestamp};
+use manifest::{PolicyHash, Timestamp};
 use rustls::{
     RootCertStore,
     crypto::CryptoProvider,
@@ -17,10 +16,9 @@ use rustls::{
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use super::Client;
 use crate::{
-    grpc::user_api::request_id,
-    wiring::{Actors, now},
+    clock::now,
+    desk::{Current, Desk, TransitClient},
 };
 
 /// Longest handshake.
@@ -30,74 +28,60 @@ const LIFETIME: Duration = Duration::from_hours(48);
 const RENEW: Duration = Duration::from_hours(24);
 
 /// Accepts connections of workloads.
-pub(crate) struct TransitTls {
-    actors: Actors,
+pub(super) struct TransitTls {
+    desk: Desk,
     /// This Coordinator's own policy, whose names its certificate says.
     own_policy: PolicyHash,
     /// The configuration for the mesh CA in force.
-    current: Mutex<Option<Current>>,
+    config: Mutex<Option<Config>>,
 }
 
-#[derive(Clone)]
-struct Current {
-    active: Arc<Active>,
-    config: Arc<rustls::ServerConfig>,
+struct Config {
+    /// The mesh CA that it was made for.
+    mesh_ca: Vec<u8>,
+    tls: Arc<rustls::ServerConfig>,
     made: Timestamp,
 }
 
-/// What is in force, if anything is, and this replica knows that no other one has replaced it.
-pub(super) fn in_force(actors: &Actors) -> Option<Arc<Active>> {
-    match &actors.snapshot.borrow().phase {
-        Phase::Active(active) if actors.standing.is_current() => Some(Arc::clone(active)),
-        Phase::Active(_) | Phase::NeedsRecovery | Phase::Uninitialised => None,
-    }
-}
-
 impl TransitTls {
-    pub(crate) fn new(actors: Actors, own_policy: PolicyHash) -> Self {
-        Self { actors, own_policy, current: Mutex::default() }
+    pub(super) fn new(desk: Desk, own_policy: PolicyHash) -> Self {
+        Self { desk, own_policy, config: Mutex::default() }
     }
 
     /// A handshake. Without a manifest in force there is no mesh CA, and the connection ends.
-    pub(crate) async fn accept(&self, stream: TcpStream) -> anyhow::Result<(TlsStream<TcpStream>, Client)> {
-        let Current { active, config, .. } = self.current().await?;
-        let handshake = TlsAcceptor::from(config).accept(stream);
+    pub(super) async fn accept(
+        &self,
+        stream: TcpStream,
+    ) -> anyhow::Result<(TlsStream<TcpStream>, TransitClient)> {
+        let current = self.desk.current_for_transit()?;
+        let handshake = TlsAcceptor::from(self.tls_for(&current).await?).accept(stream);
         let stream =
             tokio::time::timeout(HANDSHAKE, handshake).await.context("handshake took too long")??;
         let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let leaf = certificates.first().context("no client certificate")?;
-        let secret_id = keys::workload_secret_id_of(leaf)?;
-        let until = keys::valid_until(leaf)?;
-        Ok((stream, Client { secret_id, active, until }))
+        let client = TransitClient::new(leaf, &current)?;
+        Ok((stream, client))
     }
 
-    async fn current(&self) -> anyhow::Result<Current> {
-        let active = in_force(&self.actors).context("no manifest in force")?;
-        let known = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(known) = known
-            && known.active.ca.mesh_der() == active.ca.mesh_der()
-            && now() < known.made.plus(RENEW)
-        {
-            return Ok(known);
-        }
+    async fn tls_for(&self, current: &Current) -> anyhow::Result<Arc<rustls::ServerConfig>> {
         let made = now();
-        let config = Arc::new(self.config(&active).await?);
-        let current = Current { active, config, made };
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(current.clone());
-        Ok(current)
+        if let Some(known) = &*self.config.lock().unwrap_or_else(PoisonError::into_inner)
+            && known.mesh_ca == current.ca.mesh_der()
+            && made < known.made.plus(RENEW)
+        {
+            return Ok(Arc::clone(&known.tls));
+        }
+        let tls = Arc::new(self.new_tls(current).await?);
+        let mesh_ca = current.ca.mesh_der().to_vec();
+        let config = Config { mesh_ca, tls: Arc::clone(&tls), made };
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = Some(config);
+        Ok(tls)
     }
 
-    async fn config(&self, active: &Arc<Active>) -> anyhow::Result<rustls::ServerConfig> {
+    async fn new_tls(&self, active: &Current) -> anyhow::Result<rustls::ServerConfig> {
         let key = atls::ConnectionKey::generate()?;
-        let request = IssueServiceCert {
-            active: Arc::clone(active),
-            service: "transit",
-            sans: self.names(active),
-            spki_der: key.spki_der(),
-            lifetime: LIFETIME,
-            request: request_id().map_err(|_| anyhow::anyhow!("no random numbers"))?,
-        };
-        let certificate = self.actors.authority.ask(request).await??;
+        let certificate =
+            self.desk.transit_certificate(active, &self.own_policy, key.spki_der(), LIFETIME).await?;
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from(active.ca.mesh_der().to_vec()))?;
         let provider: Arc<CryptoProvider> = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -113,12 +97,5 @@ impl TransitTls {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config.send_tls13_tickets = 0; // a resumed session would outlive a manifest change
         Ok(config)
-    }
-
-    fn names(&self, active: &Active) -> Vec<String> {
-        let policies = &active.manifest.policies;
-        let any = || policies.values().find(|entry| entry.role == Role::Coordinator);
-        let own = policies.get(&self.own_policy).or_else(any);
-        own.map(|entry| entry.sans.clone()).unwrap_or_default()
     }
 }

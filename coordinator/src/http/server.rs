@@ -6,9 +6,14 @@ use axum::{
     Extension, Router,
     body::{Body, to_bytes},
     extract::Request,
-    response::Response,
+    response::{IntoResponse as _, Response},
 };
-use hyper::{StatusCode, body::Incoming, service::service_fn};
+use hyper::{
+    StatusCode,
+    body::Incoming,
+    header::{CACHE_CONTROL, CONTENT_TYPE},
+    service::service_fn,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -18,7 +23,7 @@ use tokio::{
 use tower::ServiceExt as _;
 
 use crate::{
-    listener::Limits,
+    limits::Limits,
     metrics::{Listener, Metrics, Refusal, Route},
     sources::Sources,
 };
@@ -137,6 +142,11 @@ pub(crate) fn empty(status: StatusCode) -> Response {
     let mut answer = Response::new(Body::empty());
     *answer.status_mut() = status;
     answer
+}
+
+/// A JSON answer.
+pub(crate) fn json(status: StatusCode, body: impl Into<Body>) -> Response {
+    (status, [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")], body.into()).into_response()
 }
 
 /// A request's body, if it has at most `most` bytes.

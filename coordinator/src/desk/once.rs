@@ -1,6 +1,6 @@
-//! Nonces that this deployment gave out: each is good for a minute, and once at each replica.
+//! What counts once: nonces that this deployment gave out, and sealed messages with a seed.
 //!
-//! They carry their own proof, a MAC over their time with a key that all replicas derive from the seed. So
+//! A nonce is good for a minute, and once at each replica. Nonces carry their own proof, a MAC over their time with a key that all replicas derive from the seed. So
 //! asking for nonces costs no memory, and a caller may be given one by one replica and use it at another.
 //! Only those that were used well are remembered, until they expire. What a nonce stands for is fresh evidence
 //! over the caller's own key, so using one twice within the minute gains nobody anything but certificates for
@@ -23,7 +23,7 @@ const SKEW: Duration = Duration::from_secs(5);
 const MAX_USED: usize = 100_000;
 
 #[derive(Default)]
-pub(super) struct Challenges {
+pub(crate) struct Challenges {
     used: Mutex<BTreeSet<[u8; 32]>>,
 }
 
@@ -59,6 +59,22 @@ impl Challenges {
 
     fn used(&self) -> std::sync::MutexGuard<'_, BTreeSet<[u8; 32]>> {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Sealed messages with parts of the seed that were accepted. A proxy that ends TLS keeps what passes through it;
+/// it must not bring a replica back with such a message after the manifest has shut that replica out.
+#[derive(Default)]
+pub(crate) struct AcceptedRecoveries(Mutex<Vec<Vec<u8>>>);
+
+impl AcceptedRecoveries {
+    pub(super) fn contains(&self, message: &[u8]) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|known| known == message)
+    }
+
+    /// They are few, because each was signed by an owner of the seed.
+    pub(super) fn add(&self, message: Vec<u8>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(message);
     }
 }
 

@@ -1,16 +1,22 @@
 //! What this replica knows about its own place: how old its view is, what it caught others at.
+//!
+//! A replica that may be behind must not give anything away, because a manifest that it has not heard of may
+//! have taken the right to it. That is a matter of types here: [`Current`] and [`Confirmed`] can be made in this
+//! file only, and everything that issues, hands over or uses keys for others demands one of them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Deref,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
+use actors::{Active, Snapshot};
 use etcd_store::EtcdStore;
 use storage_schema::StreamId;
 use tokio::sync::watch;
 
-use crate::grpc::status::Failure;
+use super::failure::Failure;
 
 /// A replica that does not know for longer than this whether a manifest was set elsewhere issues nothing:
 /// the bound on certificates under a manifest that was replaced.
@@ -18,6 +24,30 @@ pub(crate) const STALE_AFTER: Duration = Duration::from_secs(10);
 
 /// Most alarms that are kept; further ones are only counted.
 const ALARMS: usize = 32;
+
+/// The manifest in force, at a moment when this replica knew that no other one had replaced it, and that there
+/// is one history only. It is not `Clone`, so that nobody keeps one for later.
+pub(crate) struct Current(Arc<Active>);
+
+/// The same, except that two histories may have been seen. Only secrets for another Coordinator may be given
+/// away on the strength of this one.
+pub(crate) struct Confirmed(Arc<Active>);
+
+impl Deref for Current {
+    type Target = Arc<Active>;
+
+    fn deref(&self) -> &Arc<Active> {
+        &self.0
+    }
+}
+
+impl Deref for Confirmed {
+    type Target = Arc<Active>;
+
+    fn deref(&self) -> &Arc<Active> {
+        &self.0
+    }
+}
 
 /// The place of this replica among the others.
 pub(crate) struct Standing {
@@ -101,7 +131,7 @@ impl Standing {
         self.inner().confirmed.map(|at| at.elapsed())
     }
 
-    /// Whether certificates may be issued and manifests be set.
+    /// Whether certificates may be issued. To decide on that, ask for a [`Current`].
     pub(crate) fn is_current(&self) -> bool {
         self.inner().forked.is_none() && self.is_confirmed()
     }
@@ -111,15 +141,22 @@ impl Standing {
         self.etcd.is_none() || self.inner().confirmed.is_some_and(|at| at.elapsed() < STALE_AFTER)
     }
 
-    /// What a peer that asks for the secrets gets when the view is too old. A fork does not count: it ends when
-    /// all peers agree, and a peer whose disk an operator emptied can agree only when it has joined.
-    pub(crate) fn check_confirmed(&self) -> Result<(), Failure> {
-        if self.is_confirmed() { Ok(()) } else { Err(self.too_old()) }
+    /// The manifest in force, if this replica knows that it still is: what issuing a certificate takes.
+    pub(super) fn current(&self, snapshot: &watch::Receiver<Snapshot>) -> Result<Current, Failure> {
+        // In this order: news that arrive in between make the manifest newer than the view had to be.
+        if !self.is_current() {
+            return Err(self.too_old());
+        }
+        Ok(Current(Arc::clone(snapshot.borrow().require()?)))
     }
 
-    /// What a request for a certificate gets when the view is too old.
-    pub(crate) fn check_current(&self) -> Result<(), Failure> {
-        if self.is_current() { Ok(()) } else { Err(self.too_old()) }
+    /// The manifest in force, for a peer that asks for the secrets. A fork does not count against it: it ends
+    /// when all peers agree, and a peer whose disk an operator emptied can agree only when it has joined.
+    pub(super) fn confirmed(&self, snapshot: &watch::Receiver<Snapshot>) -> Result<Confirmed, Failure> {
+        if !self.is_confirmed() {
+            return Err(self.too_old());
+        }
+        Ok(Confirmed(Arc::clone(snapshot.borrow().require()?)))
     }
 
     fn too_old(&self) -> Failure {
@@ -129,7 +166,7 @@ impl Standing {
         if let Some(alarm) = self.inner().alarms.last() {
             text += &format!(". Its last alarm: {alarm}");
         }
-        Failure::Unavailable(text)
+        Failure::Stale(text)
     }
 
     /// Two histories have the signature of this deployment.

@@ -1,0 +1,116 @@
+//! Who is admitted as a workload: evidence that the manifest in force accepts, and a policy that it lists.
+
+use std::{net::SocketAddr, sync::Arc, time::Instant};
+
+use actors::{Active, AskError, RecordRefusal, Verified, VerifyError, VerifyEvidence};
+use endorsements::Reach;
+use manifest::{EvidenceHash, Timestamp};
+use storage_schema::EventStore;
+
+use super::{
+    handles::Desk,
+    peer::{Presented, Turned, Workload},
+    request::request_id,
+};
+use crate::metrics::Metrics;
+
+/// Why evidence has no verdict in the caller's favour.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unverified {
+    #[error(transparent)]
+    Refused(#[from] VerifyError),
+    #[error(transparent)]
+    Busy(#[from] AskError),
+}
+
+impl<L: EventStore> Desk<L> {
+    /// Verifies a workload's evidence by the manifest `active`. A refusal is recorded.
+    pub(crate) async fn admit(
+        &self,
+        active: Arc<Active>,
+        presented: Presented,
+        source: SocketAddr,
+        now: Timestamp,
+    ) -> Result<Arc<Workload>, Turned> {
+        let Presented { evidence, expected, spki_der, nonce, hpke_key } = presented;
+        let Some(evidence) = evidence else {
+            let reason = "the client's certificate carries no evidence".to_owned();
+            return Err(self.turn_away(reason, None, None, &active, source).await);
+        };
+        let hash = Some(EvidenceHash::of(&evidence.document));
+        let manifest = Arc::clone(&active.manifest);
+        let request = VerifyEvidence { evidence, expected, manifest, now, vendor_asked: false };
+        let started = Instant::now();
+        let verdict = self.verify(request).await;
+        let outcome = if verdict.is_ok() { "accepted" } else { "refused" };
+        Metrics::took(&self.metrics.verification, outcome, started.elapsed());
+        match verdict {
+            Ok(Verified { claims, document })
+                if active.manifest.policies.contains_key(&claims.policy_hash()) =>
+            {
+                Ok(Arc::new(Workload { active, claims, evidence: document, spki_der, nonce, hpke_key }))
+            }
+            Ok(Verified { claims, .. }) => {
+                let reason = format!(
+                    "policy {} is not in the current manifest (generation {}, {} policies): \
+                     generate and set the manifest again, or restart the pod with the policy it lists",
+                    claims.policy_hash(),
+                    active.generation,
+                    active.manifest.policies.len()
+                );
+                Err(self.turn_away(reason, None, hash, &active, source).await)
+            }
+            Err(Unverified::Refused(VerifyError::Refused(failed))) => {
+                Err(self.turn_away(failed.to_string(), Some(failed), hash, &active, source).await)
+            }
+            Err(Unverified::Refused(error)) => {
+                Err(self.turn_away(error.to_string(), None, hash, &active, source).await)
+            }
+            Err(Unverified::Busy(busy)) => Err(Turned::Busy(busy)),
+        }
+    }
+
+    /// Judges evidence; if the vendor has to be asked for something first, on a thread that may wait.
+    pub(crate) async fn verify(&self, request: VerifyEvidence) -> Result<Verified, Unverified> {
+        let VerifyEvidence { expected, now, .. } = request;
+        let manifest = Arc::clone(&request.manifest);
+        let lacking = match self.verifiers.ask(request).await? {
+            Err(VerifyError::Lacking(lacking)) => lacking,
+            judged => return Ok(judged?),
+        };
+        let endorsements = Arc::clone(&self.endorsements);
+        let evidence = lacking.evidence.clone();
+        let asked = tokio::task::spawn_blocking(move || endorsements.complete(evidence, now, Reach::Network));
+        // A panic there is a bug; the evidence is judged as it came.
+        let evidence = asked.await.map_or(lacking.evidence, |completed| completed.evidence);
+        let again = VerifyEvidence { evidence, expected, manifest, now, vendor_asked: true };
+        Ok(self.verifiers.ask(again).await??)
+    }
+
+    async fn turn_away(
+        &self,
+        reason: String,
+        failed: Option<attestation::Refusal>,
+        evidence: Option<EvidenceHash>,
+        active: &Active,
+        source: SocketAddr,
+    ) -> Turned {
+        tracing::warn!(%source, %reason, "workload refused");
+        self.metrics.attestation_failures.inc();
+        if let Ok(request) = request_id() {
+            let record = RecordRefusal {
+                source: source.ip().to_string(),
+                reason: reason.clone(),
+                evidence,
+                request,
+                engine: Arc::clone(&active.engine),
+            };
+            match self.journal.ask(record).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(%error, "refusal not recorded"),
+                Err(error) => tracing::error!(%error, "refusal not recorded"),
+            }
+        }
+        Turned::Away { reason, failed }
+    }
+}
