@@ -4,7 +4,8 @@
 help:            ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
 
-check:           ## what must hold and builds no program: format, lints, licences
+check:           ## what must hold and builds no program: documents, format, lints, licences
+	deploy/check-docs
 	cargo fmt --all --check
 	deploy/check-circles
 	cargo clippy --workspace --all-targets --features attestation/simulated -- -D warnings

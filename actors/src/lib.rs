@@ -9,7 +9,7 @@
 //! | [`Recovery`] | handing the secrets to peers |
 //!
 //! Requests go one way (edge, Authority, Journal; edge, Ledger); news is the snapshot on a `watch`
-//! channel. Nothing here knows sockets, TLS or protobuf. Source: design sections 5 and 6.
+//! channel. Nothing here knows sockets, TLS or protobuf. Why actors: docs/decisions/actix.md.
 
 mod attestation;
 mod ca;

@@ -1,4 +1,5 @@
-//! `--workspace-dir`: the folder in which files have their default names (spec manifest-and-cli.md section 2).
+//! `--workspace-dir`: the folder in which files have their default names (docs/spec/manifest-and-cli.md,
+//! section 2).
 
 use std::path::Path;
 

@@ -23,7 +23,8 @@ use crate::{
 
 /// Time for requests under way to finish after a signal.
 pub(crate) const DRAIN: Duration = Duration::from_secs(20);
-/// Idle time after which a client is asked whether it is still there (spec control-plane.md 1.1).
+/// Idle time after which a client is asked whether it is still there (docs/spec/control-plane.md,
+/// section 1.1).
 const KEEPALIVE: Duration = Duration::from_secs(15);
 /// Longest time for a request to arrive and be answered; of a stream, until its first message.
 const REQUEST: Duration = Duration::from_secs(60);

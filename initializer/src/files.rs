@@ -1,4 +1,5 @@
-//! What the workload finds (spec control-plane.md 11.2).
+//! What the workload finds: its certificate chain, key and secret, and the CAs
+//! (docs/spec/control-plane.md, section 11.2).
 
 use std::{
     fs::{self, OpenOptions},

@@ -1,5 +1,5 @@
 //! The initializer: attests to the Coordinator and writes what the workload needs
-//! (spec control-plane.md section 11).
+//! (docs/spec/control-plane.md, section 11).
 //!
 //! Unless it is given a manifest, it does not verify the Coordinator: the workload's certificate is worth
 //! what the data owner verified, and a false Coordinator can only hand out certificates that nobody trusts.

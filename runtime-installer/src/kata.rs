@@ -1,4 +1,4 @@
-//! Kata's configuration: how the shim starts a runtime's VMs (spec data-plane.md, section 4, step 2).
+//! Kata's configuration: how the shim starts a runtime's VMs (docs/spec/data-plane.md, section 4, step 2).
 //!
 //! No parser of Kata's own has read what this writes; its runtime is in Go. Every key was compared with its published
 //! sources by name, table and kind of value: the templates `configuration-qemu-snp.toml.in` (commit 0264aa50) and

@@ -1,4 +1,4 @@
-//! Turns a node into one that runs pods in confidential VMs, and back (spec data-plane.md, section 4).
+//! Turns a node into one that runs pods in confidential VMs, and back (docs/spec/data-plane.md, section 4).
 //!
 //! [`install`] has the order of things. What it promises: a runtime appears under `/opt/edgeless` whole or not at all;
 //! containerd's configuration gets an entry and nothing else changes in it; containerd is restarted only for a change

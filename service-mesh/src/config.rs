@@ -1,4 +1,4 @@
-//! What shall be proxied: upstream's environment variables (spec data-plane.md section 2).
+//! What shall be proxied: upstream's environment variables (docs/spec/data-plane.md, section 2).
 //!
 //! Entries are joined by `##`, fields by `#`. These texts come from the pod's specification, which the
 //! runtime policy covers; they are checked for mistakes, not for malice.

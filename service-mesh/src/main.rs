@@ -1,4 +1,4 @@
-//! The service mesh: wraps a pod's traffic in mutual TLS (spec data-plane.md section 2).
+//! The service mesh: wraps a pod's traffic in mutual TLS (docs/spec/data-plane.md, section 2).
 //!
 //! Order matters: the packet filter first, so that nothing passes; then the certificate; then the
 //! sockets. If this program ends, the packet filter stays, finds no socket, and drops what comes.

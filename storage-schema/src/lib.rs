@@ -8,7 +8,7 @@
 //! with proofs; [`Checkpoint`] is a signed head for the world.
 //!
 //! This crate is what an auditor's own tool links: no actix, no network, no TLS.
-//! Source: design sections 3 and 4; RFC 6962 for the tree; C2SP for checkpoints and tiles.
+//! Format: docs/event-log.md; RFC 6962 for the tree; C2SP for checkpoints and tiles.
 
 mod archive;
 mod checkpoint;

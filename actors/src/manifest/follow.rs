@@ -3,7 +3,7 @@
 //! Each change wraps its mesh CA key under the replica secret, so whoever held the secret before the
 //! change follows it from the log alone. Whoever cannot open it (the change made a fresh secret, because
 //! other machines may be Coordinators now, or an owner recovered the seed elsewhere) needs a peer again.
-//! Source: design section 5.
+//! Source: docs/replicas.md, "Keys that follow the log".
 
 use std::sync::Arc;
 

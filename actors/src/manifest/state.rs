@@ -357,7 +357,7 @@ fn at_most(most: usize, found: usize) -> Result<(), SetManifestError> {
 }
 
 /// By the client's key or by detached signatures, each from a workload owner of the manifest in
-/// force (spec control-plane.md 7.3 and 7.4).
+/// force (docs/spec/control-plane.md, sections 7.3 and 7.4).
 fn authorise(
     current: &Manifest,
     cmd: &SetManifest,
@@ -429,7 +429,7 @@ pub enum NotInForce {
     NeedsRecovery,
 }
 
-/// What a Coordinator can do (spec control-plane.md 7.1).
+/// What a Coordinator can do (docs/spec/control-plane.md, section 7.1).
 #[derive(Clone)]
 pub enum Phase {
     /// No manifest was ever set.

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use super::{Args, files};
 use crate::{printer::Printer, set::read_key};
 
-/// A platform by the name that users know (spec manifest-and-cli.md section 2).
+/// A platform by the name that users know (docs/spec/manifest-and-cli.md, section 2).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Platform {
     name: String,

@@ -1,4 +1,4 @@
-//! MeshAPI: certificates for workloads, secrets for peers (spec control-plane.md 1.3).
+//! MeshAPI: certificates for workloads, secrets for peers (docs/spec/control-plane.md, section 1.3).
 
 use tonic::{Request, Response, Status};
 use wire::mesh::{

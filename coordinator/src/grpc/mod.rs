@@ -20,7 +20,7 @@ use tower::util::MapRequestLayer;
 
 type Body = tonic::body::Body;
 
-/// Answers older and newer clients under the same services (spec control-plane.md 1.2, 1.3).
+/// Answers older and newer clients under the same services (docs/spec/control-plane.md, sections 1.2, 1.3).
 pub(crate) fn path_aliases() -> MapRequestLayer<fn(http::Request<Body>) -> http::Request<Body>> {
     MapRequestLayer::new(|mut request| {
         for (alias, path) in wire::PATH_ALIASES {

@@ -1,4 +1,4 @@
-//! Every gRPC status code, chosen in one place (spec control-plane.md 1.5).
+//! Every gRPC status code, chosen in one place (docs/spec/control-plane.md, section 1.5).
 
 use tonic::{Code, Status, metadata::MetadataValue};
 

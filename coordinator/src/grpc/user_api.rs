@@ -1,4 +1,4 @@
-//! UserAPI: manifests, history, recovery (spec control-plane.md 1.2).
+//! UserAPI: manifests, history, recovery (docs/spec/control-plane.md, section 1.2).
 
 use actors::RecoverReply;
 use keys::Salt;

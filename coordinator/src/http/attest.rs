@@ -1,4 +1,4 @@
-//! Attestation in the payload (spec control-plane.md 9.2).
+//! Attestation in the payload (docs/spec/control-plane.md, section 9.2).
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! Errors of the HTTP API: status and stable code, chosen in one place (spec control-plane.md 9.4).
+//! Errors of the HTTP API: status and stable code, chosen in one place (docs/spec/control-plane.md,
+//! section 9.4).
 
 use axum::response::{IntoResponse, Response};
 use hyper::{

@@ -1,5 +1,5 @@
-//! Setting a manifest (spec control-plane.md 9.5). Updates are authorised by signatures alone: there is no
-//! client key here that would prove anything.
+//! Setting a manifest (docs/spec/control-plane.md, section 9.5). Updates are authorised by signatures alone:
+//! there is no client key here that would prove anything.
 
 use std::sync::Arc;
 

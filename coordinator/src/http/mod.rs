@@ -1,6 +1,6 @@
 //! The HTTP API: what the gRPC API does, for clients behind proxies that end TLS on the way
-//! (spec control-plane.md section 9). Nothing here relies on the connection: freshness comes from nonces
-//! in evidence, authority from signatures, secrecy from HPKE to a key that evidence vouches for.
+//! (docs/spec/control-plane.md, section 9). Nothing here relies on the connection: freshness comes from
+//! nonces in evidence, authority from signatures, secrecy from HPKE to a key that evidence vouches for.
 
 mod answers;
 mod api;

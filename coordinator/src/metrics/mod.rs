@@ -1,4 +1,4 @@
-//! Metrics, in OpenMetrics text (spec control-plane.md 8.4). Names and labels are an interface:
+//! Metrics, in OpenMetrics text (docs/spec/control-plane.md, section 8.4). Names and labels are an interface:
 //! `deploy/monitoring` uses them, and a test compares.
 
 mod grpc;

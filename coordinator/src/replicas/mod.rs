@@ -1,5 +1,6 @@
 //! Several Coordinators that act as one: finding each other, joining, following the control stream,
-//! noticing a store that lies. Source: design section 5, spec control-plane.md section 8.
+//! noticing a store that lies. See docs/replicas.md; upstream's way is in docs/spec/control-plane.md,
+//! section 8.
 
 mod api;
 mod connection;

@@ -1,5 +1,5 @@
 //! Keeps etcd below its quota: what every replica holds a verified copy of, and a checkpoint covers, is
-//! deleted there, oldest first. The control stream stays whole. Source: design section 4.
+//! deleted there, oldest first. The control stream stays whole. See docs/replicas.md.
 
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 

@@ -158,7 +158,7 @@ mod tests {
 
     use super::*;
 
-    /// Seed and salt of the vectors of spec control-plane.md 5.5.
+    /// Seed and salt of the vectors of docs/spec/control-plane.md, section 5.5.
     fn engine() -> SeedEngine {
         let (seed, salt): (Vec<u8>, Vec<u8>) = ((0..64).collect(), (0..32).collect());
         SeedEngine::new(Seed::from_bytes(&seed).unwrap(), Salt::from_bytes(&salt).unwrap()).unwrap()

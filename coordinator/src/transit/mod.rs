@@ -1,5 +1,5 @@
 //! The transit engine: encryption as a service for workloads, in the shape of Vault's
-//! (spec control-plane.md section 10). Keys are derived from the seed and never leave.
+//! (docs/spec/control-plane.md, section 10). Keys are derived from the seed and never leave.
 //!
 //! A workload may use the key that is named like its workload secret, and no other.
 

@@ -1,4 +1,4 @@
-//! The self-signed certificates of attested TLS (spec control-plane.md 2.4 to 2.6).
+//! The self-signed certificates of attested TLS (docs/spec/control-plane.md, sections 2.4 to 2.6).
 
 use std::time::Duration;
 

@@ -7,7 +7,7 @@
 //! That keeps half a millisecond of RSA off the executor, and lets a server say why it refuses.
 //!
 //! TLS 1.3 only, no tickets, no resumption, no early data: a resumed session has no fresh evidence.
-//! Source: spec control-plane.md section 2.
+//! Source: docs/spec/control-plane.md, section 2.
 
 mod certificate;
 mod client;

@@ -1,4 +1,4 @@
-//! The nonces of a handshake and how they travel (spec control-plane.md 2.2 and 2.3).
+//! The nonces of a handshake and how they travel (docs/spec/control-plane.md, sections 2.2 and 2.3).
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use rustls::DistinguishedName;

@@ -59,8 +59,8 @@ impl Claims {
         }
     }
 
-    /// The claims as certificate extensions: object identifier and DER value (spec
-    /// control-plane.md 4.4).
+    /// The claims as certificate extensions: object identifier and DER value (docs/spec/control-plane.md,
+    /// section 4.4).
     pub fn extensions(&self) -> Vec<(Vec<u64>, Vec<u8>)> {
         let (kind, values) = match &self.body {
             Body::Snp(claims) => (1, claims.extensions()),

@@ -16,7 +16,7 @@ pub struct Evidence {
     pub document: Vec<u8>,
 }
 
-/// Kinds of evidence documents, named by their extension (spec control-plane.md 2.6).
+/// Kinds of evidence documents, named by their extension (docs/spec/control-plane.md, section 2.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EvidenceOid {
     /// `sevsnp.Attestation`, protobuf.

@@ -1,4 +1,5 @@
-//! Upstream's "insecure" platform: unsigned JSON that says what it likes (spec control-plane.md 3.5).
+//! Upstream's "insecure" platform: unsigned JSON that says what it likes (docs/spec/control-plane.md,
+//! section 3.5).
 //!
 //! For trying Contrast's other parts without hardware. Anybody can make it, so it is believed only
 //! by a manifest whose reference values are of this kind alone, which a Coordinator accepts only

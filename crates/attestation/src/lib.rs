@@ -6,7 +6,7 @@
 //! values of the manifest, and returns [`Claims`] or a [`Refusal`] that names every failed check.
 //!
 //! No network, no clock, no executor: calls take about half a millisecond of CPU; run them on a
-//! pool. Source: spec attestation.md, control-plane.md 2.5 to 2.7, 3.2 and 4.4.
+//! pool. Source: docs/spec/attestation.md, docs/spec/control-plane.md, sections 2.5 to 2.7, 3.2 and 4.4.
 
 mod checklist;
 mod claims;

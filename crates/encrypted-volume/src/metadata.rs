@@ -16,7 +16,7 @@ pub const CIPHER: &str = "aes-xts-plain64";
 pub const INTEGRITY: &str = "hmac-sha256";
 /// Key of the cipher alone, in bits.
 pub const KEY_BITS: u64 = 512;
-/// Memory that unlocking takes (spec data-plane.md section 1), in KiB.
+/// Memory that unlocking takes (docs/spec/data-plane.md, section 1), in KiB.
 pub const KDF_MEMORY_KIB: u64 = 10_240;
 /// Size of the area for keyslots, in bytes.
 pub const KEYSLOTS_BYTES: usize = 1 << 20;

@@ -10,7 +10,7 @@
 //! A host that puts an old directory back rolls back the memory of numbers across a restart, not more.
 //!
 //! Calls that may use the network block, each for a bounded time: run them on a thread for that.
-//! Source: spec attestation.md section 8, control-plane.md 3.4.
+//! Source: docs/spec/attestation.md, section 8, docs/spec/control-plane.md, section 3.4.
 
 mod bundle;
 mod fetch;

@@ -7,7 +7,7 @@
 //! Keys below the prefix, in binary: `s` + stream + index (8 bytes) for a segment, `n` + stream for a
 //! stream's name, `b` + SHA-256 + part for a blob, `d` + name for what is derived. A segment that is
 //! too large for one key is kept as a blob that its key names.
-//! Source: design section 4; the key-value, watch and auth services of etcd's API version 3.
+//! See docs/replicas.md. Source: the key-value, watch and auth services of etcd's API version 3.
 
 mod args;
 mod client;

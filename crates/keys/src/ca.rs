@@ -1,4 +1,4 @@
-//! The certificate hierarchy (spec control-plane.md section 4).
+//! The certificate hierarchy (docs/spec/control-plane.md, section 4).
 //!
 //! The root's key comes from the seed. The mesh CA key is random, and new with every manifest. It
 //! has two certificates with one subject: the *intermediate*, signed by the root (a leaf is valid
@@ -30,7 +30,7 @@ const CA_LIFETIME: Duration = Duration::from_hours(24 * 3652);
 pub const DEFAULT_LEAF_LIFETIME: Duration = Duration::from_hours(24 * 365);
 const ROOT_NAME: &str = "system:coordinator:root";
 const INTERMEDIATE_NAME: &str = "system:coordinator:intermediate";
-/// Extension that names the workload secret (spec control-plane.md 4.4).
+/// Extension that names the workload secret (docs/spec/control-plane.md, section 4.4).
 const WORKLOAD_SECRET_ID_OID: [u64; 5] = [1, 3, 9901, 3, 1];
 
 /// The public side of the hierarchy, as PEM.
@@ -251,7 +251,7 @@ fn leaf_params(
     Ok((params, serial))
 }
 
-/// Spec control-plane.md 4.3: an IP address, else a URI if it has a scheme, else a DNS name.
+/// By docs/spec/control-plane.md, section 4.3: an IP address, else a URI if it has a scheme, else a DNS name.
 fn classify(name: &str) -> Result<SanType, KeyError> {
     let refused = |_| KeyError::Certificate(format!("SAN {name:?} is not ASCII"));
     if let Ok(address) = name.parse() {
@@ -278,8 +278,8 @@ pub fn key_of_csr(der: &[u8]) -> Result<Vec<u8>, KeyError> {
     Ok(request.certification_request_info.subject_pki.raw.to_vec())
 }
 
-/// The workload secret that a certificate names (spec control-plane.md 4.4). The certificate's signature
-/// is the caller's to check.
+/// The workload secret that a certificate names (docs/spec/control-plane.md, section 4.4). The certificate's
+/// signature is the caller's to check.
 pub fn workload_secret_id_of(certificate_der: &[u8]) -> Result<Option<WorkloadSecretId>, KeyError> {
     let malformed =
         || KeyError::Malformed { what: "certificate", expected: "X.509 with a workload secret id" };

@@ -39,7 +39,7 @@ fn mac(key: &[u8; 32], parts: &[&[u8]]) -> [u8; 32] {
 mod tests {
     #[test]
     fn scalars_match_the_vectors_of_the_spec() {
-        // Spec control-plane.md 5.5, through the derivation tested in `engine`.
+        // docs/spec/control-plane.md, section 5.5, through the derivation tested in `engine`.
         let seed: Vec<u8> = (0..64).collect();
         let salt = crate::Salt::from_bytes(&(0..32).collect::<Vec<u8>>()).unwrap();
         let engine = crate::SeedEngine::new(crate::Seed::from_bytes(&seed).unwrap(), salt).unwrap();

@@ -1,5 +1,5 @@
 //! The seed engine: everything that stays the same for the life of a deployment
-//! (spec control-plane.md 5.1 to 5.3).
+//! (docs/spec/control-plane.md, sections 5.1 to 5.3).
 
 use aws_lc_rs::hkdf;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
@@ -165,7 +165,7 @@ fn derive(secret: &[u8], salt: &Salt, label: &str) -> Result<WorkloadSecret, Key
 mod tests {
     use super::*;
 
-    /// Seed 00..3f, salt 00..1f: the vectors of spec control-plane.md 5.5.
+    /// Seed 00..3f, salt 00..1f: the vectors of docs/spec/control-plane.md, section 5.5.
     fn engine() -> SeedEngine {
         let seed: Vec<u8> = (0..64).collect();
         let salt: Vec<u8> = (0..32).collect();

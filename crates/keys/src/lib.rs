@@ -3,7 +3,7 @@
 //! Secrets are types of their own that zeroize on drop and have neither `Debug` nor `Display` of
 //! their content; getting at the bytes is spelled `expose`. No I/O, no clock.
 //!
-//! Source: spec control-plane.md sections 4 and 5, design section 5.
+//! Source: docs/spec/control-plane.md, sections 4 and 5.
 
 mod ca;
 mod deterministic;

@@ -21,7 +21,7 @@ const P256: &str = "1.2.840.10045.3.1.7";
 const P384: &str = "1.3.132.0.34";
 
 /// Checks a detached signature: ECDSA with SHA-256, ASN.1 DER, under a P-256 or P-384 key in
-/// SubjectPublicKeyInfo DER (spec control-plane.md 7.4).
+/// SubjectPublicKeyInfo DER (docs/spec/control-plane.md, section 7.4).
 pub fn verify_ecdsa_sha256(spki_der: &[u8], message: &[u8], signature: &[u8]) -> Result<(), SignatureError> {
     let (algorithm, point) = ec_key(spki_der).ok_or(SignatureError)?;
     UnparsedPublicKey::new(algorithm, point).verify(message, signature).map_err(|_| SignatureError)

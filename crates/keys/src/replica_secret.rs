@@ -1,6 +1,6 @@
 //! The secret that Coordinators share among themselves and seedshare owners never see
-//! (design section 5). It wraps mesh CA keys, so that every replica follows a manifest change from
-//! the log alone.
+//! (docs/spec/control-plane.md, section 5.7; why: docs/replicas.md). It wraps mesh CA keys, so that every
+//! replica follows a manifest change from the log alone.
 
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},

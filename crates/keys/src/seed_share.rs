@@ -1,4 +1,4 @@
-//! Seed shares: the seed encrypted to each seedshare owner (spec control-plane.md 5.4), and the
+//! Seed shares: the seed encrypted to each seedshare owner (docs/spec/control-plane.md, section 5.4), and the
 //! keys of owners.
 
 use aws_lc_rs::{

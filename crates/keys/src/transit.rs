@@ -1,5 +1,5 @@
 //! Keys of the transit engine: they encrypt for a workload and never leave the Coordinator
-//! (spec control-plane.md section 10).
+//! (docs/spec/control-plane.md, section 10).
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use zeroize::Zeroizing;

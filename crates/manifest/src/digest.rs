@@ -132,7 +132,7 @@ identifier! {
     PolicyHash, 32
 }
 identifier! {
-    /// The hash that names a point in manifest history (control-plane spec, 6.2).
+    /// The hash that names a point in manifest history (docs/spec/control-plane.md, section 6.2).
     TransitionHash, 32
 }
 identifier! {

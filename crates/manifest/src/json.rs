@@ -1,4 +1,4 @@
-//! Reads JSON as the manifest's many writers mean it (spec manifest-and-cli.md section 1): names in
+//! Reads JSON as the manifest's many writers mean it (docs/spec/manifest-and-cli.md, section 1): names in
 //! any case, unknown names noted and not refused, a name twice refused, and each error with the JSON
 //! path of the value that is wrong.
 

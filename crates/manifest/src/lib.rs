@@ -5,7 +5,7 @@
 //! types and validation, the content hashes that name things, and the time type. It does no I/O,
 //! and depends on no other crate of the workspace.
 //!
-//! Source: spec `manifest-and-cli.md` section 1, `control-plane.md` sections 3.1 to 3.3 and 6.
+//! Source: docs/spec/manifest-and-cli.md, section 1, docs/spec/control-plane.md, sections 3.1 to 3.3 and 6.
 
 mod diff;
 mod digest;

@@ -1,6 +1,7 @@
 //! What hardware and firmware may carry a workload.
 //!
-//! Meaning of each value: spec `control-plane.md` 3.2 and 3.3; JSON names: `manifest-and-cli.md` 1.
+//! Meaning of each value: docs/spec/control-plane.md, sections 3.2 and 3.3; JSON names:
+//! docs/spec/manifest-and-cli.md, section 1.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! `contrast-node-install.json`: what to install (spec data-plane.md, section 4).
+//! `contrast-node-install.json`: what to install (docs/spec/data-plane.md, section 4).
 
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};

@@ -1,4 +1,5 @@
-//! What a confidential runtime consists of, and what it is called (spec data-plane.md, sections 3 and 4).
+//! What a confidential runtime consists of, and what it is called (docs/spec/data-plane.md,
+//! sections 3 and 4).
 //!
 //! A [`Bundle`] lists files with their digests; [`Bundle::handler`] derives from them the name that containerd, the
 //! RuntimeClass and the directory on the node share. Other contents, another name: versions live side by side.

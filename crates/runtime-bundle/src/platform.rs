@@ -1,4 +1,4 @@
-//! Platforms by the names that users write (spec manifest-and-cli.md, section 2).
+//! Platforms by the names that users write (docs/spec/manifest-and-cli.md, section 2).
 
 use std::{fmt, str::FromStr};
 

@@ -1,5 +1,5 @@
 //! What is wrong with a pod for the place where it is to run: never fatal, always worth a look
-//! (spec manifest-and-cli.md section 3, step 2).
+//! (docs/spec/manifest-and-cli.md, section 3, step 2).
 
 use std::collections::BTreeMap;
 

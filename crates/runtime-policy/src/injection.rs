@@ -1,4 +1,5 @@
-//! What `generate` adds to a confidential pod (spec manifest-and-cli.md section 3, data-plane.md).
+//! What `generate` adds to a confidential pod (docs/spec/manifest-and-cli.md, section 3,
+//! docs/spec/data-plane.md).
 
 use manifest::Role;
 use serde_json::{Value, json};

@@ -5,8 +5,8 @@
 //! about an agent's requests as the agent in the guest does, and says why not; [`explain`] puts a policy
 //! into words. Nothing here touches a disk or a network: files and [`Images`] come in as arguments.
 //!
-//! Source: spec `policy.md`, `manifest-and-cli.md` section 3, `data-plane.md`. The rules are in
-//! `rules.rego`; what they can and cannot stop is in `docs/policies.md`.
+//! Source: docs/spec/policy.md, docs/spec/manifest-and-cli.md, section 3, docs/spec/data-plane.md. The rules
+//! are in `rules.rego`; what they can and cannot stop is in `docs/policies.md`.
 
 mod checks;
 mod container;

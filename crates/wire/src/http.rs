@@ -1,4 +1,5 @@
-//! What both sides of the HTTP API must compute alike (our own extensions of spec control-plane.md 9).
+//! What both sides of the HTTP API must compute alike (our own extensions of docs/spec/control-plane.md,
+//! section 9).
 
 /// HPKE purpose of a recovery: sealed by the owner to the Coordinator.
 pub const RECOVER: &[u8] = b"contrast recover v2";

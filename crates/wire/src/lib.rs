@@ -9,7 +9,8 @@ pub mod http;
 /// store holds.
 pub const VIEW_AGE: &str = "contrast-view-age-ms";
 
-/// What operators and data owners ask: manifests, history, recovery (spec control-plane.md 1.2).
+/// What operators and data owners ask: manifests, history, recovery (docs/spec/control-plane.md,
+/// section 1.2).
 pub mod user {
     #![allow(
         missing_docs,
@@ -22,7 +23,7 @@ pub mod user {
     tonic::include_proto!("edgelesssys.contrast.userapi");
 }
 
-/// What workloads and peers ask: certificates, secrets (spec control-plane.md 1.3).
+/// What workloads and peers ask: certificates, secrets (docs/spec/control-plane.md, section 1.3).
 pub mod mesh {
     #![allow(
         missing_docs,
@@ -75,7 +76,7 @@ pub mod replica {
 }
 
 /// gRPC paths under which older and newer clients call the same services; the first of each pair
-/// is answered as the second (spec control-plane.md 1.2, 1.3).
+/// is answered as the second (docs/spec/control-plane.md, sections 1.2, 1.3).
 pub const PATH_ALIASES: [(&str, &str); 2] = [
     ("/userapi.UserAPI/", "/edgelesssys.contrast.userapi.UserAPI/"),
     ("/edgelesssys.contrast.meshapi.MeshAPI/", "/meshapi.MeshAPI/"),

@@ -1,4 +1,4 @@
-//! An encrypted volume on a hostile disk (spec data-plane.md section 1, lessons.md).
+//! An encrypted volume on a hostile disk (docs/spec/data-plane.md, section 1).
 //!
 //! The device's header is copied into memory, authenticated and checked there (`encrypted_volume`), and the
 //! volume is opened with the copy. Each step of making a volume is sealed before the next, so that a crash

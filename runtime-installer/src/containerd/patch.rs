@@ -1,4 +1,4 @@
-//! Edits of containerd's configuration, as text to text (spec data-plane.md, section 4, step 3).
+//! Edits of containerd's configuration, as text to text (docs/spec/data-plane.md, section 4, step 3).
 //!
 //! An entry is a block of lines between two marker comments at the end of the file. Nothing before it is touched, so
 //! comments, order and other programs' entries stay as they are, and taking the block out gives back the very bytes

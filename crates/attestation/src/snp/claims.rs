@@ -31,7 +31,7 @@ impl SnpClaims {
         Tcb::from_report(self.report.bytes(at), self.product)
     }
 
-    /// The claims as certificate extensions below 1.3.9901.2.1 (spec control-plane.md 4.4).
+    /// The claims as certificate extensions below 1.3.9901.2.1 (docs/spec/control-plane.md, section 4.4).
     pub(crate) fn extensions(&self) -> Vec<(u64, Vec<u8>)> {
         let report = &self.report;
         let policy = report.policy();

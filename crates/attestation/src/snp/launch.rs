@@ -3,8 +3,8 @@
 //! Firmware, kernel and command line of a runtime are the same for every pod; the number of its
 //! virtual CPUs is not. Each adds one page, its saved state (VMSA), to the launch digest: the first
 //! one starts at the reset vector, the others at the firmware's entry point. So one digest in the
-//! manifest, taken before any of these pages, stands for all sizes of a pod (spec
-//! control-plane.md 3.2; AMD 56860, 8.17.2; layout of the page: AMD 24593, table B-4).
+//! manifest, taken before any of these pages, stands for all sizes of a pod (docs/spec/control-plane.md,
+//! section 3.2; AMD 56860, 8.17.2; layout of the page: AMD 24593, table B-4).
 
 use aws_lc_rs::digest::{SHA384, digest};
 use manifest::EntryPoint;

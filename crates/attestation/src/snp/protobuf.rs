@@ -1,6 +1,6 @@
-//! The wire form of SNP evidence: `sevsnp.Attestation` of go-sev-guest (field numbers: spec
-//! attestation.md 7). It splits the report into fields, so the 1184 bytes are rebuilt here, with
-//! reserved ones zero, and the signature is checked over those.
+//! The wire form of SNP evidence: `sevsnp.Attestation` of go-sev-guest (field numbers:
+//! docs/spec/attestation.md, section 7.1). It splits the report into fields, so the 1184 bytes are rebuilt
+//! here, with reserved ones zero, and the signature is checked over those.
 
 use std::collections::HashMap;
 

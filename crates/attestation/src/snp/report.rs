@@ -1,4 +1,5 @@
-//! The attestation report: 1184 bytes, little endian (AMD 56860 table 23; spec attestation.md 7).
+//! The attestation report: 1184 bytes, little endian (AMD 56860 table 23; docs/spec/attestation.md,
+//! section 7.3).
 
 use manifest::SnpProduct;
 

@@ -1,4 +1,4 @@
-//! Security versions. Compared field by field, never as one number (spec attestation.md 7).
+//! Security versions. Compared field by field, never as one number (docs/spec/attestation.md, section 7.3).
 
 use std::fmt;
 

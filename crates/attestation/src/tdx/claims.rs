@@ -20,7 +20,7 @@ impl TdxClaims {
     }
 
     /// The claims as certificate extensions below 1.3.9901.2.2. The numbers are ours: upstream's are
-    /// not known (spec control-plane.md 4.4).
+    /// not known (docs/spec/control-plane.md, section 4.4).
     pub(crate) fn extensions(&self) -> Vec<(u64, Vec<u8>)> {
         let quote = &self.quote;
         let mut values = vec![

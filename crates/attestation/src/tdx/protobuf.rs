@@ -1,5 +1,5 @@
 //! The wire form of TDX evidence: `tdx.QuoteV4` and `tdx.QuoteV5` of go-tdx-guest (field numbers:
-//! spec attestation.md section 7). It splits the quote into fields, so the bytes are rebuilt here.
+//! docs/spec/attestation.md, section 7.2). It splits the quote into fields, so the bytes are rebuilt here.
 
 use prost::Message;
 

@@ -1,4 +1,4 @@
-//! The quote: where its fields are (spec attestation.md section 7; Intel TDX DCAP quoting library
+//! The quote: where its fields are (docs/spec/attestation.md, section 7.4; Intel TDX DCAP quoting library
 //! API, appendix A). Nothing here is verified.
 
 /// Header, in bytes.
