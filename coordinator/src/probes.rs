@@ -1,5 +1,5 @@
-//! Probes for the cluster and metrics: plain HTTP, nothing secret (docs/spec/control-plane.md, sections 8.3,
-//! 8.4).
+//! Probes for the cluster and metrics: plain HTTP, nothing secret (docs/spec/control-plane.md,
+//! sections 8.3 and 8.4).
 
 use std::convert::Infallible;
 
