@@ -17,7 +17,7 @@ use attestation::{
 };
 use manifest::{Manifest, PolicyHash, ReplicaId, RequestId, Timestamp};
 use serde_json::json;
-use storage_schema::{EventStore as _, Log, MemoryStore};
+use storage_schema::{Archive, EventStore as _, Log, MemoryStore};
 use tokio::sync::watch;
 
 const NOW: Timestamp = Timestamp::from_millis(1_800_000_000_000);
@@ -132,9 +132,9 @@ fn authority_and_journal_serve_on() {
         let deployment = deployment();
         deployment.ledger.ask(deployment.set()).await.unwrap().unwrap();
         let (authority_fuse, journal_fuse) = (Fuse::default(), Fuse::default());
-        let (store, fuse) = (Arc::clone(&deployment.store), journal_fuse.clone());
+        let (archive, fuse) = (Arc::new(Archive::new(Arc::clone(&deployment.store))), journal_fuse.clone());
         let journal = Mailbox::new(
-            Supervisor::start(move |_| Journal::new(&store, fuse, REPLICA, Arc::new(|_| {}))),
+            Supervisor::start(move |_| Journal::new(&archive, fuse, REPLICA, Arc::new(|_| {}))),
             4,
         );
         let (for_authority, fuse) = (journal.clone(), authority_fuse.clone());

@@ -19,6 +19,8 @@ pub struct Cluster {
     members: Vec<Member>,
     directory: PathBuf,
     is_tls: bool,
+    /// What members may hold, in bytes; etcd's default if `None`.
+    quota: Option<u64>,
 }
 
 struct Member {
@@ -37,7 +39,7 @@ impl Cluster {
         }
         let member = |_| Ok(Member { process: None, client: free_port()?, peer: free_port()? });
         let members = (0..count).map(member).collect::<anyhow::Result<Vec<_>>>()?;
-        let mut cluster = Self { members, directory: directory.to_owned(), is_tls };
+        let mut cluster = Self { members, directory: directory.to_owned(), is_tls, quota: None };
         for member in 0..count {
             cluster.restart(member)?;
         }
@@ -53,6 +55,7 @@ impl Cluster {
             members: vec![Member { process: None, client: free_port()?, peer: free_port()? }],
             directory: directory.to_owned(),
             is_tls: self.is_tls,
+            quota: self.quota,
         };
         fs::create_dir_all(directory)?;
         self.kill(0);
@@ -64,6 +67,14 @@ impl Cluster {
             wait_until("etcd has a leader", START, || Ok(cluster.ctl(&["get", "nothing"]).is_ok()))?;
         }
         Ok(copy)
+    }
+
+    /// Starts a cluster of one member again, with another quota.
+    pub fn set_quota(&mut self, bytes: u64) -> anyhow::Result<()> {
+        self.quota = Some(bytes);
+        self.kill(0);
+        self.restart(0)?;
+        wait_until("etcd has a leader", START, || Ok(self.ctl(&["get", "nothing"]).is_ok()))
     }
 
     /// Keeps a copy of the data of a cluster of one member, and maybe puts an earlier copy in its place.
@@ -151,6 +162,9 @@ impl Cluster {
             .args(["--heartbeat-interval", "50", "--election-timeout", "1000"])
             .args(["--auto-compaction-mode", "revision", "--auto-compaction-retention", "1000"])
             .env("ETCD_UNSUPPORTED_ARCH", std::env::consts::ARCH);
+        if let Some(bytes) = self.quota {
+            command.args(["--quota-backend-bytes", &bytes.to_string()]);
+        }
         if self.is_tls {
             for (flag, file) in [
                 ("--cert-file", "member.pem"),

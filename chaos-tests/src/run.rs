@@ -359,7 +359,7 @@ impl World<'_> {
             }
             Kind::CorruptDisk => {
                 fleet.kill(place);
-                corrupt(&fleet.replicas[place].state.join("sled"))?;
+                corrupt(&fleet.replicas[place].state)?;
                 Undo::Start(place)
             }
             Kind::FullDisk => self.disturb(place, |host| host.disk_is_full = true)?,

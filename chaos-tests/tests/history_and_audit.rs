@@ -469,13 +469,13 @@ fn damaged_files_are_named_at_the_start() {
     };
     // The log of another moment under the heads of this one.
     copy(&deployment.path("event-log"), &deployment.path("cut"));
-    fs::remove_dir_all(deployment.path("cut/sled")).unwrap();
+    fs::File::create(deployment.path("cut/content")).unwrap();
     let outcome = run("cut");
     assert!(!outcome.status.success());
     assert!(stderr(&outcome).contains("the store lost data"), "{}", stderr(&outcome));
 
     copy(&deployment.path("event-log"), &deployment.path("flipped"));
-    let file = deployment.path("flipped/sled/db");
+    let file = deployment.path("flipped/content");
     let mut bytes = fs::read(&file).unwrap();
     for byte in bytes.iter_mut().step_by(5000) {
         *byte ^= 0x55;
@@ -483,5 +483,9 @@ fn damaged_files_are_named_at_the_start() {
     fs::write(&file, bytes).unwrap();
     let outcome = run("flipped");
     assert!(!outcome.status.success(), "damaged files were accepted");
-    assert!(stderr(&outcome).contains("flipped"), "the directory is named: {}", stderr(&outcome));
+    let text = stderr(&outcome);
+    assert!(
+        text.contains("flipped/content, byte ") && text.contains(", segment "),
+        "file and place are named: {text}"
+    );
 }

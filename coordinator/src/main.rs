@@ -6,6 +6,7 @@ mod clock;
 mod config;
 mod desk;
 mod grpc;
+mod health;
 mod http;
 mod limits;
 mod metrics;
@@ -19,7 +20,11 @@ mod wiring;
 use anyhow::Context as _;
 use config::Config;
 
+#[global_allocator]
+static ALLOCATOR: program::memory::Counting = program::memory::Counting;
+
 fn main() -> anyhow::Result<()> {
+    program::memory::few_arenas();
     let config: Config = program::parse(None);
     config.log.init();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();

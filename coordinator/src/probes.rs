@@ -62,6 +62,7 @@ fn probe(path: &str, readiness: Readiness) -> (StatusCode, &'static str) {
         Readiness::NoManifest => "no manifest configured\n",
         Readiness::NeedsRecovery => "coordinator is in recovery mode\n",
         Readiness::Stale => "not known whether the manifest is still in force\n",
+        Readiness::NoWrites => "the event store takes no writes\n",
         Readiness::Ready => "ready\n",
     };
     match (path, readiness) {

@@ -22,6 +22,7 @@ use crate::{
     clock::now,
     config::Config,
     desk::{Desk, Secrets, Store},
+    health,
     metrics::Metrics,
     replicas,
     servers::{self, DRAIN},
@@ -53,6 +54,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let every = Duration::from_secs(config.checkpoint_seconds);
     tokio::spawn(refresh(endorsements, stopped.clone()));
     tokio::spawn(replicas::keep(desk.clone(), Arc::clone(&issuer), options, discovery, stopped.clone()));
+    tokio::spawn(health::watch(desk.clone(), stopped.clone()));
     let checkpoints = tokio::spawn(checkpoints::keep(desk.clone(), every, stopped));
 
     let mut terminate = signal(SignalKind::terminate())?;
@@ -147,11 +149,11 @@ fn start_actors(config: &Config, stop: watch::Receiver<bool>) -> anyhow::Result<
     let known = Arc::clone(&endorsements);
     let verifiers = SyncArbiter::start(threads, move || Verifiers::new(Arc::clone(&known)));
     let verifiers = Mailbox::new(verifiers, ROOM);
-    let journal_store = Arc::clone(&store);
+    let for_journal = Arc::clone(&archive);
     let metrics = Metrics::default();
     let measure = metrics.clone();
     let on_commit: OnCommit = Arc::new(move |commit| measure.commit_seen(commit));
-    let journal = Supervisor::start(move |_| Journal::new(&journal_store, SystemClock, replica, on_commit));
+    let journal = Supervisor::start(move |_| Journal::new(&for_journal, SystemClock, replica, on_commit));
     let journal = Mailbox::new(journal, ROOM);
     let for_authority = journal.clone();
     let authority = Supervisor::start(move |_| Authority::new(for_authority, SystemClock, threads));

@@ -39,8 +39,45 @@ impl<S: EventStore> Archive<S> {
         Self { store, readers: Mutex::default() }
     }
 
+    /// What it reads.
+    pub fn store(&self) -> &Arc<S> {
+        &self.store
+    }
+
     fn readers(&self) -> MutexGuard<'_, HashMap<StreamId, Arc<Mutex<Log<S>>>>> {
         self.readers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The reader of a stream. Whoever writes the stream does it through this one, so that nothing is read back
+    /// that this process has written.
+    pub fn reader(
+        &self,
+        stream: StreamId,
+        key: Option<LogPublicKey>,
+    ) -> Result<Arc<Mutex<Log<S>>>, LogError> {
+        if let Some(reader) = self.readers().get(&stream).cloned() {
+            return Ok(reader);
+        }
+        let log = Log::resume::<()>(Arc::clone(&self.store), stream, key)?.log;
+        let reader = Arc::new(Mutex::new(log));
+        Ok(Arc::clone(self.readers().entry(stream).or_insert(reader)))
+    }
+
+    /// Reads on in a stream, and takes note of where each certificate is.
+    fn catch_up(&self, log: &mut Log<S>) -> Result<(), LogError> {
+        if log.is_up_to_date() {
+            return Ok(());
+        }
+        let stream = log.head().stream;
+        let mut noted = Ok(());
+        log.catch_up(|sequence, event| {
+            if let Some((name, place)) = index::serial_entry(&event, stream, sequence)
+                && noted.is_ok()
+            {
+                noted = self.store.put_derived(&name, &place);
+            }
+        })?;
+        Ok(noted?)
     }
 
     /// Asks the reader of a stream, which has read everything that is there, or everything that was there when
@@ -51,28 +88,27 @@ impl<S: EventStore> Archive<S> {
         key: Option<LogPublicKey>,
         question: impl Fn(&Log<S>) -> Result<R, LogError>,
     ) -> Result<R, LogError> {
-        let known = self.readers().get(&stream).cloned();
-        let reader = match known {
-            Some(reader) => reader,
-            None => {
-                let log = Log::resume::<()>(Arc::clone(&self.store), stream, key)?.log;
-                let reader = Arc::new(Mutex::new(log));
-                Arc::clone(self.readers().entry(stream).or_insert(reader))
+        let reader = self.reader(stream, key)?;
+        let mut log = reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let silent = match self.catch_up(&mut log) {
+            // What was verified before stays true; how old it is, is for the asker to find out.
+            Err(LogError::Store(error @ StoreError::Unavailable(_))) if log.head().segments > 0 => {
+                Some(error)
+            }
+            outcome => {
+                outcome?;
+                None
             }
         };
-        let mut log = reader.lock().unwrap_or_else(PoisonError::into_inner);
-        match log.catch_up(|_, _| {}) {
-            // What was verified before stays true; how old it is, is for the asker to find out.
-            Err(LogError::Store(StoreError::Unavailable(_))) if log.head().segments > 0 => {}
-            outcome => outcome?,
-        }
-        match question(&log) {
-            Err(LogError::Tiles(_) | LogError::Store(_)) => {
+        match (question(&log), silent) {
+            // Silence does not say that something is missing.
+            (Err(LogError::Beyond { .. }), Some(silent)) => Err(silent.into()),
+            (Err(LogError::Tiles(_) | LogError::Store(_)), _) => {
                 // The cached tree is damaged; reading the whole stream makes it anew.
                 *log = Log::open(Arc::clone(&self.store), stream, key, |_, _| {})?;
                 question(&log)
             }
-            answer => answer,
+            (answer, _) => answer,
         }
     }
 

@@ -13,6 +13,7 @@
 mod archive;
 mod checkpoint;
 mod codec;
+mod content;
 mod event;
 pub mod export;
 mod index;

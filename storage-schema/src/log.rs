@@ -22,6 +22,8 @@ pub struct Log<S> {
     position: Position,
     tiles: Tiles,
     poisoned: bool,
+    /// This is the writer of the stream, so nothing can be there that it does not know.
+    writes: bool,
 }
 
 /// A stream and what was folded from it.
@@ -125,7 +127,7 @@ impl<S: EventStore> Log<S> {
         on_event: impl FnMut(u64, Event),
     ) -> Result<Self, LogError> {
         let position = Position::start(stream, key);
-        let mut log = Self { store, position, tiles: Tiles::default(), poisoned: false };
+        let mut log = Self { store, position, tiles: Tiles::default(), poisoned: false, writes: false };
         log.catch_up(on_event)?;
         Ok(log)
     }
@@ -158,7 +160,7 @@ impl<S: EventStore> Log<S> {
             projection: P::default(),
         });
         check_last(store.as_ref(), &position)?;
-        let log = Self { store, position, tiles, poisoned: false };
+        let log = Self { store, position, tiles, poisoned: false, writes: false };
         Ok(Folded { log, projection, dropped })
     }
 
@@ -274,6 +276,7 @@ impl<S: EventStore> Log<S> {
         let (bytes, header_hash) = header.seal(&encoded, key)?;
         self.store.append(&stream, position.segments, &bytes)?;
         self.poisoned = false;
+        self.writes = stream != StreamId::Control;
         position.key = Some(key.public());
         position.segments += 1;
         position.previous = header_hash.into();
@@ -295,6 +298,12 @@ impl<S: EventStore> Log<S> {
     /// without a key compares this one with the key derived from the seed as soon as it is there.
     pub fn key(&self) -> Option<LogPublicKey> {
         self.position.key
+    }
+
+    /// Whether everything in the stream is known, because this is its only writer: other streams than the
+    /// control stream have one, and no append of it failed since it last read.
+    pub(crate) fn is_up_to_date(&self) -> bool {
+        self.writes && !self.poisoned
     }
 
     /// Whether a failed append must be cleared up first.

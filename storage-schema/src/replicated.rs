@@ -299,6 +299,10 @@ impl<L: EventStore> EventStore for Replicated<L> {
         self.local.sync()
     }
 
+    fn failing(&self) -> Option<StoreError> {
+        self.local.failing().or_else(|| self.shared.as_ref()?.failing())
+    }
+
     fn streams(&self) -> Result<Vec<StreamId>, StoreError> {
         let mut streams = self.local.streams()?;
         if let Some(shared) = &self.shared {

@@ -102,6 +102,19 @@ pub enum StoreError {
         /// How many there are.
         found: u64,
     },
+    /// Bytes of a file that are not as they were written.
+    #[error(
+        "{file}, byte {at}: {what}; check the disk, and put back this file from a copy of it, or let this replica \
+         start with an empty state directory if others run"
+    )]
+    Damaged {
+        /// The file.
+        file: String,
+        /// Where.
+        at: u64,
+        /// What is there, and how it is known.
+        what: String,
+    },
     /// Content that does not have the hash it is stored under.
     #[error("blob {0} does not have the content its name promises")]
     BlobChanged(BlobHash),
@@ -183,7 +196,7 @@ pub trait EventStore: Send + Sync + 'static {
     fn get_blob(&self, hash: &BlobHash) -> Result<Option<Vec<u8>>, StoreError>;
 
     /// Keeps something that can be computed from the segments again: a tile, a snapshot, an index
-    /// entry. Replaces what had that name; durable at the latest with the next append.
+    /// entry. Replaces what had that name; durable with the next [`EventStore::sync`], so a crash may undo it.
     fn put_derived(&self, name: &[u8], value: &[u8]) -> Result<(), StoreError>;
 
     /// What [`EventStore::put_derived`] kept, unauthenticated.
@@ -191,6 +204,12 @@ pub trait EventStore: Send + Sync + 'static {
 
     /// Makes durable what was put so far.
     fn sync(&self) -> Result<(), StoreError>;
+
+    /// Why the engine takes no writes; `None` if it does, or if none failed yet. Where the last one failed, it is
+    /// found out whether the next one would.
+    fn failing(&self) -> Option<StoreError> {
+        None
+    }
 
     /// Every stream that has a segment.
     fn streams(&self) -> Result<Vec<StreamId>, StoreError>;

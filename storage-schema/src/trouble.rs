@@ -32,7 +32,7 @@ impl StoreError {
             Self::Diverged { .. } | Self::BlobChanged(_) | Self::Gap { .. } | Self::Trimmed { .. } => {
                 Trouble::Dishonest
             }
-            Self::Lost { .. } => Trouble::Lost,
+            Self::Lost { .. } | Self::Damaged { .. } => Trouble::Lost,
             Self::Format { .. } | Self::InUse(_) | Self::Fault(_) => Trouble::Fault,
         }
     }

@@ -12,7 +12,7 @@ use std::{
 
 use keys::LogKey;
 use manifest::{ReplicaId, RequestId, Timestamp};
-use storage_schema::{AppendError, Event, Fact, Log, LogError, SledStore, StreamId};
+use storage_schema::{AppendError, Event, EventStore as _, Fact, Log, LogError, SledStore, StreamId};
 
 const CHILD: &str = "CONTRAST_TEST_WRITER";
 
@@ -206,8 +206,8 @@ fn flipped_bits_and_cut_files_lose_nothing_silently() {
         let damaged = directory.path().join(format!("damaged-{round}"));
         copy(&original, &damaged);
         let pick = usize::try_from(dice.below(2 * all.len() as u64)).unwrap();
-        // Most of the bytes, and most of the damage, are in sled's own file.
-        let file = all.get(pick).cloned().unwrap_or_else(|| original.join("sled/db"));
+        // What counts, and most of the damage, is in the content.
+        let file = all.get(pick).cloned().unwrap_or_else(|| original.join("content"));
         let file = damaged.join(file.strip_prefix(&original).unwrap());
         let mut bytes = fs::read(&file).unwrap();
         let used = bytes.iter().rposition(|byte| *byte != 0).map_or(1, |last| last + 1) as u64;
@@ -228,16 +228,28 @@ fn flipped_bits_and_cut_files_lose_nothing_silently() {
     assert!(refused > 10, "only {refused} damages were noticed at all: does the test hit anything?");
 }
 
-/// Changes the segments as a hostile disk would that writes valid sled files.
-fn rewritten(original: &Path, name: &str, change: impl Fn(&sled::Tree, &[Vec<u8>])) -> String {
+/// Changes the records as a hostile disk would that makes the checksums right. Gives what is said then.
+fn rewritten(original: &Path, name: &str, change: impl Fn(&mut Vec<Vec<u8>>)) -> String {
+    const HEADER: usize = 45;
     let directory = original.with_file_name(name);
     copy(original, &directory);
-    let db = sled::open(directory.join("sled")).unwrap();
-    let tree = db.open_tree("segments").unwrap();
-    let keys: Vec<Vec<u8>> = tree.iter().keys().map(|key| key.unwrap().to_vec()).collect();
-    change(&tree, &keys);
-    db.flush().unwrap();
-    drop((tree, db));
+    let bytes = fs::read(directory.join("content")).unwrap();
+    let (mut records, mut rest) = (Vec::new(), bytes.as_slice());
+    while !rest.is_empty() {
+        let length = u32::from_be_bytes(rest[1..5].try_into().unwrap()) as usize;
+        let (record, behind) = rest.split_at(HEADER + length);
+        records.push(record.to_vec());
+        rest = behind;
+    }
+    change(&mut records);
+    for record in &mut records {
+        let body = crc32fast::hash(&record[HEADER..]).to_be_bytes();
+        record[37..41].copy_from_slice(&body);
+        let header = crc32fast::hash(&record[..41]).to_be_bytes();
+        record[41..HEADER].copy_from_slice(&header);
+    }
+    fs::write(directory.join("content"), records.concat()).unwrap();
+    fs::remove_dir_all(directory.join("index")).unwrap();
     open(&directory).err().expect("a rewritten log was accepted").to_string()
 }
 
@@ -246,26 +258,174 @@ fn removed_swapped_and_foreign_segments_in_the_files_are_named() {
     let directory = tempfile::tempdir().unwrap();
     let original = directory.path().join("original");
     filled(&original, 10);
-    let removed = rewritten(&original, "removed", |tree, keys| drop(tree.remove(&keys[4])));
+    let removed = rewritten(&original, "removed", |records| drop(records.remove(4)));
     assert!(
         removed.contains("stream control, segment 5: position in the store: expected 4, found 5"),
         "{removed}"
     );
-    let swapped = rewritten(&original, "swapped", |tree, keys| {
-        let (one, other) = (tree.get(&keys[2]).unwrap().unwrap(), tree.get(&keys[3]).unwrap().unwrap());
-        tree.insert(&keys[2], other).unwrap();
-        tree.insert(&keys[3], one).unwrap();
+    let swapped = rewritten(&original, "swapped", |records| {
+        let (two, three) = (records[2][5..37].to_vec(), records[3][5..37].to_vec());
+        records[2][5..37].copy_from_slice(&three);
+        records[3][5..37].copy_from_slice(&two);
     });
     assert!(swapped.contains("stream control, segment 2: index: expected 2, found 3"), "{swapped}");
-    let last = rewritten(&original, "last", |tree, keys| drop(tree.remove(&keys[9])));
+    let last = rewritten(&original, "last", |records| drop(records.pop()));
     assert!(last.contains("stream control had 10 segments, 9 are there"), "{last}");
-    let changed = rewritten(&original, "changed", |tree, keys| {
-        let mut bytes = tree.get(&keys[6]).unwrap().unwrap().to_vec();
-        let end = bytes.len() - 1;
-        bytes[end] ^= 1;
-        tree.insert(&keys[6], bytes).unwrap();
-    });
+    let changed = rewritten(&original, "changed", |records| *records[6].last_mut().unwrap() ^= 1);
     assert!(changed.contains("stream control, segment 6, bytes"), "{changed}");
+}
+
+/// Where the record of a segment of [`filled`] begins in the content.
+fn record_of(content: &[u8], index: u64) -> usize {
+    let mut at = 0;
+    for _ in 0..index {
+        at += 45 + u32::from_be_bytes(content[at + 1..at + 5].try_into().unwrap()) as usize;
+    }
+    at
+}
+
+#[test]
+fn a_flipped_byte_is_named_by_file_stream_segment_and_byte() {
+    let directory = tempfile::tempdir().unwrap();
+    filled(directory.path(), 10);
+    let file = directory.path().join("content");
+    let mut content = fs::read(&file).unwrap();
+    let at = record_of(&content, 6) + 45;
+    content[at + 100] ^= 1;
+    fs::write(&file, content).unwrap();
+    let error = open(directory.path()).err().unwrap().to_string();
+    let expected = format!("{}, byte {at}: stream control, segment 6: the ", file.display());
+    assert!(error.starts_with(&expected), "{error}");
+    assert!(error.contains("put back this file from a copy"), "{error}");
+}
+
+/// sled's files can be lost or damaged in any way: everything is made anew from the content.
+#[test]
+fn damaged_files_of_sled_cost_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let original = directory.path().join("original");
+    let events = filled(&original, 40);
+    // Opening once more writes sled's snapshot.
+    drop(open(&original).unwrap());
+    let snapshot = |directory: &Path| {
+        let is_snapshot = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with("snap.");
+        files(&directory.join("index")).into_iter().filter(is_snapshot).max().expect("sled wrote a snapshot")
+    };
+    type Damage<'a> = (&'a str, &'a dyn Fn(&Path));
+    let damages: [Damage<'_>; 6] = [
+        ("unfinished snapshot", &|index| {
+            fs::write(index.join("snap.00000000000FFFFF.generating"), "").unwrap();
+        }),
+        ("truncated snapshot", &|index| {
+            let path = snapshot(index.parent().unwrap());
+            let length = fs::metadata(&path).unwrap().len();
+            fs::File::options().write(true).open(path).unwrap().set_len(length / 2).unwrap();
+        }),
+        ("empty snapshot", &|index| fs::write(snapshot(index.parent().unwrap()), "").unwrap()),
+        ("other bytes", &|index| {
+            let mut bytes = fs::read(index.join("db")).unwrap();
+            bytes.iter_mut().step_by(97).for_each(|byte| *byte ^= 0x55);
+            fs::write(index.join("db"), bytes).unwrap();
+        }),
+        ("other configuration", &|index| fs::write(index.join("conf"), "nonsense").unwrap()),
+        ("no files", &|index| fs::remove_dir_all(index).unwrap()),
+    ];
+    for (name, damage) in damages {
+        let damaged = directory.path().join(name);
+        copy(&original, &damaged);
+        damage(&damaged.join("index"));
+        let (mut log, found) = open(&damaged).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(found, events, "{name}");
+        log.append(&[event(40, 300)], &key()).unwrap();
+        drop(log);
+        assert_eq!(open(&damaged).unwrap().1.len(), 41, "{name}");
+        let left: Vec<PathBuf> =
+            files(&damaged).into_iter().filter(|path| !path.starts_with(damaged.join("heads"))).collect();
+        assert!(!left.iter().any(|path| path.to_str().unwrap().contains("generating")), "{name}: {left:?}");
+        assert!(!damaged.join("index.damaged").exists(), "{name}");
+    }
+}
+
+/// A directory of the format before, in which sled held the contents in parts.
+#[test]
+fn a_directory_of_format_2_is_taken_over() {
+    let directory = tempfile::tempdir().unwrap();
+    let (new, old) = (directory.path().join("new"), directory.path().join("old"));
+    let (mut log, _) = open(&new).unwrap();
+    let events: Vec<Event> = (0..5).map(|n| event(n, 6000 * usize::try_from(n).unwrap())).collect();
+    for event in &events {
+        log.append(std::slice::from_ref(event), &key()).unwrap();
+    }
+    drop(log);
+    let store = SledStore::open(&new).unwrap();
+    let segments = store.read(&StreamId::Control, 0, usize::MAX).unwrap();
+    fs::create_dir_all(old.join("heads")).unwrap();
+    fs::write(old.join("FORMAT"), "contrast-event-log 2\n").unwrap();
+    fs::write(old.join("heads/control"), 5_u64.to_be_bytes()).unwrap();
+    let db = sled::open(old.join("sled")).unwrap();
+    let (tree, blobs) = (db.open_tree("segments").unwrap(), db.open_tree("blobs").unwrap());
+    let blob = vec![8; 20_000];
+    let hash = storage_schema::BlobHash::of(&blob);
+    let parts = |bytes: &[u8]| bytes.chunks(8 << 10).map(<[u8]>::to_vec).collect::<Vec<_>>();
+    for (index, segment) in &segments {
+        for (part, bytes) in (0_u32..).zip(parts(segment)) {
+            tree.insert([&[0], index.to_be_bytes().as_slice(), &part.to_be_bytes()].concat(), bytes).unwrap();
+        }
+    }
+    for (part, bytes) in (0_u32..).zip(parts(&blob)) {
+        blobs.insert([hash.as_bytes().as_slice(), &part.to_be_bytes()].concat(), bytes).unwrap();
+    }
+    db.flush().unwrap();
+    drop((db, tree, blobs));
+    for round in 0..2 {
+        assert_eq!(open(&old).unwrap().1, events, "{round}");
+        let store = SledStore::open(&old).unwrap();
+        assert!(store.get_blob(&hash).unwrap().unwrap() == blob, "{round}");
+        assert!(!old.join("sled").exists());
+        assert_eq!(fs::read_to_string(old.join("FORMAT")).unwrap(), "contrast-event-log 3\n");
+    }
+}
+
+/// The disk is full, and somebody reads meanwhile: nothing is lost, what can be read is, and it passes.
+#[test]
+fn reads_while_the_disk_is_full_break_nothing() {
+    let disk = SmallDisk::mount(3 << 20);
+    let directory = disk.0.path().join("log");
+    let ballast = disk.0.path().join("ballast");
+    fs::write(&ballast, vec![0; 1 << 20]).unwrap();
+    let store = Arc::new(SledStore::open(&directory).unwrap());
+    let mut log = Log::open(Arc::clone(&store), StreamId::Control, Some(key().public()), |_, _| {}).unwrap();
+    let mut written = 0;
+    while log.append(&[event(written, 5000)], &key()).is_ok() {
+        assert_eq!(store.failing(), None);
+        written += 1;
+    }
+    // The last bytes go, too.
+    let mut filler = fs::File::create(disk.0.path().join("filler")).unwrap();
+    while std::io::Write::write_all(&mut filler, &[0; 512]).is_ok() {}
+    for _ in 0..20 {
+        let error = store.failing().expect("the store does not take anything").to_string();
+        assert!(error.contains("No space left on device"), "{error}");
+        assert!(error.contains(directory.to_str().unwrap()), "{error}");
+        let read = store.read(&StreamId::Control, 0, usize::MAX).map(|page| page.len() as u64);
+        assert!(read.as_ref().is_ok_and(|read| *read == written), "{read:?}");
+        let failed = log.catch_up(|_, _| {}).map(|()| log.append(&[event(written, 5000)], &key()).is_err());
+        assert_ne!(failed, Ok(false));
+        // A start while it is full says so, or works.
+        if let Err(error) = store.reopen() {
+            assert!(error.to_string().contains("No space left on device"), "{error}");
+        }
+    }
+    drop(filler);
+    fs::remove_file(disk.0.path().join("filler")).unwrap();
+    fs::remove_file(&ballast).unwrap();
+    assert_eq!(store.failing(), None, "it passes by itself");
+    log.catch_up(|_, _| {}).unwrap();
+    written = log.head().size;
+    log.append(&[event(written, 5000)], &key()).unwrap();
+    drop((log, store));
+    let (_, events) = open(&directory).unwrap();
+    assert_eq!(events.len() as u64, written + 1);
 }
 
 #[test]
@@ -277,9 +437,12 @@ fn a_tail_that_is_cut_off_is_missed() {
     let (mut log, _) = open(&newer).unwrap();
     log.append(&[event(5, 300)], &key()).unwrap();
     drop(log);
-    // sled's files of before, everything else of after.
-    fs::remove_dir_all(newer.join("sled")).unwrap();
-    copy(&older.join("sled"), &newer.join("sled"));
+    // The index of before costs nothing.
+    fs::remove_dir_all(newer.join("index")).unwrap();
+    copy(&older.join("index"), &newer.join("index"));
+    assert_eq!(open(&newer).unwrap().1.len(), 6);
+    // The content of before, everything else of after.
+    fs::copy(older.join("content"), newer.join("content")).unwrap();
     let error = open(&newer).err().unwrap().to_string();
     assert!(error.contains("stream control had 6 segments, 5 are there"), "{error}");
 }

@@ -6,13 +6,19 @@ mod conformance;
 #[path = "replicated/mod.rs"]
 mod replicated;
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
 
 use keys::LogKey;
 use manifest::{EvidenceHash, PolicyHash, ReplicaId, RequestId, SerialNumber, Timestamp, TransitionHash};
 use storage_schema::{
-    AppendError, Archive, Event, EventStore, Fact, Folded, Inclusion, Log, LogError, MemoryStore, Projection,
-    SledStore, StoreError, StreamId,
+    AppendError, Archive, BlobHash, Event, EventStore, Fact, Folded, Head, Inclusion, Log, LogError,
+    MemoryStore, Projection, SledStore, StoreError, StreamId,
     merkle::{leaf_hash, verify_consistency, verify_inclusion},
     migrate,
 };
@@ -48,6 +54,113 @@ fn fill<S: EventStore>(store: &Arc<S>) -> Vec<Event> {
     all
 }
 
+/// Counts what is read, and may not answer.
+#[derive(Default)]
+struct Watched {
+    inner: MemoryStore,
+    reads: AtomicUsize,
+    silent: AtomicBool,
+}
+
+impl Watched {
+    fn answer(&self) -> Result<(), StoreError> {
+        let silent = self.silent.load(Ordering::Relaxed);
+        if silent { Err(StoreError::Unavailable("busy".into())) } else { Ok(()) }
+    }
+}
+
+impl EventStore for Watched {
+    fn append(&self, stream: &StreamId, index: u64, segment: &[u8]) -> Result<(), StoreError> {
+        self.answer()?;
+        self.inner.append(stream, index, segment)
+    }
+
+    fn read(&self, stream: &StreamId, index: u64, max: usize) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+        self.answer()?;
+        let page = self.inner.read(stream, index, max)?;
+        self.reads.fetch_add(page.len(), Ordering::Relaxed);
+        Ok(page)
+    }
+
+    fn put_blob(&self, bytes: &[u8]) -> Result<BlobHash, StoreError> {
+        self.inner.put_blob(bytes)
+    }
+
+    fn get_blob(&self, hash: &BlobHash) -> Result<Option<Vec<u8>>, StoreError> {
+        self.inner.get_blob(hash)
+    }
+
+    fn put_derived(&self, name: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        self.inner.put_derived(name, value)
+    }
+
+    fn get_derived(&self, name: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.inner.get_derived(name)
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        self.inner.sync()
+    }
+
+    fn streams(&self) -> Result<Vec<StreamId>, StoreError> {
+        self.inner.streams()
+    }
+}
+
+#[test]
+fn what_this_process_wrote_is_not_read_back() {
+    let (store, stream) = (Arc::new(Watched::default()), StreamId::Replica(ReplicaId::from_bytes([7; 16])));
+    let (archive, public) = (Archive::new(Arc::clone(&store)), Some(key(1).public()));
+    let writer = archive.reader(stream, public).unwrap();
+    for n in 0..20 {
+        writer.lock().unwrap().append(&[event(n)], &key(1)).unwrap();
+        assert_eq!(archive.head(stream, public).unwrap().size, n + 1);
+    }
+    assert_eq!(store.reads.load(Ordering::Relaxed), 0);
+    // A failed append may have taken effect: now it is read what is there.
+    store.silent.store(true, Ordering::Relaxed);
+    assert!(writer.lock().unwrap().append(&[event(20)], &key(1)).is_err());
+    store.silent.store(false, Ordering::Relaxed);
+    let other = archive.reader(stream, public).unwrap().lock().unwrap().head();
+    store.inner.append(&stream, other.segments, &segment_after(&other)).unwrap();
+    assert_eq!(archive.head(stream, public).unwrap().size, 21);
+    assert_eq!(store.reads.load(Ordering::Relaxed), 1);
+}
+
+/// Event 20, as another writer of this stream writes it.
+fn segment_after(head: &Head) -> Vec<u8> {
+    let store = Arc::new(MemoryStore::default());
+    let mut log = Log::open(Arc::clone(&store), head.stream, Some(key(1).public()), |_, _| {}).unwrap();
+    for n in 0..=head.size {
+        log.append(&[event(n)], &key(1)).unwrap();
+    }
+    store.read(&head.stream, head.segments, 1).unwrap().remove(0).1
+}
+
+#[test]
+fn a_silent_store_is_not_one_that_lost_something() {
+    let store = Arc::new(Watched::default());
+    fill(&store);
+    let (archive, public) = (Archive::new(Arc::clone(&store)), Some(key(1).public()));
+    assert_eq!(archive.head(StreamId::Control, public).unwrap().size, 5);
+    let (mut log, _) = open(&store, Some(&key(1))).unwrap();
+    log.append(&[event(5)], &key(1)).unwrap();
+    store.silent.store(true, Ordering::Relaxed);
+    // What was verified is answered; about what is not here yet, only the store could say something.
+    archive.root_at(StreamId::Control, public, 5).unwrap();
+    for error in [
+        archive.root_at(StreamId::Control, public, 6).unwrap_err(),
+        archive.inclusion(StreamId::Control, public, 5).unwrap_err(),
+        archive.consistency(StreamId::Control, public, 6).unwrap_err(),
+    ] {
+        assert_eq!(error, LogError::Store(StoreError::Unavailable("busy".into())));
+    }
+    store.silent.store(false, Ordering::Relaxed);
+    archive.root_at(StreamId::Control, public, 6).unwrap();
+    let beyond = archive.root_at(StreamId::Control, public, 7).unwrap_err();
+    assert!(matches!(beyond, LogError::Beyond { size: 6, asked: 7, .. }), "{beyond}");
+}
+
 #[test]
 fn memory_conforms() {
     conformance::conformance(Arc::new(MemoryStore::default()));
@@ -70,7 +183,7 @@ fn a_second_process_and_another_format_are_refused_by_name() {
     drop(first);
     std::fs::write(directory.path().join("FORMAT"), "contrast-event-log 99\n").unwrap();
     let text = refusal(directory.path());
-    assert!(text.contains("contrast-event-log 99") && text.contains("contrast-event-log 2"), "{text}");
+    assert!(text.contains("contrast-event-log 99") && text.contains("contrast-event-log 3"), "{text}");
 }
 
 fn refused(tamper: impl FnOnce(&mut Vec<Vec<u8>>)) -> String {

@@ -7,7 +7,7 @@
 mod refusals;
 
 use std::{
-    sync::Arc,
+    sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -17,7 +17,9 @@ use actix::{
 };
 use keys::SeedEngine;
 use manifest::{EvidenceHash, ReplicaId, RequestId};
-use storage_schema::{AppendError, Event, EventStore, Fact, Log, LogError, StoreError, StreamId, Trouble};
+use storage_schema::{
+    AppendError, Archive, Event, EventStore, Fact, LogError, StoreError, StreamId, Trouble,
+};
 use tokio::sync::oneshot;
 
 use self::refusals::Refusals;
@@ -107,19 +109,19 @@ pub struct Journal<S: EventStore, C: Clock + Unpin> {
 }
 
 impl<S: EventStore, C: Clock + Unpin> Journal<S, C> {
-    /// A journal whose stream is named by this incarnation.
-    pub fn new(store: &Arc<S>, clock: C, replica: ReplicaId, on_commit: OnCommit) -> Self
+    /// A journal whose stream is named by this incarnation. It writes through the archive's reader of that
+    /// stream, so that nobody reads back what was written here.
+    pub fn new(archive: &Arc<Archive<S>>, clock: C, replica: ReplicaId, on_commit: OnCommit) -> Self
     where
         C: Clone,
     {
-        let store = Arc::clone(store);
+        let archive = Arc::clone(archive);
         let for_writer = clock.clone();
         let writer = actix::SyncArbiter::start(1, move || Writer {
-            store: Arc::clone(&store),
+            archive: Arc::clone(&archive),
             clock: for_writer.clone(),
             replica,
             on_commit: Arc::clone(&on_commit),
-            log: None,
         });
         Self { writer, waiting: Vec::new(), committing: false, clock, refusals: Refusals::default() }
     }
@@ -187,12 +189,11 @@ impl<S: EventStore, C: Clock + Unpin> Handler<Traced<RecordRefusal>> for Journal
 }
 
 /// Appends and flushes. Its stream begins with the first event, because there is no key before.
-struct Writer<S, C> {
-    store: Arc<S>,
+struct Writer<S: EventStore, C> {
+    archive: Arc<Archive<S>>,
     clock: C,
     replica: ReplicaId,
     on_commit: OnCommit,
-    log: Option<Log<S>>,
 }
 
 #[derive(Message)]
@@ -216,14 +217,8 @@ impl<S: EventStore, C: Clock + Unpin> Writer<S, C> {
         let Some(engine) = batch.first().map(|append| Arc::clone(&append.engine)) else { return Ok(()) };
         let started = Instant::now();
         let (at, replica) = (self.clock.now(), self.replica);
-        let log = match &mut self.log {
-            Some(log) => log,
-            none => {
-                let stream = StreamId::Replica(replica);
-                let key = Some(engine.log_key().public());
-                none.insert(Log::open(Arc::clone(&self.store), stream, key, |_, _| {})?)
-            }
-        };
+        let reader = self.archive.reader(StreamId::Replica(replica), Some(engine.log_key().public()))?;
+        let mut log = reader.lock().unwrap_or_else(PoisonError::into_inner);
         if log.is_poisoned() {
             log.catch_up(|_, _| {})?;
         }
@@ -234,7 +229,7 @@ impl<S: EventStore, C: Clock + Unpin> Writer<S, C> {
         }
         for Append { facts, blobs, request, .. } in batch {
             for blob in blobs {
-                self.store.put_blob(&blob)?;
+                self.archive.store().put_blob(&blob)?;
             }
             events.extend(facts.into_iter().map(|fact| Event { at, replica, request, fact }));
         }

@@ -2,12 +2,16 @@
 //! certificate. Runs its own deployment, and reports rate, latency and the Coordinator's CPU.
 //!
 //! The clients share the machine with the Coordinator, so the rate is a lower bound; CPU per
-//! certificate is the figure to compare with the floor.
+//! certificate is the figure to compare with the floor. `--every` prints how memory and what is written grow.
 
 use std::{
     fs,
+    path::Path,
     process::Command,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -34,6 +38,9 @@ struct Args {
     /// How long, in seconds.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
+    /// Also print a line each so many seconds: what was issued, memory, bytes written and on disk, CPU.
+    #[arg(long, value_name = "SECONDS")]
+    every: Option<u64>,
     /// Where the deployment is made, and stays; a temporary directory if none is given.
     #[arg(long, value_name = "DIR")]
     state_dir: Option<std::path::PathBuf>,
@@ -67,15 +74,22 @@ async fn main() -> anyhow::Result<()> {
 
     let issuer: Arc<dyn Issuer> = Arc::new(SimulatedMachine::open(&state.join("machine"))?.guest(policy));
     let (memory_before, cpu_before, started) = (resident_kib(pid)?, cpu_seconds(pid)?, Instant::now());
+    let issued = Arc::new(AtomicU64::new(0));
+    let watched = Watched { pid, state: state.clone(), issued: Arc::clone(&issued) };
+    let samples = args.every.map(|every| tokio::spawn(watched.watch(Duration::from_secs(every))));
     let mut clients = JoinSet::new();
     for _ in 0..args.clients {
-        clients.spawn(client(mesh, Arc::clone(&issuer), started + Duration::from_secs(args.seconds)));
+        let until = started + Duration::from_secs(args.seconds);
+        clients.spawn(client(mesh, Arc::clone(&issuer), until, Arc::clone(&issued)));
     }
     let mut latencies = Vec::new();
     while let Some(client) = clients.join_next().await {
         latencies.extend(client??);
     }
     let elapsed = started.elapsed().as_secs_f64();
+    if let Some(samples) = samples {
+        samples.abort();
+    }
     let cpu = cpu_seconds(pid)? - cpu_before;
     latencies.sort();
     ensure!(!latencies.is_empty(), "not one certificate was issued");
@@ -98,16 +112,79 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The Coordinator, as it is seen from outside.
+struct Watched {
+    pid: u64,
+    state: std::path::PathBuf,
+    issued: Arc<AtomicU64>,
+}
+
+impl Watched {
+    /// Prints a line for each interval, for ever.
+    #[expect(clippy::print_stdout, reason = "the result")]
+    async fn watch(self, every: Duration) -> anyhow::Result<()> {
+        println!(
+            "seconds | certificates | per second | resident MiB | CPU ms each | KB written each | KB on disk each"
+        );
+        let started = Instant::now();
+        let (written_before, disk_before) = (written_bytes(self.pid)?, disk_bytes(&self.state)?);
+        let (mut at, mut before, mut cpu_before) = (started, 0, cpu_seconds(self.pid)?);
+        loop {
+            tokio::time::sleep(every).await;
+            let (now, all, cpu) =
+                (Instant::now(), self.issued.load(Ordering::Relaxed), cpu_seconds(self.pid)?);
+            let (seconds, count) = (now.duration_since(at).as_secs_f64(), (all - before) as f64);
+            let each = |bytes: u64| bytes as f64 / 1e3 / (all as f64).max(1.0);
+            println!(
+                "{:7.0} | {all:12} | {:10.0} | {:12.1} | {:11.2} | {:15.1} | {:15.1}",
+                now.duration_since(started).as_secs_f64(),
+                count / seconds,
+                resident_kib(self.pid)? as f64 / 1024.0,
+                (cpu - cpu_before) * 1e3 / count.max(1.0),
+                each(written_bytes(self.pid)?.saturating_sub(written_before)),
+                each(disk_bytes(&self.state)?.saturating_sub(disk_before)),
+            );
+            (at, before, cpu_before) = (now, all, cpu);
+        }
+    }
+}
+
+/// What a process had written to disks, in bytes (proc(5): io).
+fn written_bytes(pid: u64) -> anyhow::Result<u64> {
+    let io = fs::read_to_string(format!("/proc/{pid}/io"))?;
+    let line = io.lines().find_map(|line| line.strip_prefix("write_bytes:")).context("write_bytes")?;
+    Ok(line.trim().parse()?)
+}
+
+/// What the files in a directory take of the disk, in bytes.
+fn disk_bytes(directory: &Path) -> anyhow::Result<u64> {
+    use std::os::unix::fs::MetadataExt as _;
+    let mut bytes = 0;
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        // What is removed meanwhile takes nothing.
+        let Ok(metadata) = entry.metadata() else { continue };
+        bytes += if metadata.is_dir() { disk_bytes(&entry.path())? } else { metadata.blocks() * 512 };
+    }
+    Ok(bytes)
+}
+
 fn free_port() -> anyhow::Result<u16> {
     Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
-async fn client(port: u16, issuer: Arc<dyn Issuer>, until: Instant) -> anyhow::Result<Vec<Duration>> {
+async fn client(
+    port: u16,
+    issuer: Arc<dyn Issuer>,
+    until: Instant,
+    issued: Arc<AtomicU64>,
+) -> anyhow::Result<Vec<Duration>> {
     let mut latencies = Vec::new();
     while Instant::now() < until {
         let started = Instant::now();
         one_certificate(port, &issuer).await?;
         latencies.push(started.elapsed());
+        issued.fetch_add(1, Ordering::Relaxed);
     }
     Ok(latencies)
 }

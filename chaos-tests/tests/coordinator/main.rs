@@ -6,6 +6,7 @@ mod certificates;
 mod metrics;
 mod owners;
 mod proxy;
+mod storage;
 
 use std::{
     fs,

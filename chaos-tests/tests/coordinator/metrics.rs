@@ -12,6 +12,31 @@ fn names(text: &str) -> BTreeSet<&str> {
     text.split(|c| !is_name(c)).filter(|word| word.starts_with("contrast_") && !word.ends_with('_')).collect()
 }
 
+/// Every certificate costs allocations, and a careless change can double them without anybody noticing.
+#[test]
+fn a_certificate_takes_a_bounded_number_of_allocations() {
+    /// About a tenth above what was counted when this was last changed.
+    const MOST: u64 = 1900;
+    const CERTIFICATES: u64 = 20;
+    let deployment = Deployment::start(&[], |_, _| {}).unwrap();
+    done(&deployment, &["set"]);
+    let allocations = || {
+        let text = deployment.get(deployment.ports.probe, "/metrics").unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("contrast_coordinator_allocations_total "));
+        line.unwrap().parse::<u64>().unwrap()
+    };
+    let issue = |count: u64| {
+        for _ in 0..count {
+            assert!(deployment.initializer(WEB, "web").unwrap().status.success());
+        }
+    };
+    issue(3);
+    let before = allocations();
+    issue(CERTIFICATES);
+    let each = (allocations() - before) / CERTIFICATES;
+    assert!(each < MOST, "{each} allocations for each certificate, {MOST} are the bound");
+}
+
 #[test]
 fn metrics_have_their_names_and_dashboard_and_alerts_name_no_others() {
     let deployment = Deployment::start(&[], |_, _| {}).unwrap();

@@ -72,6 +72,8 @@ struct Inner {
     incomplete: Option<u32>,
     /// Streams that were not held against their last checkpoint at the start, because they were not here.
     unverified: BTreeSet<StreamId>,
+    /// Why the store does not take writes.
+    failing: Option<String>,
 }
 
 /// What is known of a peer.
@@ -129,6 +131,24 @@ impl Standing {
     /// How old the view of the control stream is; `None`: there never was one.
     pub(crate) fn age(&self) -> Option<Duration> {
         self.inner().confirmed.map(|at| at.elapsed())
+    }
+
+    /// Takes note of why the store does not take writes, or that it does.
+    pub(crate) fn set_failing(&self, failing: Option<String>) {
+        let mut inner = self.inner();
+        match (&inner.failing, &failing) {
+            (None, Some(error)) => {
+                tracing::error!(%error, "the event store takes no writes: nothing is issued");
+            }
+            (Some(_), None) => tracing::info!("the event store takes writes again"),
+            _ => {}
+        }
+        inner.failing = failing;
+    }
+
+    /// Why the store does not take writes.
+    pub(crate) fn failing(&self) -> Option<String> {
+        self.inner().failing.clone()
     }
 
     /// Whether certificates may be issued. To decide on that, ask for a [`Current`].

@@ -15,6 +15,8 @@ pub(crate) enum Readiness {
     NeedsRecovery,
     /// A manifest is in force here, but it may have been replaced elsewhere: nothing is issued.
     Stale,
+    /// The event store takes no writes, so nothing is issued.
+    NoWrites,
     Ready,
 }
 
@@ -25,6 +27,7 @@ impl Readiness {
             Self::NoManifest => "no manifest configured",
             Self::NeedsRecovery => "coordinator is in recovery mode",
             Self::Stale => "stale",
+            Self::NoWrites => "the event store takes no writes",
             Self::Ready => "ready",
         }
     }
@@ -36,6 +39,7 @@ impl<L: EventStore> Desk<L> {
             Phase::Uninitialised => Readiness::NoManifest,
             Phase::NeedsRecovery => Readiness::NeedsRecovery,
             Phase::Active(_) if !self.standing.is_current() => Readiness::Stale,
+            Phase::Active(_) if self.standing.failing().is_some() => Readiness::NoWrites,
             Phase::Active(_) => Readiness::Ready,
         }
     }

@@ -72,7 +72,8 @@ fn on_a_desk<F: Future<Output = ()>>(standing: Standing, test: impl FnOnce(Offic
         let endorsements = Arc::new(Endorsements::none());
         let known = Arc::clone(&endorsements);
         let verifiers = Mailbox::new(SyncArbiter::start(1, move || Verifiers::new(Arc::clone(&known))), 8);
-        let for_journal = Arc::clone(&store);
+        let archive = Arc::new(Archive::new(Arc::clone(&store)));
+        let for_journal = Arc::clone(&archive);
         let journal =
             Supervisor::start(move |_| Journal::new(&for_journal, SystemClock, REPLICA, Arc::new(|_| {})));
         let journal = Mailbox::new(journal, 8);
@@ -83,7 +84,7 @@ fn on_a_desk<F: Future<Output = ()>>(standing: Standing, test: impl FnOnce(Offic
             replica: REPLICA,
             standing: Arc::new(standing),
             metrics: Metrics::default(),
-            archive: Arc::new(Archive::new(Arc::clone(&store))),
+            archive,
             store,
             endorsements,
             stop: watch::channel(false).1,

@@ -23,6 +23,7 @@ pub(super) fn status(api: &Api) -> Response {
         Readiness::Stale => "the event store has not answered for too long: contrast status",
         Readiness::NoManifest => "set one: contrast set",
         Readiness::NeedsRecovery => "a seedshare owner must: contrast recover",
+        Readiness::NoWrites => "`contrast status` and the log of the Coordinator say why",
         Readiness::Ready => "",
     };
     let latest = snapshot.state.latest();

@@ -57,6 +57,7 @@ pub(crate) struct Metrics {
     pub(crate) requests: Family<Route, Counter>,
     pub(crate) grpc: GrpcMetrics,
     commit: Histogram,
+    allocations: Counter,
     commit_events: Histogram,
     generation: Gauge,
     ready: Gauge,
@@ -84,6 +85,7 @@ impl Default for Metrics {
             refused: Family::default(),
             requests: Family::default(),
             grpc: GrpcMetrics::default(),
+            allocations: Counter::default(),
             commit: seconds(),
             commit_events: Histogram::new([1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0]),
             generation: Gauge::default(),
@@ -123,7 +125,7 @@ impl Metrics {
         );
         registry.register(
             "coordinator_ready",
-            "1 while a manifest is in force and the seed in memory",
+            "1 while a manifest is in force, the seed in memory, and the event store takes writes",
             self.ready.clone(),
         );
         registry.register(
@@ -199,6 +201,11 @@ impl Metrics {
             "Events in a group commit",
             self.commit_events.clone(),
         );
+        registry.register(
+            "coordinator_allocations",
+            "Allocations of memory since the start",
+            self.allocations.clone(),
+        );
         self.grpc.register(&mut registry);
         registry
     }
@@ -225,6 +232,8 @@ pub(crate) fn scrape(metrics: &Metrics, gauges: &Gauges) -> String {
     metrics.storage_alarms.set(number(gauges.storage_alarms));
     metrics.incomplete_streams.set(i64::from(gauges.incomplete_streams));
     metrics.view_age.set(gauges.view_age.map_or(0.0, |age| age.as_secs_f64()));
+    let counted = metrics.allocations.get();
+    metrics.allocations.inc_by(program::memory::allocations().saturating_sub(counted));
     metrics.generation.set(number(gauges.generation));
     metrics.ready.set(i64::from(gauges.is_ready));
     metrics.shares.set(number(gauges.seed_shares_needed));

@@ -158,6 +158,7 @@ impl Cluster for ClusterApi {
                 store.complaints.push(error.to_string());
             }
         }
+        store.complaints.extend(standing.failing());
         let now = Instant::now();
         let peers = standing.peers().into_iter().map(|(address, peer)| WirePeer {
             address,

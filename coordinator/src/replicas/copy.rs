@@ -30,13 +30,18 @@ pub(super) async fn keep(desk: &Desk) {
         if let Ok(active) = desk.in_force() {
             let (store, key) = (Arc::clone(&desk.store), active.engine.log_key().public());
             let taken = std::mem::take(&mut readers);
-            let copied = tokio::task::spawn_blocking(move || copy(&store, key, taken)).await;
-            match copied {
-                Ok((known, incomplete)) => {
+            let (archive, own) = (Arc::clone(&desk.archive), StreamId::Replica(desk.replica));
+            let copied = tokio::task::spawn_blocking(move || {
+                let (known, incomplete) = copy(&store, own, key, taken);
+                (known, incomplete, archive.head(own, Some(key)))
+            });
+            match copied.await {
+                Ok((known, incomplete, written)) => {
                     readers = known;
                     let whole = readers.iter().filter(|(_, reader)| reader.missing.is_empty());
-                    let held: BTreeMap<_, _> =
+                    let mut held: BTreeMap<_, _> =
                         whole.map(|(stream, reader)| (*stream, reader.log.head().segments)).collect();
+                    held.extend(written.map(|head| (own, head.segments)));
                     desk.standing.set_held(held, incomplete);
                     verify_late(desk, key).await;
                 }
@@ -53,8 +58,9 @@ pub(super) async fn keep(desk: &Desk) {
     }
 }
 
-/// Reads on in every stream. Gives the number of those that could not be read to their end.
-fn copy(store: &Arc<Store>, key: LogPublicKey, mut readers: Readers) -> (Readers, u32) {
+/// Reads on in every stream but the one that this replica writes, which is here anyway. Gives the number of those
+/// that could not be read to their end.
+fn copy(store: &Arc<Store>, own: StreamId, key: LogPublicKey, mut readers: Readers) -> (Readers, u32) {
     let streams = match store.streams() {
         Ok(streams) => streams,
         Err(error) => {
@@ -64,7 +70,7 @@ fn copy(store: &Arc<Store>, key: LogPublicKey, mut readers: Readers) -> (Readers
         }
     };
     let mut incomplete = 0;
-    for stream in streams {
+    for stream in streams.into_iter().filter(|stream| *stream != own) {
         if let Err(error) = copy_stream(store, stream, key, &mut readers) {
             tracing::debug!(%stream, %error, "not everything could be copied; tried again");
             incomplete += 1;

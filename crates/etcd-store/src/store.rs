@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use prost::Message as _;
@@ -51,9 +51,22 @@ pub struct EtcdStore {
     news: watch::Receiver<u64>,
     /// Blobs that go with the next append.
     waiting: Mutex<BTreeMap<[u8; 32], Vec<u8>>>,
+    health: Mutex<Looked>,
     /// `None` only while it is being dropped.
     runtime: Option<Runtime>,
 }
+
+/// When the cluster was last asked how it is, and whether it takes writes.
+#[derive(Default)]
+struct Looked {
+    at: Option<Instant>,
+    /// A write failed since.
+    write_failed: bool,
+    trouble: Option<StoreError>,
+}
+
+/// How often it is asked while nothing fails.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// What a cluster says about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,8 +98,8 @@ impl EtcdStore {
         let (sender, news) = watch::channel(0);
         runtime.spawn(follow(Arc::clone(&client), keys.clone(), sender));
         drop(entered);
-        let (deadline, waiting) = (options.deadline, Mutex::default());
-        Ok(Self { client, keys, deadline, news, waiting, runtime: Some(runtime) })
+        let (deadline, waiting, health) = (options.deadline, Mutex::default(), Mutex::default());
+        Ok(Self { client, keys, deadline, news, waiting, health, runtime: Some(runtime) })
     }
 
     /// Changes whenever somebody appended, and now and then for no reason.
@@ -219,7 +232,7 @@ impl EtcdStore {
     /// A transaction; says how often it was sent.
     fn transact(&self, request: TxnRequest) -> Result<(TxnResponse, u32), StoreError> {
         let client = Arc::clone(&self.client);
-        self.block(async move {
+        let outcome = self.block(async move {
             let asked = client.ask(|asked, attempt| {
                 let request = asked.request(request.clone());
                 async move {
@@ -228,7 +241,15 @@ impl EtcdStore {
                 }
             });
             asked.await
-        })
+        });
+        if outcome.is_err() {
+            self.looked().write_failed = true;
+        }
+        outcome
+    }
+
+    fn looked(&self) -> MutexGuard<'_, Looked> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn last_index(&self, stream: &StreamId) -> Result<Option<u64>, StoreError> {
@@ -465,6 +486,27 @@ impl EventStore for EtcdStore {
 
     fn sync(&self) -> Result<(), StoreError> {
         self.flush()
+    }
+
+    fn failing(&self) -> Option<StoreError> {
+        {
+            let mut looked = self.looked();
+            let is_due = looked.at.is_none_or(|at| at.elapsed() >= LOOK);
+            if !is_due && !looked.write_failed && looked.trouble.is_none() {
+                return None;
+            }
+            (looked.at, looked.write_failed) = (Some(Instant::now()), false);
+        }
+        // Silence is no trouble of this kind: it shows in how old the view of the control stream is.
+        let alarms = self.health().map(|health| health.alarms).unwrap_or_default();
+        let trouble = (!alarms.is_empty()).then(|| {
+            self.unavailable(&format!(
+                "{}. Over its quota it takes no writes: see docs/replicas.md, \"When etcd is full\"",
+                alarms.join("; ")
+            ))
+        });
+        self.looked().trouble.clone_from(&trouble);
+        trouble
     }
 
     fn streams(&self) -> Result<Vec<StreamId>, StoreError> {

@@ -161,3 +161,32 @@ fn many_writers_on_one_index_have_one_winner_though_they_retry() {
     assert_eq!(store.read(&StreamId::Control, 19, 1 << 20).unwrap().len(), 1, "the last one stays");
     assert!(store.append(&StreamId::Control, 20, b"goes on").is_ok());
 }
+
+#[test]
+fn a_store_over_its_quota_says_so_until_it_has_room() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start(directory.path(), 1, false).unwrap();
+    cluster.set_quota(4 << 20).unwrap();
+    let store =
+        EtcdStore::new(&EtcdOptions { deadline: Duration::from_secs(5), ..options(&cluster) }).unwrap();
+    assert_eq!(store.failing(), None);
+    let mut written = 0;
+    let refusal = loop {
+        match store.append(&stream(1), written, &vec![u8::try_from(written).unwrap(); 400_000]) {
+            Ok(()) => written += 1,
+            Err(error) => break error.to_string(),
+        }
+    };
+    assert!(written > 2 && refusal.contains("database space exceeded"), "{written}: {refusal}");
+    // Asked at once, not at the next look.
+    let trouble = store.failing().unwrap().to_string();
+    assert!(trouble.contains("NOSPACE") && trouble.contains("When etcd is full"), "{trouble}");
+    assert_eq!(store.read(&stream(1), 0, 1).unwrap().len(), 1, "what is there is read");
+
+    cluster.set_quota(64 << 20).unwrap();
+    cluster.ctl(&["alarm", "disarm"]).unwrap();
+    wait_until("it passes", Duration::from_secs(5), || Ok(store.failing().is_none())).unwrap();
+    // The refused one may have been taken after all.
+    let next = store.append(&stream(1), written, b"next");
+    assert!(matches!(next, Ok(()) | Err(StoreError::IndexTaken { .. })), "{next:?}");
+}

@@ -1,8 +1,9 @@
 //! What every program of ours does the same way: options by flag, environment and file, logs, and its
-//! own evidence.
+//! own evidence, memory.
 
 mod evidence;
 mod log;
+pub mod memory;
 mod options;
 
 pub use evidence::EvidenceOptions;
