@@ -1,5 +1,5 @@
 # One word for each thing that is done often. `make` lists them; each is a command that can be run by itself.
-.PHONY: help check fix quick test figures fuzz images
+.PHONY: help check fix quick test cluster figures fuzz images
 
 help:            ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -20,6 +20,9 @@ quick:           ## unit tests, without root
 
 test:            ## everything that a fresh Debian machine can run, as root
 	./test
+
+cluster:         ## our pods on a real Kubernetes of this machine's own, as root
+	./test cluster
 
 figures:         ## the figures of docs/performance.md: certificates, policies, evidence, the mesh (as root)
 	cargo build --release --workspace --bins
