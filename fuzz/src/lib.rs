@@ -334,6 +334,7 @@ fn kubernetes(bytes: &[u8]) {
     let injection = Injection {
         initializer: Some("initializer".into()),
         service_mesh: Some("mesh".into()),
+        lift_default_deny: false,
         trusted_store: Some("10Gi".into()),
         runtime_class: Some("contrast-cc-x".into()),
         image_replacements: Vec::new(),

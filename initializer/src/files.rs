@@ -13,6 +13,10 @@ use atls::ConnectionKey;
 use wire::mesh::NewMeshCertResponse;
 use zeroize::Zeroizing;
 
+/// For the group as well: containers of a pod run as various users, and `generate` puts all of them into the
+/// initializer's group. Who can read it is in the pod, and holds what the pod holds.
+const SECRET: u32 = 0o440;
+
 /// Writes everything, the certificates last: who sees them finds the key that belongs to them.
 pub(crate) fn write(
     directory: &Path,
@@ -25,9 +29,9 @@ pub(crate) fn write(
     }
     if !identity.workload_secret.is_empty() {
         let hex = Zeroizing::new(hex::encode(&identity.workload_secret));
-        put(&secrets.join("workload-secret-seed"), 0o400, hex.as_bytes())?;
+        put(&secrets.join("workload-secret-seed"), SECRET, hex.as_bytes())?;
     }
-    put(&tls.join("key.pem"), 0o400, key.to_pem().as_bytes())?;
+    put(&tls.join("key.pem"), SECRET, key.to_pem().as_bytes())?;
     put(&tls.join("coordinator-root-ca.pem"), 0o444, &identity.root_ca_cert)?;
     put(&tls.join("mesh-ca.pem"), 0o444, &identity.mesh_ca_cert)?;
     put(&tls.join("certChain.pem"), 0o444, &identity.cert_chain)

@@ -9,6 +9,7 @@ mod files;
 mod refusal;
 mod sidecar;
 mod volume;
+mod waiting;
 
 use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
@@ -20,9 +21,12 @@ use manifest::Timestamp;
 use refusal::Remembering;
 use tokio::{net::TcpStream, signal::unix::SignalKind, sync::Mutex};
 use tonic::{Code, Status, transport::Endpoint};
+use waiting::{GaveUp, Patience};
 use wire::mesh::{NewMeshCertRequest, NewMeshCertResponse, mesh_api_client::MeshApiClient};
 
-const RETRY: Duration = Duration::from_secs(5);
+/// Pauses between attempts double from the first to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const HANDSHAKE: Duration = Duration::from_secs(30);
 /// Longest attempt, from the first packet to the certificate.
 const ATTEMPT: Duration = Duration::from_secs(60);
@@ -41,7 +45,8 @@ pub(crate) struct Refused(pub(crate) String);
     after_help = "Files written below --directory:\n  \
         tls-config/certChain.pem, key.pem, mesh-ca.pem, coordinator-root-ca.pem\n  \
         secrets/workload-secret-seed (hex)\n\
-        Exit codes: 0 done, 1 refused (with --once), 2 broken.\n\n\
+        Exit codes: 0 done, 1 the Coordinator or this pod was refused, 2 broken, 3 no certificate within\n  \
+        --report-after-seconds or --give-up-after-seconds.\n\n\
         Examples:\n  initializer --coordinator coordinator:7777\n  \
         initializer --coordinator coordinator --sidecar --volume /dev/csi0:/state\n  \
         initializer cryptsetup -d /dev/csi0 -m /state"
@@ -81,9 +86,30 @@ struct Args {
     /// There is no service mesh: let incoming traffic in, which the guest denies from its start.
     #[arg(long, env = "CONTRAST_LIFT_DEFAULT_DENY")]
     lift_default_deny: bool,
-    /// Give up at the first refusal instead of trying again every 5 seconds.
+    /// Give up at the first refusal instead of trying again, every 5 seconds in the end.
     #[arg(long)]
     once: bool,
+    /// Give up after so many seconds without a certificate, so that Kubernetes shows why (--termination-log) and starts
+    /// this again; but go on waiting while the reason is the one that was shown last. Never if not given.
+    #[arg(long, env = "CONTRAST_REPORT_AFTER_SECONDS", value_name = "SECONDS")]
+    report_after_seconds: Option<u64>,
+    /// Give up after so many seconds without a certificate, whatever the reason: for containers that Kubernetes waits for
+    /// in a way that it cannot break off.
+    #[arg(
+        long,
+        env = "CONTRAST_GIVE_UP_AFTER_SECONDS",
+        value_name = "SECONDS",
+        conflicts_with_all = ["once", "report_after_seconds"]
+    )]
+    give_up_after_seconds: Option<u64>,
+    /// File whose text Kubernetes shows when the container has ended; written if it is there.
+    #[arg(
+        long,
+        env = "CONTRAST_TERMINATION_LOG",
+        value_name = "FILE",
+        default_value = "/dev/termination-log"
+    )]
+    termination_log: PathBuf,
     #[command(flatten)]
     evidence: program::EvidenceOptions,
     #[command(flatten)]
@@ -126,8 +152,16 @@ async fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
-            ExitCode::from(if error.is::<Refused>() { 1 } else { 2 })
+            ExitCode::from(exit_code(&error))
         }
+    }
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    match error {
+        error if error.is::<Refused>() => 1,
+        error if error.is::<GaveUp>() => 3,
+        _ => 2,
     }
 }
 
@@ -167,9 +201,15 @@ async fn run(args: Args) -> anyhow::Result<()> {
         volume::check_tools()?;
     }
 
+    let patience = match (args.once, args.give_up_after_seconds, args.report_after_seconds) {
+        (true, ..) => Patience::For(Duration::ZERO),
+        (false, Some(seconds), _) => Patience::For(Duration::from_secs(seconds)),
+        (false, None, Some(seconds)) => Patience::UntilToReport(Duration::from_secs(seconds)),
+        (false, None, None) => Patience::Endless,
+    };
     let pod = Pod::new(&args, directory)?;
     let mut identity = tokio::select! {
-        identity = pod.initialize(args.once) => identity?,
+        identity = pod.initialize(patience) => identity?,
         () = &mut stop => anyhow::bail!("told to stop before the Coordinator accepted this pod"),
     };
     if let Some(volume) = &volume {
@@ -181,7 +221,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
             let renewal = async {
                 let reason = sidecar::time_to_renew(&pod.directory, identity.0, identity.1, now).await;
                 tracing::info!("renewing the certificate: {reason}");
-                pod.initialize(false).await
+                pod.initialize(Patience::Endless).await
             };
             tokio::select! {
                 renewed = renewal => identity = renewed?,
@@ -204,6 +244,7 @@ struct Pod {
     issuer: Arc<Remembering>,
     key: Arc<ConnectionKey>,
     judge: Option<coordinator::Judge>,
+    report: waiting::Report,
 }
 
 impl Pod {
@@ -215,12 +256,15 @@ impl Pod {
             false => format!("{coordinator}:7777"),
         };
         let judge = args.verify_coordinator.as_deref().map(coordinator::Judge::read).transpose()?;
-        Ok(Self { address, directory, issuer, key: Arc::new(ConnectionKey::generate()?), judge })
+        let report = waiting::Report::new(args.termination_log.clone(), &directory);
+        Ok(Self { address, directory, issuer, key: Arc::new(ConnectionKey::generate()?), judge, report })
     }
 
     /// Asks until the Coordinator issues a certificate, and writes the files. Returns from when to when the
     /// certificate is valid, and when it came.
-    async fn initialize(&self, once: bool) -> anyhow::Result<(sidecar::Validity, Timestamp)> {
+    async fn initialize(&self, patience: Patience) -> anyhow::Result<(sidecar::Validity, Timestamp)> {
+        let began = tokio::time::Instant::now();
+        let mut pause = FIRST_PAUSE;
         loop {
             let config = ClientConfig {
                 key: Arc::clone(&self.key),
@@ -238,6 +282,7 @@ impl Pod {
                     let validity = sidecar::Validity::of(&identity.cert_chain)?;
                     files::write(&self.directory, &self.key, &identity)?;
                     tracing::info!(directory = %self.directory.display(), "certificate and secret written");
+                    self.report.done();
                     return Ok((validity, now()));
                 }
                 Ok(Err(error)) => error,
@@ -245,11 +290,13 @@ impl Pod {
                     anyhow::anyhow!("the Coordinator at {} gave no answer within {ATTEMPT:?}", self.address)
                 }
             };
-            if once {
-                return Err(error);
+            if self.report.enough(patience, &error, began.elapsed()) {
+                // A refusal keeps its own exit code.
+                return Err(if error.is::<Refused>() { error } else { error.context(GaveUp) });
             }
-            tracing::warn!("{error:#}; next try in {RETRY:?}");
-            tokio::time::sleep(RETRY).await;
+            tracing::warn!("{error:#}; next try in {pause:?}");
+            tokio::time::sleep(pause).await;
+            pause = LONGEST_PAUSE.min(2 * pause);
         }
     }
 }

@@ -22,13 +22,15 @@ use rustls::{
     sign::CertifiedKey,
     version::TLS13,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use crate::{config::Peers, peer::PeerVerifier};
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The pod waits for the first.
+const LOOK_FOR_THE_FIRST_EVERY: Duration = Duration::from_millis(50);
 /// Files that do not fit together for longer are worth a warning.
-const LOOKS_BEFORE_WARNING: u32 = 10;
+const WARN_AFTER: Duration = Duration::from_secs(10);
 
 /// Which CA peers are verified against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -189,10 +191,11 @@ pub(crate) type Current = watch::Receiver<Option<Arc<Identity>>>;
 pub(crate) async fn watch(sources: Sources, current: watch::Sender<Option<Arc<Identity>>>) {
     let sources = Arc::new(sources);
     let mut loaded = None;
-    let mut failures: u32 = 0;
-    let mut looks = tokio::time::interval(LOOK_EVERY);
+    let mut failing_since = None;
+    let mut pause = Duration::ZERO;
     loop {
-        looks.tick().await;
+        tokio::time::sleep(pause).await;
+        pause = if loaded.is_none() { LOOK_FOR_THE_FIRST_EVERY } else { LOOK_EVERY };
         let (found, to_load) = (Arc::clone(&sources), Arc::clone(&sources));
         let Ok(found) = tokio::task::spawn_blocking(move || fingerprint(&found.directory)).await else {
             continue;
@@ -209,11 +212,11 @@ pub(crate) async fn watch(sources: Sources, current: watch::Sender<Option<Arc<Id
                 let first = current.send_replace(Some(Arc::new(identity))).is_none();
                 tracing::info!(first, "certificate and CA loaded");
                 loaded = found;
-                failures = 0;
+                failing_since = None;
             }
             Err(error) => {
-                failures = failures.saturating_add(1);
-                if failures.is_multiple_of(LOOKS_BEFORE_WARNING) {
+                if failing_since.get_or_insert_with(Instant::now).elapsed() >= WARN_AFTER {
+                    failing_since = None; // the next warning comes after as long again
                     let until =
                         if loaded.is_some() { "the earlier ones stay in use" } else { "nothing passes" };
                     tracing::warn!("the certificate files cannot be used, {until}: {error:#}");

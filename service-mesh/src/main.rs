@@ -1,26 +1,27 @@
 //! The service mesh: wraps a pod's traffic in mutual TLS (docs/spec/data-plane.md, section 2).
 //!
-//! Order matters: the packet filter first, so that nothing passes; then the certificate; then the
-//! sockets. If this program ends, the packet filter stays, finds no socket, and drops what comes.
+//! Order matters: the packet filter first, so that nothing passes; then the initializer, if it runs here; then
+//! the certificate; then the sockets. If this program ends, the packet filter stays, finds no socket, and drops what comes.
 
 mod admin;
+mod capacity;
 mod config;
 mod egress;
 mod gate;
 mod identity;
 mod ingress;
+mod initializer;
 mod metrics;
 mod peer;
 mod renewal;
 mod sources;
 mod tunnel;
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 use packet_filter::{Redirection, UnlistedPorts};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{net::TcpListener, signal::unix::SignalKind, sync::watch, task::JoinSet};
 
 use crate::{
@@ -28,9 +29,13 @@ use crate::{
     gate::{Gate, Limits},
     identity::{Sources, Trust},
     ingress::{ClientAuth, OwnPorts},
+    initializer::{Ended, Initializer},
     metrics::Metrics,
     renewal::Renewal,
 };
+
+/// How often `wait` looks.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Wraps this pod's traffic in mutual TLS with the certificate that the initializer got.
 ///
@@ -81,15 +86,19 @@ struct Args {
     /// Port of the socket for connections without.
     #[arg(long, env = "CONTRAST_SERVER_TLS_PORT", default_value_t = 15007)]
     server_tls_port: u16,
-    /// Connections at once; more wait.
-    #[arg(long, env = "CONTRAST_MAX_CONNECTIONS", default_value_t = 50_000)]
-    max_connections: usize,
+    /// Start this initializer once the packet filter stands, and keep it. Without it, another container runs it.
+    #[arg(long, env = "CONTRAST_INITIALIZER", value_name = "FILE")]
+    initializer: Option<PathBuf>,
+    /// Connections at once; more wait. What the pod's memory and descriptors carry if not given.
+    #[arg(long, env = "CONTRAST_MAX_CONNECTIONS")]
+    max_connections: Option<usize>,
     /// Handshakes at once; more wait.
     #[arg(long, env = "CONTRAST_MAX_HANDSHAKES", default_value_t = 1024)]
     max_handshakes: usize,
-    /// Connections at once from one address (IPv6: from one /64); more are reset. The application is one, too.
-    #[arg(long, env = "CONTRAST_MAX_CONNECTIONS_PER_SOURCE", default_value_t = 20_000)]
-    max_connections_per_source: usize,
+    /// Connections at once from one address (IPv6: from one /64); more are reset. The application is one, too. Four
+    /// fifths of all if not given.
+    #[arg(long, env = "CONTRAST_MAX_CONNECTIONS_PER_SOURCE")]
+    max_connections_per_source: Option<usize>,
     /// Handshakes at once from one address; more wait.
     #[arg(long, env = "CONTRAST_MAX_HANDSHAKES_PER_SOURCE", default_value_t = 256)]
     max_handshakes_per_source: usize,
@@ -107,6 +116,12 @@ struct Args {
 enum Command {
     /// Drop everything incoming until the mesh takes over; for the guest's start.
     Deny,
+    /// Return when the mesh of this container is up; it shares the mesh's environment.
+    Wait {
+        /// Fail after so long. Kubernetes cannot end a pod while it runs this.
+        #[arg(long, default_value_t = 30)]
+        seconds: u64,
+    },
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -117,20 +132,43 @@ enum Unlisted {
     Deny,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     let args: Args = program::parse(None);
     args.log.init();
-    if let Some(Command::Deny) = args.command {
-        packet_filter::deny_incoming()?;
-        tracing::info!("everything incoming is dropped until the service mesh runs");
-        return Ok(());
+    match start(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::from(error.downcast_ref::<Ended>().map_or(1, Ended::exit_code))
+        }
+    }
+}
+
+fn start(args: Args) -> anyhow::Result<()> {
+    match args.command {
+        Some(Command::Deny) => {
+            packet_filter::deny_incoming()?;
+            tracing::info!("everything incoming is dropped until the service mesh runs");
+            return Ok(());
+        }
+        Some(Command::Wait { seconds }) => return wait(args.mutual_tls_port, Duration::from_secs(seconds)),
+        None => {}
     }
     // First of all, and nothing that follows undoes it.
     packet_filter::redirect(&redirection(&args)).context("nothing may pass unprotected, so nothing runs")?;
     tracing::info!("incoming TCP is redirected; the rest is dropped");
-    raise_descriptor_limit(args.max_connections);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.context("cannot start the asynchronous runtime")?.block_on(run(args))
+}
+
+/// The mesh opens its sockets when it has a certificate, this one last.
+fn wait(port: u16, limit: Duration) -> anyhow::Result<()> {
+    let began = std::time::Instant::now();
+    while std::net::TcpStream::connect((std::net::Ipv4Addr::LOCALHOST, port)).is_err() {
+        ensure!(began.elapsed() < limit, "the mesh is not up after {limit:?}");
+        std::thread::sleep(LOOK_EVERY);
+    }
+    Ok(())
 }
 
 fn redirection(args: &Args) -> Redirection {
@@ -175,15 +213,28 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let sources = Sources { directory: args.directory.clone(), trust: args.trust, peers: args.peers };
     tasks.spawn(identity::watch(sources, sender));
     tracing::info!(directory = %args.directory.display(), "waiting for the initializer's certificate");
+    let mut initializer = args.initializer.as_deref().map(Initializer::start).transpose()?;
+    let ended = async {
+        match &mut initializer {
+            Some(initializer) => initializer.ended().await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
+        biased;
         first = identity.wait_for(Option::is_some) => drop(first?),
+        ended = ended => return Err(ended),
         () = &mut stop => return Ok(()),
     }
+    if let Some(initializer) = initializer {
+        tasks.spawn(initializer.keep());
+    }
 
+    let connections = capacity::connections(args.max_connections);
     let limits = Limits {
-        connections: args.max_connections,
+        connections,
         handshakes: args.max_handshakes,
-        connections_per_source: args.max_connections_per_source,
+        connections_per_source: args.max_connections_per_source.unwrap_or((connections / 5 * 4).max(1)),
         handshakes_per_source: args.max_handshakes_per_source,
         handshake: Duration::from_secs(args.handshake_seconds),
         connect: Duration::from_secs(args.handshake_seconds),
@@ -209,22 +260,4 @@ async fn run(args: Args) -> anyhow::Result<()> {
     tracing::info!("stopping; connections may go on for {drain:?}");
     let _ = tokio::time::timeout(drain, gate.drained()).await;
     Ok(())
-}
-
-/// A proxied connection has two descriptors.
-fn raise_descriptor_limit(connections: usize) {
-    let wanted = (connections as u64).saturating_mul(2).saturating_add(256);
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current.is_none_or(|current| current >= wanted) {
-        return;
-    }
-    // More than the maximum takes a capability; without it, the maximum has to do.
-    let attempts = [wanted, maximum.map_or(wanted, |maximum| maximum.min(wanted))];
-    let set = |&limit: &u64| {
-        let maximum = maximum.map(|maximum| maximum.max(limit));
-        setrlimit(Resource::Nofile, Rlimit { current: Some(limit), maximum }).is_ok()
-    };
-    if attempts.iter().position(set) != Some(0) {
-        tracing::warn!(wanted, possible = maximum, "fewer descriptors than --max-connections needs");
-    }
 }

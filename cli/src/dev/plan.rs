@@ -127,6 +127,7 @@ fn policies(files: &[(String, String)]) -> anyhow::Result<Vec<PodPolicy>> {
     deployment.inject(&Injection {
         initializer: Some("contrast-initializer".into()),
         service_mesh: Some("contrast-service-mesh".into()),
+        lift_default_deny: false,
         trusted_store: None,
         runtime_class: None,
         image_replacements: Vec::new(),

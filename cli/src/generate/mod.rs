@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use ::manifest::ReferenceValues;
 use anyhow::Context as _;
-use runtime_policy::{Deployment, Injection, MAX_LINE_BYTES, PodPolicy, RULES, Settings};
+use runtime_policy::{Deployment, Injection, MAX_LINE_BYTES, PodPolicy, PodSecurity, RULES, Settings};
 use serde::Serialize;
 
 use crate::{client::read, printer::Printer, runtime};
@@ -98,6 +98,10 @@ struct InjectArgs {
     /// Add no service mesh, whatever pods ask for.
     #[arg(long)]
     skip_service_mesh: bool,
+    /// The guest of this runtime lets nobody in from its start (`service-mesh deny`): in pods without a mesh the
+    /// initializer lifts that, for which it needs NET_ADMIN.
+    #[arg(long)]
+    lift_default_deny: bool,
     /// Keep the layers of images in the VM's memory, not on an encrypted volume.
     #[arg(long)]
     skip_trusted_store: bool,
@@ -136,6 +140,7 @@ impl InjectArgs {
         Ok(Injection {
             initializer: (!self.skip_initializer).then(|| replaced(&self.initializer_image)),
             service_mesh: (!self.skip_service_mesh).then(|| replaced(&self.service_mesh_image)),
+            lift_default_deny: self.lift_default_deny,
             trusted_store: (!self.skip_trusted_store).then(|| self.trusted_store_size.clone()),
             runtime_class: self.runtime_class.clone(),
             image_replacements: replacements,
@@ -149,8 +154,17 @@ struct Report {
     manifest: PathBuf,
     pods: Vec<PodReport>,
     changed_files: Vec<String>,
+    pod_security: Vec<PodSecurityReport>,
     warnings: Vec<String>,
     to_fill_in: Vec<String>,
+}
+
+/// The strictest Pod Security level that a namespace may enforce, and what a stricter one would refuse.
+#[derive(Serialize)]
+struct PodSecurityReport {
+    namespace: String,
+    level: String,
+    because: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -210,7 +224,7 @@ pub(crate) async fn run(mut args: Args, workspace: Option<&Path>, printer: &Prin
     let to_fill_in = draft.write(&args, &policies, printer)?;
     files::write(&args.paths, args.output_file.as_deref(), &deployment, &changes)?;
     files::write_policies(&args.policies, &policies)?;
-    let report = report(&args, &policies, &changes, warnings, to_fill_in);
+    let report = report(&args, &policies, &changes, &deployment.pod_security(), warnings, to_fill_in);
     if files::to_stdout(&args.paths, args.output_file.as_deref()) {
         for line in summary(&report).lines() {
             printer.note(line);
@@ -278,6 +292,7 @@ fn report(
     args: &Args,
     policies: &[PodPolicy],
     changes: &[files::Change],
+    pod_security: &[PodSecurity],
     warnings: Vec<String>,
     to_fill_in: Vec<String>,
 ) -> Report {
@@ -288,7 +303,13 @@ fn report(
         policy: policy.document.hash().to_string(),
         mr_config_id: hex::encode(policy.document.mr_config_id()),
     };
+    let security = |found: &PodSecurity| PodSecurityReport {
+        namespace: found.namespace.clone(),
+        level: found.level.to_string(),
+        because: found.because.clone(),
+    };
     Report {
+        pod_security: pod_security.iter().map(security).collect(),
         manifest: args.manifest.clone(),
         pods: policies.iter().map(pod).collect(),
         changed_files: changes.iter().map(|change| change.name.clone()).collect(),
@@ -308,6 +329,18 @@ fn summary(report: &Report) -> String {
         _ => format!("Changed: {}", report.changed_files.join(", ")),
     };
     let _ = writeln!(text, "{changed}; {} pods in {}", report.pods.len(), report.manifest.display());
+    for namespace in &report.pod_security {
+        let _ = write!(
+            text,
+            "Namespace {} may enforce Pod Security level {}",
+            namespace.namespace, namespace.level
+        );
+        let _ = match namespace.because.split_first() {
+            Some((first, [])) => writeln!(text, ", not a stricter one: {first}"),
+            Some((first, more)) => writeln!(text, ", not a stricter one: {first}; and {} more", more.len()),
+            None => writeln!(text),
+        };
+    }
     for field in &report.to_fill_in {
         let _ = writeln!(text, "Fill in before `contrast set`: {field}");
     }

@@ -36,6 +36,10 @@ pub(crate) struct Args {
     // last for 900 000 certificates, of this and all earlier starts. A log without `--storage` is not in this sum.
     #[arg(long, default_value_t = 200, value_name = "MIB", value_parser = clap::value_parser!(u32).range(64..))]
     memory: u32,
+    /// Processor time that each may use at most, in thousandths of a processor; the VM gets as many processors more,
+    /// rounded up.
+    #[arg(long, default_value_t = 1000, value_name = "MILLI", value_parser = clap::value_parser!(u32).range(100..))]
+    cpu: u32,
     /// How several replicas find each other.
     #[arg(long, value_enum, default_value_t)]
     discovery: Discovery,
@@ -176,6 +180,7 @@ fn slots(args: &Args) -> Vec<Slot> {
             ".Values.coordinator.memory | quote",
             json!(format!("{}Mi", args.memory)),
         ),
+        slot("CPU", Some("cpu"), ".Values.coordinator.cpu | quote", json!(format!("{}m", args.cpu))),
         slot("SERVICE_TYPE", Some("serviceType"), ".Values.coordinator.serviceType | quote", json!(service)),
     ]
 }
@@ -253,6 +258,7 @@ pub(crate) fn example(storage: Option<&str>, asks_api: bool) -> Vec<Slot> {
         namespace: "shop".into(),
         replicas: 3,
         memory: 200,
+        cpu: 1000,
         discovery,
         service_type: ServiceType::LoadBalancer,
         etcd_endpoints: vec!["https://etcd-0:2379".into(), "https://etcd-1:2379".into()],

@@ -7,15 +7,10 @@ use yaml_edit::{Document, Path, Position};
 
 use crate::{
     Finding, Place, PolicyError,
+    injected::{self, INITIALIZER, SECRETS, SECRETS_GROUP, SECRETS_PATH, SECURE_VOLUME, SERVICE_MESH},
     workload::{ANNOTATION, Workload},
 };
 
-const INITIALIZER: &str = "contrast-initializer";
-const SERVICE_MESH: &str = "contrast-service-mesh";
-const SECRETS: &str = "contrast-secrets";
-const SECRETS_PATH: &str = "/contrast";
-/// Prefix of the container that opens an encrypted volume.
-const SECURE_VOLUME: &str = "contrast-secure-pv-";
 /// Volume for the layers of images, and the device under which the agent in the guest looks for it. The agent
 /// encrypts it with a key that it makes up (kata-containers, how to pull images in the guest).
 const TRUSTED_STORE: &str = "contrast-trusted-store";
@@ -28,6 +23,9 @@ pub struct Injection {
     pub initializer: Option<String>,
     /// Image of the service mesh, for pods that ask for it; `None` leaves it out.
     pub service_mesh: Option<String>,
+    /// Whether the guest lets nobody in from its start (`service-mesh deny`), so that somebody must lift that in a pod
+    /// without a mesh.
+    pub lift_default_deny: bool,
     /// Size of the encrypted store of image layers, such as `10Gi`; `None` keeps layers in the VM's memory.
     pub trusted_store: Option<String>,
     /// Runtime class of this installation; `None` leaves the YAML's.
@@ -72,6 +70,26 @@ impl Change<'_> {
 
     fn annotation_path(&self, name: &str) -> Path {
         self.workload.path.then("metadata").then("annotations").then(format!("{ANNOTATION}{name}").as_str())
+    }
+
+    fn annotation_error(&self, (name, message): (&str, String)) -> PolicyError {
+        self.error(&self.annotation_path(name), message)
+    }
+
+    /// Takes a container out that is not the first init container, where it belongs, and `others` wherever they are: so
+    /// stands in YAML what earlier versions added. Comments in the list go with them.
+    fn take_out_of_place(&mut self, first: &str, others: &[&str]) -> Result<(), PolicyError> {
+        let list = self.list("initContainers");
+        let in_place = |(index, container): &(usize, Value)| {
+            let name = container["name"].as_str().unwrap_or_default();
+            !others.contains(&name) && (name != first || *index == 0)
+        };
+        let kept: Vec<Value> =
+            list.iter().cloned().enumerate().filter(in_place).map(|(_, container)| container).collect();
+        match kept.len() == list.len() {
+            true => Ok(()),
+            false => self.set(&self.spec.then("initContainers"), &Value::Array(kept)),
+        }
     }
 
     /// Puts a container in a list under its name: what a user or an earlier version wrote there is
@@ -147,15 +165,21 @@ pub(crate) fn inject(
     }
     if let Some(initializer) = injection.initializer.as_ref().filter(|_| !skip) {
         add_secrets_volume(&mut change)?;
-        if let Some(mesh) = mesh {
-            mesh_warnings(&change, warnings)?;
-            change.put_container(service_mesh(workload, mesh), Position::Last)?;
-        }
+        let first = match mesh {
+            Some(mesh) => {
+                mesh_warnings(&change, warnings)?;
+                change.take_out_of_place(SERVICE_MESH, &[INITIALIZER])?;
+                injected::service_mesh(workload, mesh)
+            }
+            None => injected::initializer(workload, initializer, injection.lift_default_deny),
+        };
+        let first = first.map_err(|wrong| change.annotation_error(wrong))?;
         if let Some(text) = workload.annotation("secure-pv") {
             secure_volume(&mut change, text, initializer)?;
         }
-        change.put_container(initializer_container(initializer, mesh.is_some()), Position::First)?;
+        change.put_container(first, Position::First)?;
         mount_secrets(&mut change)?;
+        join_group(&mut change)?;
     }
     match &injection.trusted_store {
         Some(size) => trusted_store(&mut change, size),
@@ -210,43 +234,6 @@ fn trusted_store(change: &mut Change<'_>, size: &str) -> Result<(), PolicyError>
     Ok(())
 }
 
-fn initializer_container(image: &str, mesh: bool) -> Value {
-    let mut env = vec![json!({ "name": "COORDINATOR_HOST", "value": "coordinator" })];
-    if !mesh {
-        // Until then the guest lets nobody in; with a mesh, the mesh does it.
-        env.push(json!({ "name": "CONTRAST_LIFT_DEFAULT_DENY", "value": "true" }));
-    }
-    json!({
-        "name": INITIALIZER,
-        "image": image,
-        "env": env,
-        "resources": { "requests": { "memory": "50Mi" }, "limits": { "memory": "50Mi" } },
-        "volumeMounts": [{ "name": SECRETS, "mountPath": SECRETS_PATH }],
-    })
-}
-
-fn service_mesh(workload: &Workload, image: &str) -> Value {
-    let variables = [
-        ("CONTRAST_INGRESS_PROXY_CONFIG", "servicemesh-ingress"),
-        ("CONTRAST_EGRESS_PROXY_CONFIG", "servicemesh-egress"),
-        ("CONTRAST_ADMIN_PORT", "servicemesh-admin-interface-port"),
-    ];
-    let set = variables.iter().filter_map(|(name, key)| {
-        workload.annotation(key).map(|value| json!({ "name": name, "value": value }))
-    });
-    json!({
-        "name": SERVICE_MESH,
-        "image": image,
-        "restartPolicy": "Always",
-        "env": set.collect::<Vec<_>>(),
-        "securityContext": { "privileged": true, "capabilities": { "add": ["NET_ADMIN"] } },
-        "startupProbe": {
-            "tcpSocket": { "port": 15006 }, "initialDelaySeconds": 1, "periodSeconds": 5, "failureThreshold": 5,
-        },
-        "volumeMounts": [{ "name": SECRETS, "mountPath": SECRETS_PATH }],
-    })
-}
-
 fn add_secrets_volume(change: &mut Change<'_>) -> Result<(), PolicyError> {
     let list = change.spec.then("volumes");
     let known = change.list("volumes").into_iter().enumerate().find(|(_, volume)| volume["name"] == SECRETS);
@@ -286,6 +273,17 @@ fn mount_secrets(change: &mut Change<'_>) -> Result<(), PolicyError> {
     Ok(())
 }
 
+/// Containers run as various users, and all may read the pod's key and secret.
+fn join_group(change: &mut Change<'_>) -> Result<(), PolicyError> {
+    let context = change.spec.then("securityContext");
+    let groups = context.then("supplementalGroups");
+    let known = groups.find(change.document.value()).and_then(Value::as_array).cloned().unwrap_or_default();
+    match known.iter().any(|group| *group == SECRETS_GROUP) {
+        true => Ok(()),
+        false => change.insert(&groups, Position::Last, &json!(SECRETS_GROUP)),
+    }
+}
+
 /// `DEVICE:MOUNT`: a helper opens the device with the workload secret and mounts it into the volume,
 /// from where it reaches the application.
 fn secure_volume(change: &mut Change<'_>, text: &str, image: &str) -> Result<(), PolicyError> {
@@ -313,23 +311,8 @@ fn secure_volume(change: &mut Change<'_>, text: &str, image: &str) -> Result<(),
             change.insert(&list, Position::Last, &json!({ "name": mount, "emptyDir": {} }))?;
         }
     }
-    let device_path = format!("/dev/{device}");
-    let mount_path = format!("/{mount}");
-    let helper = json!({
-        "name": format!("{SECURE_VOLUME}{device}"),
-        "image": image,
-        "restartPolicy": "Always",
-        "args": ["cryptsetup", "-d", device_path, "-m", mount_path],
-        "securityContext": { "privileged": true },
-        // The image has no shell and no `test`.
-        "startupProbe": { "exec": { "command": ["/initializer", "ready"] }, "periodSeconds": 5, "failureThreshold": 60 },
-        "resources": { "requests": { "memory": "100Mi" }, "limits": { "memory": "100Mi" } },
-        "volumeDevices": [{ "name": device, "devicePath": device_path }],
-        "volumeMounts": [
-            { "name": mount, "mountPath": mount_path, "mountPropagation": "Bidirectional" },
-            { "name": SECRETS, "mountPath": SECRETS_PATH },
-        ],
-    });
+    let helper = injected::secure_volume(change.workload, image, device, mount);
+    let helper = helper.map_err(|wrong| change.annotation_error(wrong))?;
     change.put_container(helper, Position::First)?;
     // Mounts that were there before the helper's must see what it mounts.
     for (index, container) in change.list("containers").into_iter().enumerate() {
@@ -377,6 +360,10 @@ fn replace_images(change: &mut Change<'_>, replacements: &[(String, String)]) ->
 fn warn(change: &Change<'_>, warnings: &mut Vec<Finding>) {
     for list in ["initContainers", "containers"] {
         for (index, container) in change.list(list).into_iter().enumerate() {
+            let name = container["name"].as_str().unwrap_or_default();
+            if [INITIALIZER, SERVICE_MESH].contains(&name) || name.starts_with(SECURE_VOLUME) {
+                continue; // from an earlier run
+            }
             let resources = change.spec.then(list).then(index).then("resources");
             for resource in ["memory", "cpu"] {
                 let of = |kind: &str| container.pointer(&format!("/resources/{kind}/{resource}")).cloned();

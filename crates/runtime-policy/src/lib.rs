@@ -17,10 +17,12 @@ mod error;
 mod evaluate;
 mod explain;
 mod image;
+mod injected;
 mod injection;
 mod mounts;
 mod objects;
 mod pattern;
+mod pod_security;
 mod settings;
 mod spec;
 mod text;
@@ -37,6 +39,7 @@ pub use self::{
     explain::explain,
     image::{ContainerImage, Images, UnknownUser},
     injection::Injection,
+    pod_security::{PodSecurity, PodSecurityLevel},
     settings::{Settings, SettingsError},
     workload::Workload,
 };

@@ -15,6 +15,7 @@ use serde_json::Value;
 pub(crate) struct PodSpec {
     pub(crate) runtime_class_name: Option<String>,
     pub(crate) hostname: Option<String>,
+    pub(crate) restart_policy: Option<String>,
     pub(crate) init_containers: Option<Vec<Container>>,
     pub(crate) containers: Vec<Container>,
     pub(crate) volumes: Option<Vec<Volume>>,

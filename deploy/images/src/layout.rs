@@ -20,8 +20,8 @@ const GROUP: &str = "root:x:0:\nnonroot:x:65532:\n";
 pub(crate) struct Image<'a> {
     pub(crate) name: &'a str,
     pub(crate) version: &'a str,
-    /// The program, a static binary.
-    pub(crate) binary: &'a [u8],
+    /// The program of that name and others that it starts, static binaries.
+    pub(crate) programs: &'a [(&'a str, Vec<u8>)],
     /// Whether it runs as root.
     pub(crate) root: bool,
     /// Seconds since 1970.
@@ -46,7 +46,9 @@ impl Layout {
 
     /// Adds an image; returns its digest in hex.
     pub(crate) fn add(&mut self, image: &Image<'_>) -> anyhow::Result<String> {
-        demand_static(image)?;
+        for (name, binary) in image.programs {
+            demand_static(name, binary)?;
+        }
         let mut layers = vec![layer(image)?];
         layers.extend(image.tools.map(|folder| tools_layer(folder, image.epoch)).transpose()?);
         let diff_ids: Vec<_> = layers.iter().map(|layer| format!("sha256:{}", hash(layer))).collect();
@@ -102,24 +104,23 @@ fn hash(bytes: &[u8]) -> String {
 }
 
 /// The image has no dynamic loader, so its program must not ask for one (ELF program header `PT_INTERP`).
-fn demand_static(image: &Image<'_>) -> anyhow::Result<()> {
+fn demand_static(name: &str, binary: &[u8]) -> anyhow::Result<()> {
     let number = |at: usize, size: usize| -> Option<usize> {
-        let bytes = image.binary.get(at..at.checked_add(size)?)?;
+        let bytes = binary.get(at..at.checked_add(size)?)?;
         bytes
             .iter()
             .rev()
             .try_fold(0_usize, |value, byte| value.checked_mul(256)?.checked_add(usize::from(*byte)))
     };
     let headers = || Some((number(32, 8)?, number(54, 2)?, number(56, 2)?));
-    let (start, size, count) = (image.binary.starts_with(b"\x7fELF\x02\x01"))
+    let (start, size, count) = (binary.starts_with(b"\x7fELF\x02\x01"))
         .then(headers)
         .flatten()
-        .with_context(|| format!("{} is no 64-bit ELF program", image.name))?;
+        .with_context(|| format!("{name} is no 64-bit ELF program"))?;
     let kinds = (0..count).filter_map(|index| number(start.checked_add(index.checked_mul(size)?)?, 4));
     anyhow::ensure!(
         !kinds.into_iter().any(|kind| kind == 3),
-        "{} is not static: build it as deploy/images/build does, with target-feature=+crt-static",
-        image.name
+        "{name} is not static: build it as deploy/images/build does, with target-feature=+crt-static"
     );
     Ok(())
 }
@@ -128,11 +129,13 @@ fn created(image: &Image<'_>) -> String {
     rfc3339(image.epoch)
 }
 
-/// The image's first layer: the program, and names for the two users.
+/// The image's first layer: the programs, and names for the two users.
 fn layer(image: &Image<'_>) -> anyhow::Result<Vec<u8>> {
     let mut layer = tar::Builder::new(Vec::new());
-    let entries: [(&str, u32, Option<&[u8]>); 5] = [
-        (image.name, 0o755, Some(image.binary)),
+    for (name, binary) in image.programs {
+        append(&mut layer, Path::new(name), 0o755, Some(binary), image.epoch)?;
+    }
+    let entries: [(&str, u32, Option<&[u8]>); 4] = [
         ("etc/", 0o755, None),
         ("etc/group", 0o644, Some(GROUP.as_bytes())),
         ("etc/passwd", 0o644, Some(PASSWD.as_bytes())),
@@ -217,10 +220,8 @@ mod tests {
     #[test]
     fn a_program_that_needs_a_loader_is_refused() {
         let binary = std::fs::read("/proc/self/exe").unwrap();
-        let image =
-            Image { name: "coordinator", version: "1", binary: &binary, root: false, epoch: 0, tools: None };
-        let refused = demand_static(&image).unwrap_err().to_string();
+        let refused = demand_static("coordinator", &binary).unwrap_err().to_string();
         assert!(refused.starts_with("coordinator is not static"), "{refused}");
-        assert!(demand_static(&Image { binary: b"#!/bin/sh", ..image }).is_err());
+        assert!(demand_static("coordinator", b"#!/bin/sh").is_err());
     }
 }

@@ -12,9 +12,14 @@ use anyhow::Context as _;
 use clap::Parser;
 use layout::{Image, Layout};
 
-/// Images by name: the program of that name at `/`, and who runs it.
-const IMAGES: [(&str, bool); 4] =
-    [("coordinator", false), ("initializer", false), ("service-mesh", true), ("runtime-installer", true)];
+/// Images by name: the program of that name at `/`, who runs it, and what other program it starts. The mesh brings the
+/// initializer, which saves each pod a container.
+const IMAGES: [(&str, bool, Option<&str>); 4] = [
+    ("coordinator", false, None),
+    ("initializer", false, None),
+    ("service-mesh", true, Some("initializer")),
+    ("runtime-installer", true, None),
+];
 
 /// Make container images from finished binaries, without a container engine.
 #[derive(Debug, Parser)]
@@ -47,25 +52,29 @@ struct Args {
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    let known = |name: &String| IMAGES.iter().any(|(known, _)| known == name);
+    let known = |name: &String| IMAGES.iter().any(|(known, ..)| known == name);
     if let Some(unknown) = args.names.iter().find(|name| !known(name)) {
-        anyhow::bail!("no image is called {unknown:?}: one of {}", IMAGES.map(|(name, _)| name).join(", "));
+        anyhow::bail!("no image is called {unknown:?}: one of {}", IMAGES.map(|(name, ..)| name).join(", "));
     }
     std::fs::create_dir(&args.out).with_context(|| format!("cannot make {}", args.out.display()))?;
     let metadata = sbom::Metadata::read(&args.workspace)?;
     let mut layout = Layout::new(&args.out)?;
-    for (name, root) in IMAGES {
+    for (name, root, child) in IMAGES {
         let program = args.binaries.join(name);
         let wanted = args.names.iter().any(|wanted| wanted == name);
         if !wanted && (!args.names.is_empty() || !program.exists()) {
             continue;
         }
-        let binary = std::fs::read(&program).with_context(|| format!("cannot read {}", program.display()))?;
+        let read = |name: &'static str| -> anyhow::Result<(&str, Vec<u8>)> {
+            let program = args.binaries.join(name);
+            Ok((name, std::fs::read(&program).with_context(|| format!("cannot read {}", program.display()))?))
+        };
+        let programs = [name].into_iter().chain(child).map(read).collect::<anyhow::Result<Vec<_>>>()?;
         let version = metadata.version(name)?;
         let tools = args.volume_tools.as_deref().filter(|_| name == "initializer");
-        let image = Image { name, version: &version, binary: &binary, root, epoch: args.epoch, tools };
+        let image = Image { name, version: &version, programs: &programs, root, epoch: args.epoch, tools };
         let digest = layout.add(&image)?;
-        let bom = metadata.bom(name, &sbom::packages(tools)?)?;
+        let bom = metadata.bom(name, child, &sbom::packages(tools)?)?;
         std::fs::write(args.out.join(format!("{name}.cdx.json")), bom)?;
         writeln!(std::io::stdout(), "sha256:{digest}  {name}")?;
     }

@@ -93,10 +93,12 @@ impl Metadata {
         Ok(self.program(name)?.version.clone())
     }
 
-    /// The program's SBOM, and what its image holds besides. Without a date or a random number: the same every time.
-    pub(crate) fn bom(&self, name: &str, besides: &[Value]) -> anyhow::Result<Vec<u8>> {
+    /// The SBOM of a program and of the other program in its image, and what the image holds besides. Without a date or a
+    /// random number: the same every time.
+    pub(crate) fn bom(&self, name: &str, child: Option<&str>, besides: &[Value]) -> anyhow::Result<Vec<u8>> {
         let program = self.program(name)?;
         let (mut seen, mut todo) = (BTreeSet::new(), vec![program.id.as_str()]);
+        todo.extend(child.map(|child| self.program(child)).transpose()?.map(|child| child.id.as_str()));
         while let Some(id) = todo.pop() {
             if seen.insert(id) {
                 todo.extend(self.needs.get(id).into_iter().flatten().map(String::as_str));
@@ -194,8 +196,8 @@ mod tests {
     fn the_sbom_lists_what_is_built_in_and_not_what_only_tests_need() {
         let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let metadata = Metadata::read(&workspace).unwrap();
-        let bytes = metadata.bom("runtime-installer", &[]).unwrap();
-        assert_eq!(metadata.bom("runtime-installer", &[]).unwrap(), bytes, "the same every time");
+        let bytes = metadata.bom("runtime-installer", None, &[]).unwrap();
+        assert_eq!(metadata.bom("runtime-installer", None, &[]).unwrap(), bytes, "the same every time");
         let bom: Value = serde_json::from_slice(&bytes).unwrap();
         let components = bom["components"].as_array().unwrap();
         let find = |name: &str| components.iter().find(|component| component["name"] == name);

@@ -32,7 +32,9 @@ fn the_initializers_image_can_open_encrypted_volumes() {
     run(Command::new(script).arg(&tools).env("ANY_VERSION", "1"));
     // Any static program will do for what is asked here.
     fs::create_dir(&binaries).unwrap();
-    fs::copy("/bin/busybox", binaries.join("initializer")).unwrap();
+    for name in ["initializer", "service-mesh"] {
+        fs::copy("/bin/busybox", binaries.join(name)).unwrap();
+    }
     let build = |out: &Path| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_build-images"));
         command.arg("--workspace").arg(&workspace).arg("--binaries").arg(&binaries);
@@ -83,6 +85,18 @@ fn the_initializers_image_can_open_encrypted_volumes() {
     assert!(fs::read(root.join("tmp/header")).unwrap().starts_with(b"LUKS\xba\xbe"));
     inside("mkfs.ext4 -q -F -b 4096 /tmp/disk 4096");
     assert!(inside("resize2fs -f /tmp/disk 8192").contains("8192"));
+
+    // The mesh starts the initializer, and so brings it and says what it is made of.
+    let mesh = json(&blob(&images, &json(&images.join("index.json"))["manifests"][1]));
+    let files = run(Command::new("tar").arg("-tzf").arg(blob(&images, &mesh["layers"][0])));
+    assert!(
+        ["service-mesh", "initializer"].iter().all(|name| files.lines().any(|file| file == *name)),
+        "{files}"
+    );
+    let sbom = json(&images.join("service-mesh.cdx.json"));
+    let names: Vec<&str> =
+        sbom["components"].as_array().unwrap().iter().filter_map(|found| found["name"].as_str()).collect();
+    assert!(names.contains(&"initializer") && names.contains(&"atls"), "{names:?}");
 
     let sbom = json(&images.join("initializer.cdx.json"));
     let component = |name: &str| {

@@ -174,7 +174,10 @@ impl<C: Connection> Session<C> {
                         return;
                     }
                 }
-                Ok(ConnectionState::TransmitTlsData(message)) => message.done(),
+                Ok(ConnectionState::TransmitTlsData(message)) => {
+                    message.done();
+                    return; // asked once more, rustls would meet the same error and make a second alert
+                }
                 _ => return,
             }
         }

@@ -94,7 +94,7 @@ impl Pair {
             TcpListener::from(socket)
         });
         let listener = listener.join().unwrap();
-        let server_mesh = server.mesh(&[]);
+        let server_mesh = server.mesh(crate::MANY);
         let (client, client_mesh) = client(&network, &deployment, &server);
         std::thread::spawn(move || listener.incoming().map_while(Result::ok).for_each(serve));
         Self { _network: network, _server: server, server_mesh, client, client_mesh }

@@ -8,13 +8,16 @@ mod refusals;
 
 use pods::{Deployment, Network, Pod, eventually};
 
+/// More connections than this machine's limit of descriptors would make it, all from one source.
+const MANY: &[&str] = &["--max-connections", "50000"];
+
 /// A pod whose mesh leads `127.137.0.1:8080` to port 8080 of the other.
 fn client(network: &Network, deployment: &Deployment, server: &Pod) -> (Pod, pods::Mesh) {
     let pod = network.pod();
     deployment.initialise(&pod, "frontend");
     let v4 = format!("web#127.137.0.1:8080#{}:8080", server.v4());
     let v6 = format!("web6#[::1]:8080#[{}]:8080", server.v6());
-    let mesh = pod.mesh(&["--egress", &format!("{v4}##{v6}")]);
+    let mesh = pod.mesh(&[MANY, &["--egress", &format!("{v4}##{v6}")]].concat());
     (pod, mesh)
 }
 

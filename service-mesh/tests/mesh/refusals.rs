@@ -229,6 +229,43 @@ fn unlisted_ports_can_be_denied() {
     assert!(outcome.unwrap_err().contains("timed out"));
 }
 
+/// A program in the initializer's place.
+fn initializer(pod: &Pod, script: &str) -> String {
+    let path = pod.directory().join("initializer");
+    fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn the_initializer_runs_behind_the_packet_filter_and_says_how_the_container_ends() {
+    let (network, deployment) = (Network::new(), Deployment::new());
+    let (pod, outsider) = (network.pod(), network.pod());
+    let directory = pod.directory().display().to_string();
+    // What listens while it runs is not reached from outside.
+    let _nginx = pod.nginx(8080);
+    let url = format!("http://{}:8080/", pod.v4());
+    assert!(outsider.curl(&[&url]).is_ok());
+    let program = initializer(&pod, "sleep 3; exit 3");
+    let waiting = pod.start_mesh(&["--initializer", &program]);
+    waiting.wait_for("waiting for the initializer's certificate");
+    assert!(outsider.curl(&["--max-time", "1", &url]).unwrap_err().contains("timed out"));
+    waiting.wait_for("the initializer ended without a certificate (exit status: 3)");
+    drop(waiting);
+    let program = initializer(&pod, "exit 3");
+    let ended = pod
+        .output(env!("CARGO_BIN_EXE_service-mesh"), &["--directory", &directory, "--initializer", &program]);
+    assert_eq!(ended.status.code(), Some(3));
+
+    // With a certificate the mesh goes on whatever becomes of it.
+    deployment.write(&pod.directory().join("made"), "web", now());
+    let program =
+        initializer(&pod, &format!("cp -rp {directory}/made/tls-config {directory}; sleep 2; exit 1"));
+    let mesh = pod.mesh(&["--initializer", &program]);
+    mesh.wait_for("starting it again in 5s");
+    assert_eq!(pod.curl(&["http://127.0.0.1:9901/ready"]), Ok("ready\n".into()), "{}", mesh.log());
+}
+
 #[test]
 fn mistakes_end_the_program_with_their_name_and_leave_it_closed() {
     let network = Network::new();

@@ -14,6 +14,7 @@ pub(crate) fn injection() -> Injection {
     Injection {
         initializer: Some(INITIALIZER.into()),
         service_mesh: Some(MESH.into()),
+        lift_default_deny: false,
         trusted_store: Some("10Gi".into()),
         runtime_class: Some("contrast-cc-metal-qemu-snp-0a1b2c3d".into()),
         image_replacements: Vec::new(),

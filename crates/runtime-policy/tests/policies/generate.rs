@@ -1,6 +1,8 @@
 //! What `generate` writes.
 
-use runtime_policy::{Deployment, Injection, POLICY_ANNOTATION, PolicyDocument, RULES, Settings};
+use runtime_policy::{
+    Deployment, Injection, POLICY_ANNOTATION, PodSecurityLevel, PolicyDocument, RULES, Settings,
+};
 use serde_json::{Value, json};
 
 use crate::corpus;
@@ -39,7 +41,7 @@ fn pods_get_what_they_ask_for_and_the_coordinator_nothing() {
         let items = pod["spec"][list].as_array().cloned().unwrap_or_default();
         items.iter().map(|item| item["name"].as_str().unwrap().to_owned()).collect()
     };
-    assert_eq!(names(&pod("frontend"), "initContainers"), ["contrast-initializer", "contrast-service-mesh"]);
+    assert_eq!(names(&pod("frontend"), "initContainers"), ["contrast-service-mesh"]);
     assert_eq!(
         names(&pod("database"), "initContainers"),
         ["contrast-initializer", "contrast-secure-pv-state", "prepare"]
@@ -82,6 +84,78 @@ fn pods_get_what_they_ask_for_and_the_coordinator_nothing() {
     let mut deployment = Deployment::read([("c.yml", coordinator)]).unwrap();
     deployment.inject(&Injection { runtime_class: None, ..corpus::injection() }).unwrap();
     assert_eq!(deployment.texts().next().unwrap().1, coordinator);
+}
+
+/// The first container of a pod after `generate`, and the pod.
+fn first(pod: &str) -> (Value, Value) {
+    let mut deployment = Deployment::read([("a.yml", pod)]).unwrap();
+    deployment.inject(&Injection { trusted_store: None, ..corpus::injection() }).unwrap();
+    let pod = yaml_edit::read(&deployment.texts().next().unwrap().1).unwrap()[0].value().clone();
+    (pod["spec"]["initContainers"][0].clone(), pod)
+}
+
+const POD: &str = "kind: Pod\nmetadata:\n  name: a\n  annotations: {ANNOTATIONS}\nspec:\n  runtimeClassName: contrast-cc\n  \
+                   containers: [{name: a, image: i}]\n";
+const MESHED: &str = "contrast.edgeless.systems/servicemesh-ingress: \"web#8080#false\"";
+
+#[test]
+fn what_is_added_asks_for_no_right_that_it_does_not_need() {
+    let (initializer, pod) = first(POD);
+    let context = &initializer["securityContext"];
+    assert_eq!(context["runAsNonRoot"], true);
+    assert_eq!(context["capabilities"], json!({ "drop": ["ALL"] }));
+    assert_eq!(pod["spec"]["securityContext"]["supplementalGroups"], json!([65532]), "to read the files");
+
+    let (mesh, _) = first(&POD.replace("ANNOTATIONS", MESHED));
+    assert_eq!(mesh["name"], "contrast-service-mesh");
+    let context = &mesh["securityContext"];
+    assert_eq!(context["capabilities"], json!({ "add": ["NET_ADMIN"], "drop": ["ALL"] }));
+    assert_eq!((&context["privileged"], &context["allowPrivilegeEscalation"]), (&Value::Null, &json!(false)));
+
+    // Only where the guest denies from its start does the initializer touch the packet filter.
+    let mut deployment = Deployment::read([("a.yml", POD)]).unwrap();
+    deployment.inject(&Injection { lift_default_deny: true, ..corpus::injection() }).unwrap();
+    let levels = deployment.pod_security();
+    assert_eq!(levels[0].level, PodSecurityLevel::Privileged);
+    assert_eq!(levels[0].because, ["Pod a: container contrast-initializer: adds NET_ADMIN"]);
+}
+
+#[test]
+fn what_is_added_has_requests_and_limits_which_an_annotation_changes() {
+    let resources = json!({ "requests": { "cpu": "10m", "memory": "50Mi" }, "limits": { "cpu": "500m", "memory": "50Mi" } });
+    assert_eq!(first(POD).0["resources"], resources);
+    let larger = format!("{MESHED}, contrast.edgeless.systems/servicemesh-resources: \"cpu=2,memory=1Gi\"");
+    let both = json!({ "cpu": "2", "memory": "1Gi" });
+    let changed = first(&POD.replace("ANNOTATIONS", &larger)).0;
+    assert_eq!(changed["resources"], json!({ "requests": both, "limits": both }));
+    let wrong = POD.replace("ANNOTATIONS", "contrast.edgeless.systems/initializer-resources: a lot");
+    let refused =
+        Deployment::read([("a.yml", wrong)]).unwrap().inject(&corpus::injection()).unwrap_err().to_string();
+    assert!(refused.starts_with("a.yml:4: Pod \"a\": metadata.annotations"), "{refused}");
+    assert!(refused.contains("cpu=QUANTITY"), "{refused}");
+}
+
+#[test]
+fn a_pod_that_must_not_restart_is_not_ended_to_show_why_it_waits() {
+    let reports = |pod: &str| first(pod).0["env"].to_string().contains("_AFTER_SECONDS");
+    assert!(reports(POD));
+    let once = POD.replace("spec:\n", "spec:\n  restartPolicy: Never\n");
+    assert!(!reports(&once), "the pod would have failed");
+    assert!(reports(&once.replace("ANNOTATIONS", MESHED)), "a side-car is restarted");
+}
+
+#[test]
+fn what_earlier_versions_added_is_brought_into_its_place() {
+    let earlier = POD.replace("ANNOTATIONS", MESHED).replace(
+        "spec:\n",
+        "spec:\n  initContainers:\n  - {name: contrast-initializer, image: old}\n  - {name: migrate, image: i} # a comment\n  \
+         - {name: contrast-service-mesh, image: old, restartPolicy: Always}\n",
+    );
+    let names = |pod: &Value| -> Vec<String> {
+        let containers = pod["spec"]["initContainers"].as_array().unwrap().iter();
+        containers.map(|container| container["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names(&first(&earlier).1), ["contrast-service-mesh", "migrate"]);
 }
 
 #[test]

@@ -325,6 +325,9 @@ impl Host<'_> {
         for group in list(pod, "supplementalGroups").into_iter().chain(pod.get("fsGroup")) {
             groups.push(group.as_u64().unwrap());
         }
+        // The runtime makes a set of them.
+        let mut known = std::collections::BTreeSet::new();
+        groups.retain(|group| known.insert(*group));
         let mut set: Vec<String> = DEFAULT.map(String::from).to_vec();
         if context["privileged"] == true {
             set = ALL.split(' ').map(|name| format!("CAP_{name}")).collect();

@@ -60,7 +60,10 @@ const EXPLAINED: &[Explained] = &[
             "OCI.Linux.UIDMappings",
             "OCI.Process.ApparmorProfile",
             "OCI.Process.Capabilities.Ambient",
+            "OCI.Process.Capabilities.Bounding", // of containers that drop all
+            "OCI.Process.Capabilities.Effective",
             "OCI.Process.Capabilities.Inheritable",
+            "OCI.Process.Capabilities.Permitted",
             "OCI.Process.Rlimits",
             "OCI.Process.SelinuxLabel",
             "OCI.Process.User.Username",
