@@ -15,12 +15,14 @@ mod recover;
 mod remembered;
 mod resources;
 mod runtime;
+mod seed_shares;
 mod set;
 mod sign;
 mod source;
 mod status;
 mod store;
 mod verify;
+mod whole_file;
 mod workspace;
 
 use std::{path::PathBuf, process::ExitCode};

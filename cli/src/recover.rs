@@ -12,7 +12,8 @@ use crate::{
     http::{HttpCoordinator, HttpOptions, is_http},
     printer::{Printer, Refused},
     remembered::{self, Memory},
-    set::{SeedSharesFile, read_key},
+    seed_shares::SeedSharesFile,
+    set::read_key,
 };
 
 /// What a Coordinator says of its state while it waits for the seed.

@@ -15,6 +15,7 @@ use wire::history::{HeadRequest, HeadResponse};
 use crate::{
     client::{Coordinator, failure, read},
     printer::Refused,
+    whole_file::replace,
 };
 
 /// Where the checkpoint is kept.
@@ -64,13 +65,10 @@ pub(crate) fn recall(path: &Path) -> anyhow::Result<Option<Checkpoint>> {
 }
 
 fn remember(path: &Path, known: &Known) -> anyhow::Result<()> {
-    let temporary = path.with_extension("note.new");
     let text = format!("{}\n\n{}", known.log, known.note);
-    let write = || {
-        std::fs::write(&temporary, text)?;
-        std::fs::rename(&temporary, path)
-    };
-    write().with_context(|| format!("cannot write {}", path.display()))
+    replace(path, text.as_bytes()).context(
+        "what was seen of the Coordinator could not be remembered (--checkpoint names another file for that)",
+    )
 }
 
 /// Something that shows heads of its control stream.

@@ -7,9 +7,9 @@ use std::{
 };
 
 use anyhow::Context as _;
+use atls::ConnectionKey;
 use manifest::{Manifest, PolicyEntry, PolicyHash, Role, TransitionHash};
 use runtime_policy::{Deployment, Workload};
-use serde::Serialize;
 use tokio::{net::TcpStream, time::Instant};
 use tonic::Code;
 use wire::user::{
@@ -23,8 +23,16 @@ use crate::{
     http::{self, HttpCoordinator, HttpOptions, is_http},
     printer::{Printer, Refused},
     remembered::{self, Memory},
+    seed_shares::{self, Place},
     sign::{latest_of, latest_transition, transition_after},
+    whole_file::replace,
 };
+
+/// What `generate` calls the key that it makes.
+const OWNER_KEY: &str = "workload-owner.pem";
+
+/// What an error after the answer does not change.
+const WAS_SET: &str = "the manifest was set, and then";
 
 /// Between two attempts to reach a Coordinator that is not there yet.
 const ATTEMPTS: Duration = Duration::from_secs(1);
@@ -52,8 +60,9 @@ pub(crate) struct Args {
     /// How long to wait for a Coordinator that cannot be reached yet, in seconds.
     #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=86_400))]
     wait: u64,
-    /// Key of a workload owner of the manifest in force; not needed for the first manifest.
-    #[arg(long)]
+    /// Key of a workload owner of the manifest in force; not needed for the first manifest. By default the
+    /// workload-owner.pem beside the manifest, or in the workspace, if it is there.
+    #[arg(long, value_name = "FILE")]
     workload_owner_key: Option<PathBuf>,
     /// Detached signature of a workload owner (see `contrast sign`), or of the bootstrap key for the first
     /// manifest. May be given several times.
@@ -75,49 +84,13 @@ pub(crate) struct Args {
     memory: Memory,
 }
 
-/// What a seedshare owner keeps.
-#[derive(Serialize, serde::Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub(crate) struct SeedSharesFile {
-    /// One per owner.
-    pub(crate) seed_shares: Vec<SeedShareEntry>,
-    /// Hex.
-    pub(crate) salt: String,
-}
-
-impl SeedSharesFile {
-    /// The seed, or this owner's part of it, and the salt.
-    pub(crate) fn open(
-        &self,
-        owner_key: &Zeroizing<String>,
-    ) -> anyhow::Result<(Zeroizing<Vec<u8>>, Vec<u8>)> {
-        let opened = self.seed_shares.iter().find_map(|share| {
-            let ciphertext = hex::decode(&share.encrypted_seed).ok()?;
-            keys::decrypt_seed_share(&ciphertext, owner_key).ok()
-        });
-        let seed =
-            opened.ok_or_else(|| Refused("no seed share in the document opens with this key".into()))?;
-        Ok((seed, hex::decode(&self.salt).context("seed shares document: Salt is not hex")?))
-    }
-}
-
-/// The share of one owner.
-#[derive(Serialize, serde::Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub(crate) struct SeedShareEntry {
-    /// Hex of PKCS#1 DER.
-    pub(crate) public_key: String,
-    /// Hex.
-    pub(crate) encrypted_seed: String,
-}
-
 pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let manifest = read_manifest(&args.manifest)?;
     let mut policies = match args.paths.as_slice() {
         [] => read_policies(&args.policies)?,
         paths => deployed_policies(paths, &args.manifest, &manifest)?,
     };
-    let key = args.workload_owner_key.as_deref().map(read_key).transpose()?;
+    let owner = Owner::of(&args)?;
     let signatures = args.signature.iter().map(|path| read(path)).collect::<anyhow::Result<Vec<_>>>()?;
     let previous = match (args.atomic, args.latest_transition) {
         (false, _) => None,
@@ -125,13 +98,15 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
         (true, None) => Some(latest_transition(&args.workspace_dir.join("verify/latest-transition"))?),
     };
     let stream = reach(&args.coordinator, Duration::from_secs(args.wait), printer).await?;
+    let memory = args.memory.path(&args.manifest);
+    let place = |manifest: &Manifest| Place::take(&args.workspace_dir, manifest);
     if is_http(&args.coordinator) {
         drop(stream); // there is one for each request
         let coordinator = HttpCoordinator::new(&args.coordinator, &args.http, &manifest)?;
-        let memory = args.memory.path(&args.manifest);
-        remembered::check(&coordinator, &memory).await?;
+        let is_first = remembered::check(&coordinator, &memory).await?.is_none();
+        let place = is_first.then(|| place(&manifest)).transpose()?;
         let mut signatures = signatures;
-        if let Some(key) = &key {
+        if let Some(key) = owner.key.as_ref().filter(|_| !is_first) {
             let shown = coordinator.attest().await?;
             let transition = transition_after(latest_of(&shown.manifests)?, &manifest);
             signatures.push(keys::sign_ecdsa_sha256(key, transition.to_string().as_bytes())?);
@@ -141,17 +116,69 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
             let shown = coordinator.attest().await.context(why)?;
             keep_coordinators(&manifest, &mut policies, (&shown.manifests, &shown.policies))?;
         }
-        let answer = coordinator.set(&manifest, &policies, &signatures).await?;
+        let answer = coordinator.set(&manifest, &policies, &signatures).await;
+        let answer = answer.map_err(|error| owner.explain(error, is_first))?;
         check_answer(&coordinator, &answer).await?;
-        remembered::check(&coordinator, &memory).await?;
-        return report(&args.workspace_dir, &manifest, &answer, printer);
+        // Before anything else that could fail: nobody can make seed shares again.
+        let stored = store(&args.workspace_dir, place, &answer, printer)?;
+        remembered::check(&coordinator, &memory).await.context(WAS_SET)?;
+        return report(&stored, &manifest, &answer, printer);
     }
     let change = Change { manifest: &manifest, policies, signatures, previous };
-    let key = key.as_deref().map(String::as_str);
-    let memory = args.memory.path(&args.manifest);
+    let key = owner.key.as_deref().map(String::as_str);
     let coordinator = Coordinator::through(stream, &args.coordinator, &manifest, key).await?;
-    let answer = send_to(&coordinator, change, &memory).await?;
-    report(&args.workspace_dir, &manifest, &answer, printer)
+    let is_first = remembered::check(&coordinator, &memory).await?.is_none();
+    let place = is_first.then(|| place(&manifest)).transpose()?;
+    let answer = send_to(&coordinator, change).await.map_err(|error| owner.explain(error, is_first))?;
+    let stored = store(&args.workspace_dir, place, &answer, printer)?;
+    remembered::check(&coordinator, &memory).await.context(WAS_SET)?;
+    report(&stored, &manifest, &answer, printer)
+}
+
+/// By whose key a change is made.
+struct Owner {
+    key: Option<Zeroizing<String>>,
+    /// What is to be said of the key when the change is refused.
+    about: String,
+}
+
+impl Owner {
+    /// The key that was given, or else the one that `generate` made. Signatures need no key beside them.
+    fn of(args: &Args) -> anyhow::Result<Self> {
+        let give =
+            "give the key of a workload owner with --workload-owner-key, or a signature with --signature";
+        if !args.signature.is_empty() {
+            return Ok(Self { key: None, about: "no key was used, because signatures were given".into() });
+        }
+        if let Some(path) = &args.workload_owner_key {
+            return Ok(Self { key: Some(read_key(path)?), about: format!("the key is {}", path.display()) });
+        }
+        let places = [args.manifest.with_file_name(OWNER_KEY), args.workspace_dir.join(OWNER_KEY)];
+        let Some(path) = places.iter().find(|path| path.exists()) else {
+            let [beside, _] = places.map(|path| path.display().to_string());
+            return Ok(Self {
+                key: None,
+                about: format!("no key was given, and {beside} is not there: {give}"),
+            });
+        };
+        let (key, name) = (read_key(path)?, path.display());
+        Ok(match ConnectionKey::from_pem(&key) {
+            Ok(_) => Self { key: Some(key), about: format!("the key is {name}; for another, {give}") },
+            Err(_) => Self {
+                key: None,
+                about: format!("{name} was not used, because it holds no private key: {give}"),
+            },
+        })
+    }
+
+    /// A refusal of a change, with the key that was used or not used. The first manifest needs none.
+    fn explain(&self, error: anyhow::Error, is_first: bool) -> anyhow::Error {
+        match error.downcast::<Refused>() {
+            Ok(Refused(text)) if !is_first => Refused(format!("{text}\n  {}", self.about)).into(),
+            Ok(refused) => refused.into(),
+            Err(error) => error,
+        }
+    }
 }
 
 /// Over HTTP an answer is the word of whoever is on the way. What it gives is kept only if the Coordinator's evidence
@@ -199,14 +226,25 @@ fn digest_of(document: &SeedShareDocument) -> anyhow::Result<[u8; 32]> {
 }
 
 fn report(
-    workspace: &Path,
+    Stored { seed_shares }: &Stored,
     manifest: &Manifest,
     answer: &SetManifestResponse,
     printer: &Printer,
 ) -> anyhow::Result<()> {
-    store(workspace, answer)?;
-    let text = format!("Manifest set: {}", manifest.hash());
-    printer.result(&text, &serde_json::json!({ "manifest": manifest.hash() }))
+    let mut text = format!("Manifest set: {}", manifest.hash());
+    if let Some(path) = seed_shares {
+        let owners = answer.seed_shares_doc.as_ref().map_or(0, |document| document.seed_shares.len());
+        let (needed, path) = (manifest.seedshare_owners_needed().max(1), path.display());
+        text.push_str(&format!(
+            "\n  It is the first one of this Coordinator, which made its seed.\n  Seed shares: {path}, for {owners} \
+             seedshare owners, of whom {needed} can recover together\n  Keep this file and the owners' keys safe, \
+             and not in the cluster: after a restart `contrast recover` needs both, and nobody can make them again."
+        ));
+    }
+    let value = serde_json::json!({
+        "manifest": manifest.hash(), "first": seed_shares.is_some(), "seed_shares": seed_shares,
+    });
+    printer.result(&text, &value)
 }
 
 /// The policies of YAML that is ready to apply. A pod whose policy the manifest lacks would never get a certificate; an
@@ -355,15 +393,16 @@ pub(crate) async fn send(
     memory: &Path,
 ) -> anyhow::Result<SetManifestResponse> {
     let coordinator = Coordinator::connect(address, change.manifest, key).await?;
-    send_to(&coordinator, change, memory).await
+    remembered::check(&coordinator, memory).await?;
+    let answer = send_to(&coordinator, change).await?;
+    remembered::check(&coordinator, memory).await?;
+    Ok(answer)
 }
 
 async fn send_to(
     coordinator: &Coordinator,
     Change { manifest, mut policies, signatures, previous }: Change<'_>,
-    memory: &Path,
 ) -> anyhow::Result<SetManifestResponse> {
-    remembered::check(coordinator, memory).await?;
     add_kept_coordinators(coordinator, manifest, &mut policies).await?;
     let request = SetManifestRequest {
         manifest: manifest.bytes().to_vec(),
@@ -372,30 +411,29 @@ async fn send_to(
         signature: signatures.first().cloned().unwrap_or_default(),
         more_signatures: signatures.into_iter().skip(1).collect(),
     };
-    let answer = coordinator.user().set_manifest(request).await.map_err(failure)?.into_inner();
-    remembered::check(coordinator, memory).await?;
-    Ok(answer)
+    Ok(coordinator.user().set_manifest(request).await.map_err(failure)?.into_inner())
 }
 
-/// Writes `coordinator-root-ca.pem`, `mesh-ca.pem` and, if there are any, `seedshares.json`.
-pub(crate) fn store(directory: &Path, answer: &SetManifestResponse) -> anyhow::Result<()> {
-    let put = |name: &str, content: &[u8]| {
-        let path = directory.join(name);
-        std::fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))
-    };
-    std::fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
-    put("coordinator-root-ca.pem", &answer.root_ca)?;
-    put("mesh-ca.pem", &answer.mesh_ca)?;
-    if let Some(document) = &answer.seed_shares_doc {
-        let entry = |share: &wire::user::SeedShare| SeedShareEntry {
-            public_key: share.public_key.clone(),
-            encrypted_seed: hex::encode(&share.encrypted_seed),
-        };
-        let file = SeedSharesFile {
-            seed_shares: document.seed_shares.iter().map(entry).collect(),
-            salt: hex::encode(&document.salt),
-        };
-        put("seedshares.json", &serde_json::to_vec_pretty(&file)?)?;
-    }
-    Ok(())
+/// What the answer to a `set` left in the workspace.
+pub(crate) struct Stored {
+    /// Of the first manifest.
+    pub(crate) seed_shares: Option<PathBuf>,
+}
+
+/// Writes the seed shares, if some came, and then `coordinator-root-ca.pem` and `mesh-ca.pem`, which `contrast verify`
+/// would give again.
+pub(crate) fn store(
+    workspace: &Path,
+    place: Option<Place>,
+    answer: &SetManifestResponse,
+    printer: &Printer,
+) -> anyhow::Result<Stored> {
+    let name = workspace.display();
+    std::fs::create_dir_all(workspace).with_context(|| format!("cannot create {name}"))?;
+    let shares = answer.seed_shares_doc.as_ref();
+    let seed_shares =
+        shares.map(|shares| seed_shares::keep(workspace, place, shares, printer)).transpose()?;
+    replace(&workspace.join("coordinator-root-ca.pem"), &answer.root_ca)?;
+    replace(&workspace.join("mesh-ca.pem"), &answer.mesh_ca)?;
+    Ok(Stored { seed_shares })
 }

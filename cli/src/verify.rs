@@ -13,6 +13,7 @@ use crate::{
     printer::{Printer, Refused},
     remembered::{self, Known, Memory},
     sign::latest_of,
+    whole_file::replace,
 };
 
 /// Verify a Coordinator as a data owner: evidence, manifest, history, root CA.
@@ -145,10 +146,7 @@ fn judge(shown: Attested, manifest: &Manifest, known: Known) -> anyhow::Result<V
 
 fn write(directory: &std::path::Path, verified: &Verified) -> anyhow::Result<()> {
     std::fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
-    let put = |name: String, content: &[u8]| {
-        let path = directory.join(name);
-        std::fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))
-    };
+    let put = |name: String, content: &[u8]| replace(&directory.join(name), content);
     put("coordinator-root-ca.pem".into(), verified.root_pem.as_bytes())?;
     put("mesh-ca.pem".into(), verified.mesh_pem.as_bytes())?;
     put("log-key".into(), verified.log.as_bytes())?;

@@ -13,7 +13,7 @@ use super::{
     follow::{Adopt, AdoptError, Follow, Unsure},
     messages::{
         ApproveProposal, LedgerError, ProposalReply, ProposeManifest, RecordHeads, Recover, RecoverError,
-        RecoverReply, SetManifest, SetManifestError, SetManifestReply, WithdrawProposal,
+        RecoverReply, SeedShares, SetManifest, SetManifestError, SetManifestReply, WithdrawProposal,
     },
     recovery::ReceivedShares,
     state::{Active, Entry, Phase, Snapshot, State},
@@ -37,6 +37,8 @@ pub struct Ledger<S, C> {
     pub(super) received: ReceivedShares,
     /// Changes whose outcome was not known, the latest last: a request that went astray may still arrive.
     pub(super) unsure: Vec<Unsure>,
+    /// The seed shares of the first manifest, and which log they are of: encrypted to their owners, so no secret.
+    pub(super) first_shares: Option<(LogPublicKey, SeedShares)>,
     /// Changes that were read and are not in force here yet.
     pub(super) untaken: Vec<Event>,
     /// Number of events when the last snapshot was made.
@@ -75,6 +77,7 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
             allow_insecure,
             received,
             unsure,
+            first_shares: None,
             untaken: Vec::new(),
             snapshot_at,
             published,

@@ -269,6 +269,9 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
         let active = next
             .map_err(LedgerError::from)
             .and_then(|next| self.activate(Arc::clone(&keys.engine), ca, next));
+        if let Some(shares) = &keys.shares {
+            self.first_shares = Some((keys.engine.log_key().public(), shares.clone()));
+        }
         match active {
             Ok(Some(active)) => self.publish(Phase::Active(Arc::new(active))),
             Ok(None) => {}
@@ -326,23 +329,27 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
         Ok(())
     }
 
-    /// The answer to the first manifest once more, if the first answer was lost on its way from the store.
+    /// The answer to the first manifest once more, if the first answer was lost on its way from the store or to the
+    /// caller: nobody can make its seed shares again. A caller who names what is in force wants a change.
     pub(super) fn first_manifest_again(
         &self,
         cmd: &SetManifest,
     ) -> Result<Option<SetManifestReply>, SetManifestError> {
         let Phase::Active(active) = self.phase() else { return Ok(None) };
         let is_first = active.generation == 1 && active.manifest.hash() == cmd.manifest.hash();
-        let is_it = |own: &&Unsure| {
-            own.shares.is_some() && own.engine.log_key().public() == active.engine.log_key().public()
-        };
-        let Some(own) = self.unsure.iter().find(is_it).filter(|_| is_first) else { return Ok(None) };
+        let log_key = active.engine.log_key().public();
+        let unsure =
+            self.unsure.iter().filter_map(|own| Some((own.engine.log_key().public(), own.shares.as_ref()?)));
+        let given = self.first_shares.iter().filter(|_| cmd.previous.is_none());
+        let given = given.map(|(key, shares)| (*key, shares));
+        let own = unsure.chain(given).find(|(key, _)| is_first && *key == log_key);
+        let Some((_, shares)) = own else { return Ok(None) };
         let public = active.ca.public();
         Ok(Some(SetManifestReply {
             transition: active.transition,
             root_pem: public.root_pem.clone(),
             mesh_pem: public.mesh_pem.clone(),
-            shares: own.shares.clone(),
+            shares: Some(shares.clone()),
         }))
     }
 

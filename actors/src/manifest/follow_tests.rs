@@ -246,6 +246,18 @@ fn a_change_whose_answer_was_lost_is_followed_and_the_first_one_keeps_its_seed_s
     assert_eq!(reply.shares.unwrap().shares.len(), 1, "nobody else could ever make them");
     assert_eq!(active(&one).generation, 1);
 
+    // Where the answer was lost on its way to the caller, the ledger knows of nothing: they come again all the same.
+    let mut alone = replica(&Arc::new(Shared::default()), 1);
+    let given = set(&mut alone, &first, owner, None).unwrap().shares.unwrap();
+    let again = set(&mut alone, &first, owner, None).unwrap();
+    assert_eq!(again.shares.unwrap().shares[0].ciphertext, given.shares[0].ciphertext);
+    assert_eq!(active(&alone).generation, 1);
+    let changed = set(&mut alone, &first, owner, Some(again.transition)).unwrap();
+    assert!(
+        changed.shares.is_none() && active(&alone).generation == 2,
+        "who names what is in force wants a change"
+    );
+
     // The same for a change that makes a fresh secret: only this replica can open it.
     let body = String::from_utf8(first.bytes().to_vec()).unwrap();
     let other = Manifest::parse(body.replace("\"x\"", "\"y\"").as_bytes()).unwrap();

@@ -219,3 +219,45 @@ fn an_auditor_who_is_none_any_more_gets_nothing_more() {
     });
     assert!(ended.contains("are shown to auditors"), "{ended}");
 }
+
+#[test]
+fn the_first_set_takes_no_chances_with_the_seed_shares() {
+    let deployment = Deployment::start(&[], |_, _| {}).unwrap();
+    // Where they cannot be kept nothing is sent, and what is there is not touched.
+    fs::write(deployment.path("seedshares.json"), "of another deployment").unwrap();
+    let taken = refused(&deployment, &["set"]);
+    assert!(taken.contains("seedshares.json holds those of another one"), "{taken}");
+    assert_eq!(fs::read_to_string(deployment.path("seedshares.json")).unwrap(), "of another deployment");
+    fs::remove_file(deployment.path("seedshares.json")).unwrap();
+
+    // Something that fails after the answer costs a certificate, which `verify` gives again, and no shares.
+    fs::create_dir(deployment.path("coordinator-root-ca.pem")).unwrap();
+    let failed = deployment.contrast(&["set"]).unwrap();
+    assert_eq!(failed.status.code(), Some(2), "{}", stderr(&failed));
+    assert!(stderr(&failed).contains("cannot write ./coordinator-root-ca.pem"), "{}", stderr(&failed));
+    let shares = fs::read(deployment.path("seedshares.json")).unwrap();
+    fs::remove_dir(deployment.path("coordinator-root-ca.pem")).unwrap();
+    fs::remove_file(deployment.path("seedshares.json")).unwrap();
+
+    // Lost all the same, they are given again, and it is said that they have to be kept.
+    let again = deployment.contrast(&["set"]).unwrap();
+    assert!(again.status.success(), "{}", stderr(&again));
+    let said = String::from_utf8_lossy(&again.stdout).into_owned();
+    assert!(said.contains("Seed shares: ./seedshares.json, for 1 seedshare owner"), "{said}");
+    assert_eq!(fs::read(deployment.path("seedshares.json")).unwrap(), shares);
+}
+
+#[test]
+fn a_change_is_made_with_the_key_that_generate_made_and_says_which_one_it_used() {
+    let deployment = Deployment::start(&[], |_, _| {}).unwrap();
+    done(&deployment, &["set"]);
+    changed(&deployment, "next.json", |body| body.minimum_api_version = "v1".into());
+    fs::rename(deployment.path("workload-owner.pem"), deployment.path("owner.pem")).unwrap();
+    let none = refused(&deployment, &["set", "-m", "next.json"]);
+    assert!(none.contains("no key was given, and workload-owner.pem is not there: give the key"), "{none}");
+    workload_owners(deployment.path("").as_path(), &["workload-owner"]);
+    let other = refused(&deployment, &["set", "-m", "next.json"]);
+    assert!(other.contains("the key is workload-owner.pem; for another, give"), "{other}");
+    fs::rename(deployment.path("owner.pem"), deployment.path("workload-owner.pem")).unwrap();
+    done(&deployment, &["set", "-m", "next.json"]);
+}

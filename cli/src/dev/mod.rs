@@ -15,7 +15,8 @@ use crate::{
     client,
     printer::Printer,
     recover, remembered,
-    set::{self, Change, SeedSharesFile},
+    seed_shares::SeedSharesFile,
+    set::{self, Change},
     source::{Recorded, Source},
     verify,
 };
@@ -110,7 +111,7 @@ async fn deployment(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let step = printer.step("Set the manifest over attested TLS");
     let memory = directory.join("checkpoint.note");
     let answer = set::send(&user, Change::new(&plan.manifest, plan.policies()), None, &memory).await?;
-    set::store(&directory, &answer)?;
+    set::store(&directory, None, &answer, printer)?;
     step.done("Coordinator's evidence verified first; seed shares received");
 
     let step = printer.step("Verify as a data owner");

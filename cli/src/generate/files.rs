@@ -10,6 +10,8 @@ use std::{
 use anyhow::{Context as _, ensure};
 use runtime_policy::{Deployment, PodPolicy};
 
+use crate::whole_file::replace;
+
 /// What standard input is called in messages.
 const STDIN: &str = "<stdin>";
 /// Most bytes of standard input.
@@ -116,21 +118,6 @@ pub(super) fn write(
         }
     }
     Ok(())
-}
-
-/// Writes a file as a whole: an interrupted run leaves the old one.
-pub(super) fn replace(path: &Path, content: &[u8]) -> anyhow::Result<()> {
-    let write = || -> anyhow::Result<()> {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        file.write_all(content)?;
-        let mode = fs::metadata(path).map(|metadata| metadata.permissions());
-        let mode = mode.unwrap_or_else(|_| std::os::unix::fs::PermissionsExt::from_mode(0o644));
-        file.as_file().set_permissions(mode)?;
-        file.persist(path)?;
-        Ok(())
-    };
-    write().with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// One file for each document, named by its hash. Documents of earlier runs are removed.

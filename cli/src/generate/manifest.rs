@@ -11,8 +11,8 @@ use runtime_policy::{PodPolicy, Target, Workload};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use super::{Args, files};
-use crate::{printer::Printer, set::read_key};
+use super::Args;
+use crate::{printer::Printer, set::read_key, whole_file::replace};
 
 /// A platform by the name that users know (docs/spec/manifest-and-cli.md, section 2).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,7 +152,7 @@ impl Draft {
             bytes
         };
         if self.existing.as_deref() != Some(bytes.as_slice()) {
-            files::replace(&args.manifest, &bytes)?;
+            replace(&args.manifest, &bytes)?;
         }
         Ok(to_fill_in(&self.body))
     }
