@@ -8,4 +8,4 @@ mod options;
 
 pub use evidence::EvidenceOptions;
 pub use log::LogOptions;
-pub use options::{FileError, parse, parse_command, with_file};
+pub use options::{FileError, parse, parse_command};

@@ -3,7 +3,7 @@
 use std::io::IsTerminal as _;
 
 use clap::ValueEnum;
-use tracing_subscriber::{EnvFilter, filter::ParseError};
+use tracing_subscriber::EnvFilter;
 
 /// Options about logs; `#[command(flatten)]` them.
 #[derive(Clone, Debug, clap::Args)]
@@ -22,8 +22,18 @@ enum Format {
     Json,
 }
 
-fn filter(text: &str) -> Result<String, ParseError> {
-    EnvFilter::try_new(text).map(|_| text.to_owned())
+/// Checks a filter. A word alone would be a target, all of whose levels are logged, and nothing else: nobody who
+/// misspells a level means that.
+fn filter(text: &str) -> Result<String, String> {
+    EnvFilter::try_new(text).map_err(|error| error.to_string())?;
+    let levels = ["off", "error", "warn", "info", "debug", "trace"];
+    let is_clear = |directive: &&str| {
+        directive.contains(['=', '[']) || levels.iter().any(|level| level.eq_ignore_ascii_case(directive))
+    };
+    match text.split(',').map(str::trim).find(|directive| !is_clear(directive)) {
+        None => Ok(text.to_owned()),
+        Some(word) => Err(format!("{word:?} is no level: one of {}, or TARGET=LEVEL", levels.join(", "))),
+    }
 }
 
 impl LogOptions {
@@ -37,5 +47,19 @@ impl LogOptions {
             Format::Text => log.init(),
             Format::Json => log.json().init(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_level_is_refused() {
+        for good in ["info", "WARN", "info,actors=debug", "off"] {
+            assert_eq!(filter(good).unwrap(), good);
+        }
+        assert!(filter("foo").unwrap_err().contains("\"foo\" is no level: one of off, error"));
+        assert!(filter("info,actors").is_err() && filter("info,actors=loud").is_err());
     }
 }
