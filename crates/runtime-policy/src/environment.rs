@@ -198,9 +198,15 @@ pub(crate) fn hostname(workload: &Workload) -> Text {
 }
 
 fn missing(kind: &str, namespace: &str, name: &str) -> String {
+    let way_out = match kind {
+        // Its values would be published with the policy.
+        SECRET => {
+            "derive the value from the workload secret instead, or mark the reference optional if the pod can do without it"
+        }
+        _ => "give its YAML too, or mark the reference optional if it will not exist",
+    };
     format!(
-        "{kind} {namespace}/{name} is not among the input files, so its values cannot be pinned; \
-         give its YAML too, or mark the reference optional if it will not exist"
+        "{kind} {namespace}/{name} is not among the input files, so its values cannot be pinned; {way_out}"
     )
 }
 

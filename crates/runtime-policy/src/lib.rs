@@ -23,6 +23,7 @@ mod mounts;
 mod objects;
 mod pattern;
 mod pod_security;
+mod published;
 mod settings;
 mod spec;
 mod text;
