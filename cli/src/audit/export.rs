@@ -18,7 +18,10 @@ use storage_schema::{
     signed_head,
 };
 
-use super::record::{self, Filter, Format, KINDS};
+use super::{
+    ocsf,
+    record::{self, Filter, Format, KINDS},
+};
 use crate::{
     client::now,
     history::moment,
@@ -112,9 +115,17 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
         }
         export.remember(stream, &position)?;
     }
-    let events = export.finish()?;
+    let is_whole = export.filter.is_empty();
+    let (events, chosen) = export.finish()?;
     progress.finish_and_clear();
-    printer.note(&format!("{events} events exported and verified, log {}", LogId::new(key)));
+    let log = LogId::new(key);
+    printer.note(&match (is_whole, chosen) {
+        (true, _) => format!("{events} events exported and verified, log {log}"),
+        (false, 0) => {
+            format!("None of the {events} events is what was asked for; all were verified, log {log}")
+        }
+        (false, _) => format!("{chosen} of {events} events exported, all verified, log {log}"),
+    });
     Ok(())
 }
 
@@ -149,6 +160,8 @@ struct Export {
     log: LogId,
     format: Format,
     filter: Filter,
+    /// Events that were wanted.
+    chosen: u64,
     /// Manifests and policies that are in the file already.
     written: HashSet<BlobHash>,
 }
@@ -175,8 +188,17 @@ impl Export {
             }
         };
         let out = BufWriter::with_capacity(1 << 20, out);
-        let mut export =
-            Self { out, file, position_file, resume, log, format, filter, written: HashSet::new() };
+        let mut export = Self {
+            out,
+            file,
+            position_file,
+            resume,
+            log,
+            format,
+            filter,
+            chosen: 0,
+            written: HashSet::new(),
+        };
         if export.resume.bytes == 0 && format == Format::Jsonl {
             let (log, made) = (log.to_string(), now().to_string());
             let filtered = !export.filter.is_empty();
@@ -218,9 +240,10 @@ impl Export {
                     continue;
                 }
                 leaves.push(None);
+                self.chosen += 1;
                 let line = match self.format {
                     Format::Jsonl => record::native(stream, *sequence, event, raw),
-                    Format::Ocsf => record::ocsf(&self.log, stream, *sequence, event, raw),
+                    Format::Ocsf => ocsf::line(&self.log, stream, *sequence, event, raw),
                     Format::Cloudevents => record::cloud_event(&self.log, stream, *sequence, event, raw),
                 };
                 self.line(&line)?;
@@ -249,9 +272,10 @@ impl Export {
         write_whole(path, &serde_json::to_vec(&self.resume)?)
     }
 
-    fn finish(mut self) -> anyhow::Result<u64> {
+    /// What was read, and what was wanted of it.
+    fn finish(mut self) -> anyhow::Result<(u64, u64)> {
         self.out.flush().context("cannot write")?;
-        Ok(self.resume.events)
+        Ok((self.resume.events, self.chosen))
     }
 }
 

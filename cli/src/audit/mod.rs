@@ -2,19 +2,20 @@
 
 mod evidence;
 mod export;
+mod ocsf;
 mod proof;
 mod record;
 mod verify;
 mod watch;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use storage_schema::LogId;
 
 use crate::{
     printer::{Printer, Refused},
-    remembered::check,
+    remembered::{check, recall},
     source::{From, Source},
 };
 
@@ -40,7 +41,8 @@ enum Command {
     Verify {
         /// A file of `contrast audit export --format jsonl`.
         file: PathBuf,
-        /// The log's verifier key; without it the export's own is taken, with a warning.
+        /// The log's verifier key. By default that of the checkpoint.note beside the file; without one the export's own
+        /// is taken, with a warning.
         #[arg(long, value_name = "KEY")]
         log_key: Option<LogId>,
     },
@@ -58,7 +60,8 @@ enum Command {
     CheckProof {
         /// The proof.
         file: PathBuf,
-        /// The log's verifier key; without it the proof's own is taken, with a warning.
+        /// The log's verifier key. By default that of the checkpoint.note beside the file; without one the proof's own
+        /// is taken, with a warning.
         #[arg(long, value_name = "KEY")]
         log_key: Option<LogId>,
     },
@@ -70,12 +73,20 @@ enum Command {
     },
 }
 
+/// The log whose key was given, or that was remembered beside the file.
+fn log_of(given: Option<LogId>, file: &Path) -> anyhow::Result<Option<LogId>> {
+    match given {
+        Some(log) => Ok(Some(log)),
+        None => Ok(recall(&file.with_file_name("checkpoint.note"))?.map(|checkpoint| checkpoint.log)),
+    }
+}
+
 pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     match args.command {
         Command::Export(args) => export::run(args, printer).await,
-        Command::Verify { file, log_key } => verify::run(&file, log_key, printer),
+        Command::Verify { file, log_key } => verify::run(&file, log_of(log_key, &file)?, printer),
         Command::Prove { serial, out, from } => proof::prove(serial, out.as_deref(), &from, printer).await,
-        Command::CheckProof { file, log_key } => proof::check(&file, log_key, printer),
+        Command::CheckProof { file, log_key } => proof::check(&file, log_of(log_key, &file)?, printer),
         Command::Watch(args) => watch::run(args, printer).await,
         Command::Checkpoint { from } => {
             let (source, _) = from.open(printer).await?;

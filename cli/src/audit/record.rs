@@ -86,7 +86,7 @@ fn serial(fact: &Fact) -> Option<SerialNumber> {
 }
 
 /// The event's kind and content, bytes as base64.
-fn readable(fact: &Fact) -> Value {
+pub(super) fn readable(fact: &Fact) -> Value {
     let content = match serde_json::to_value(fact) {
         Ok(Value::Object(variant)) => variant.into_iter().next().map(|(_, content)| content),
         _ => None, // a kind without content is a bare string
@@ -145,58 +145,6 @@ pub(crate) fn cloud_event(log: &LogId, stream: StreamId, sequence: u64, event: &
     line
 }
 
-/// OCSF 1.3: class, activity, severity and status of each kind.
-pub(crate) fn ocsf(log: &LogId, stream: StreamId, sequence: u64, event: &Event, raw: &[u8]) -> Value {
-    const ENTITY: u64 = 3004; // Entity Management
-    const AUTHENTICATION: u64 = 3002;
-    const ACCESS: u64 = 3005; // User Access Management
-    const LIFECYCLE: u64 = 6002; // Application Lifecycle
-    const OTHER: u64 = 99;
-    let (class, activity) = match &event.fact {
-        Fact::ManifestSet { previous: None, .. } | Fact::SeedSharesCreated { .. } => (ENTITY, 1),
-        Fact::ManifestSet { .. }
-        | Fact::ManifestProposed { .. }
-        | Fact::ProposalApproved { .. }
-        | Fact::ProposalWithdrawn { .. } => (ENTITY, 3),
-        Fact::CertificateIssued { .. } | Fact::AttestationRefused { .. } => (AUTHENTICATION, 1),
-        Fact::SecretReleased { .. } => (ACCESS, 1),
-        Fact::ReplicaStarted { .. } => (LIFECYCLE, 3),
-        Fact::ReplicaStopped => (LIFECYCLE, 4),
-        Fact::RecoveredByUser { .. }
-        | Fact::RecoveryGranted { .. }
-        | Fact::RecoveryReceived { .. }
-        | Fact::ServiceCertificateIssued { .. }
-        | Fact::StorageRefused { .. }
-        | Fact::Checkpoint { .. } => (LIFECYCLE, OTHER),
-    };
-    let (severity, status) = match &event.fact {
-        Fact::AttestationRefused { .. } => (4, 2), // high, failure
-        Fact::StorageRefused { .. } => (5, 2),     // critical, failure
-        Fact::ManifestSet { .. } | Fact::RecoveredByUser { .. } | Fact::RecoveryGranted { .. } => (3, 1),
-        _ => (1, 1), // informational, success
-    };
-    json!({
-        "category_uid": class / 1000,
-        "class_uid": class,
-        "activity_id": activity,
-        "activity_name": event.fact.kind(),
-        "type_uid": class * 100 + activity,
-        "severity_id": severity,
-        "status_id": status,
-        "time": event.at.as_millis(),
-        "message": event.fact.kind(),
-        "metadata": {
-            "version": "1.3.0",
-            "uid": format!("{stream}/{sequence}"),
-            "log_name": log.origin(&stream),
-            "correlation_uid": event.request,
-            "product": { "name": "Contrast Coordinator", "vendor_name": "Contrast", "version": env!("CARGO_PKG_VERSION") },
-        },
-        "unmapped": { "replica": event.replica, "fact": readable(&event.fact) },
-        "raw_data": BASE64_STANDARD.encode(raw),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use manifest::{ReplicaId, RequestId};
@@ -225,8 +173,6 @@ mod tests {
         let line = native(StreamId::Control, 3, &refused, b"raw");
         assert_eq!(line["kind"], "AttestationRefused");
         assert_eq!(line["fact"]["source"], "192.0.2.7");
-        let line = ocsf(&log, StreamId::Control, 3, &refused, b"raw");
-        assert_eq!((line["type_uid"].as_u64(), line["status_id"].as_u64()), (Some(300_201), Some(2)));
         let line = cloud_event(&log, StreamId::Control, 3, &refused, b"raw");
         assert_eq!((line["specversion"].as_str(), line["id"].as_str()), (Some("1.0"), Some("control/3")));
         assert_eq!(readable(&Fact::ReplicaStopped), json!({}));

@@ -14,6 +14,7 @@ use wire::history::{Segment, SegmentsRequest};
 
 use super::{
     export::write_whole,
+    ocsf,
     record::{self, Format},
 };
 use crate::{
@@ -108,7 +109,7 @@ fn print(
         let event = Event::from_cbor(raw)?;
         let line = match format {
             Format::Jsonl => record::native(stream, sequence, &event, raw),
-            Format::Ocsf => record::ocsf(&log, stream, sequence, &event, raw),
+            Format::Ocsf => ocsf::line(&log, stream, sequence, &event, raw),
             Format::Cloudevents => record::cloud_event(&log, stream, sequence, &event, raw),
         };
         writeln!(out, "{line}").context("cannot write")?;
