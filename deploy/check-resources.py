@@ -42,10 +42,15 @@ def check(name, text):
     return resources
 
 
+def without_namespace(resources):
+    """Helm makes the namespace of a release itself."""
+    return [resource for resource in resources if resource["kind"] != "Namespace"]
+
+
 def render(values, namespace):
     with helm_python.Chart.load(CHART) as chart:
         files = chart.render(values=values, name="contrast", namespace=namespace)
-    documents = [document for text in files.values() for document in yaml.safe_load_all(text) if document]
+    documents = [document for name, text in files.items() if not name.endswith("NOTES.txt") for document in yaml.safe_load_all(text) if document]
     return sorted(documents, key=lambda document: (document["kind"], document["metadata"]["name"]))
 
 
@@ -57,7 +62,7 @@ def main():
                    "--node-selector", "pool=confidential"]
         coordinator = ["coordinator", "--image", image("coordinator"), "--runtime", "contrast-cc-metal-qemu-snp-01234567",
                        "--replicas", "3", "--namespace", "shop", "--service-type", "LoadBalancer", "--env", "A=\"b\": {}"]
-        alone = ["coordinator", "--image", image("coordinator"), "--runtime", "contrast-cc-metal-qemu-snp-01234567"]
+        alone = ["coordinator", "--image", image("coordinator"), "--runtime", "contrast-cc-metal-qemu-snp-01234567", "--ephemeral"]
         coordinator += ["--etcd-endpoints", "https://etcd-0:2379,https://etcd-1:2379", "--etcd-tls-secret", "etcd-tls",
                         "--etcd-user-secret", "etcd-user", "--storage", "10Gi", "--storage-class", "fast", "--discovery", "endpoints"]
         cases = [("runtime", runtime, "kube-system"), ("runtime --uninstall", [*runtime, "--uninstall"], "kube-system"),
@@ -65,7 +70,7 @@ def main():
         for name, arguments, namespace in cases:
             resources = check(name, contrast(*arguments))
             values = yaml.safe_load(contrast(*arguments, "--form", "helm-values"))
-            wanted = sorted(resources, key=lambda resource: (resource["kind"], resource["metadata"]["name"]))
+            wanted = sorted(without_namespace(resources), key=lambda resource: (resource["kind"], resource["metadata"]["name"]))
             assert render(values, namespace) == wanted, f"Helm makes something else of {name}"
             print(f"{name}: Helm makes the same of deploy/chart")
     report = helm_python.lint(CHART)

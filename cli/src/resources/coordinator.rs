@@ -12,11 +12,11 @@ pub(crate) const TEMPLATE: &str = include_str!("../../../deploy/resources/coordi
 /// Print the Coordinator's Kubernetes resources: StatefulSet, services, rights, disruption budget, network policy.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
-    contrast coordinator --image ghcr.io/me/coordinator@sha256:... --runtime contrast-cc-metal-qemu-snp-8da615a6 > coordinator.yml\n  \
-    contrast coordinator --image ... --runtime ... --namespace shop --service-type LoadBalancer\n  \
+    contrast coordinator --image ghcr.io/me/coordinator@sha256:... --runtime contrast-cc-metal-qemu-snp-8da615a6 --storage 10Gi > coordinator.yml\n  \
+    contrast coordinator --image ... --runtime ... --storage 10Gi --namespace shop --service-type LoadBalancer\n  \
     contrast coordinator --image ... --runtime ... --replicas 3 --etcd-endpoints https://etcd-0.etcd:2379,https://etcd-1.etcd:2379 \\\n    \
     --etcd-tls-secret etcd-client-tls --etcd-user-secret etcd-user --storage 10Gi --discovery endpoints\n  \
-    contrast coordinator --image ... --runtime ... --env CONTRAST_CHECKPOINT_SECONDS=30")]
+    contrast coordinator --image ... --runtime ... --storage 10Gi --env CONTRAST_METRICS=1")]
 pub(crate) struct Args {
     /// The Coordinator's image, by digest.
     #[arg(long, short)]
@@ -55,10 +55,14 @@ pub(crate) struct Args {
     /// Secret (kubernetes.io/basic-auth) with etcd's user: username, password.
     #[arg(long, value_name = "SECRET", requires = "etcd_endpoints", value_parser = dns_label)]
     etcd_user_secret: Option<String>,
-    /// Size of a persistent volume claim for each replica's log, such as 10Gi; without it, it is in memory and replicas
-    /// get it from each other or from etcd.
+    /// Size of a persistent volume claim for each replica's log, such as 10Gi, 64Mi at least. Replicas that share an etcd
+    /// do without: it keeps the log.
     #[arg(long, value_name = "SIZE", value_parser = quantity)]
     storage: Option<String>,
+    /// Keep the log in the pod's memory. When the pod goes, the deployment is gone for ever: its history, its keys, and
+    /// with them every encrypted volume; seed shares do not bring it back.
+    #[arg(long, conflicts_with_all = ["storage", "etcd_endpoints"])]
+    ephemeral: bool,
     /// Storage class of these claims; the cluster's default if not given.
     #[arg(long, value_name = "CLASS", requires = "storage", value_parser = dns_label)]
     storage_class: Option<String>,
@@ -103,13 +107,32 @@ fn variable(text: &str) -> Result<(String, String), String> {
     pair.map(|(name, value)| (name.to_owned(), value.to_owned())).ok_or_else(|| "NAME=VALUE is wanted".into())
 }
 
+/// The least that a log is worth a volume for, in bytes: some thousand certificates.
+const LEAST_STORAGE: u64 = 64 << 20;
+
 /// A Kubernetes quantity in bytes: a whole number, maybe with a unit.
 fn quantity(text: &str) -> Result<String, String> {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
-    let known = ["", "k", "M", "G", "T", "P", "Ki", "Mi", "Gi", "Ti", "Pi"].contains(&unit);
-    let good = known && number.parse::<u64>().is_ok_and(|number| number > 0);
-    good.then(|| text.to_owned()).ok_or_else(|| "a size such as 10Gi is wanted".into())
+    let factor: Option<u64> = match unit {
+        "" => Some(1),
+        "k" => Some(1000),
+        "M" => Some(1_000_000),
+        "G" => Some(1_000_000_000),
+        "T" => Some(1_000_000_000_000),
+        "P" => Some(1_000_000_000_000_000),
+        "Ki" => Some(1 << 10),
+        "Mi" => Some(1 << 20),
+        "Gi" => Some(1 << 30),
+        "Ti" => Some(1 << 40),
+        "Pi" => Some(1 << 50),
+        _ => None,
+    };
+    let bytes = factor.and_then(|factor| number.parse::<u64>().ok()?.checked_mul(factor));
+    match bytes.ok_or("a size such as 10Gi is wanted")? {
+        LEAST_STORAGE.. => Ok(text.to_owned()),
+        bytes => Err(format!("{bytes} bytes hold no log: 64Mi at least; did you mean {number}Gi?")),
+    }
 }
 
 pub(crate) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
@@ -122,7 +145,23 @@ pub(crate) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
         ))
         .into());
     }
-    print(printer, args.form, "coordinator", TEMPLATE, &slots(args))
+    let keeps = args.storage.is_some() || args.ephemeral || !args.etcd_endpoints.is_empty();
+    if !keeps && !args.env.iter().any(names_etcd) {
+        return Err(Refused(
+            "where is the event log to be kept? Give --storage 10Gi for a persistent volume, or --etcd-endpoints; or \
+             --ephemeral for a trial: then the deployment is gone for ever when the pod is, and seed shares do not bring \
+             it back"
+                .into(),
+        )
+        .into());
+    }
+    if args.ephemeral && args.replicas == 1 {
+        printer.note(
+            "warning: the event log is in the pod's memory; when the pod goes (an eviction, a node's restart), this \
+             deployment is gone for ever",
+        );
+    }
+    print(printer, args.form, "coordinator", TEMPLATE, &slots(args), Some(&args.namespace))
 }
 
 /// The placeholders of the template.
@@ -265,9 +304,26 @@ pub(crate) fn example(storage: Option<&str>, asks_api: bool) -> Vec<Slot> {
         etcd_tls_secret: Some("etcd-tls".into()),
         etcd_user_secret: Some("etcd-user".into()),
         storage: storage.map(str::to_owned),
+        ephemeral: storage.is_none(),
         storage_class: None,
         env: vec![("A".into(), "\"}]\n---\n".into())],
         form: Form::Yaml,
     };
     slots(&args)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_is_one_that_holds_a_log() {
+        for good in ["64Mi", "10Gi", "67108864", "1T"] {
+            assert_eq!(quantity(good).unwrap(), good);
+        }
+        assert_eq!(quantity("10").unwrap_err(), "10 bytes hold no log: 64Mi at least; did you mean 10Gi?");
+        for bad in ["", "Gi", "1.5Gi", "-1Gi", "10GiB", "99999999999P", "0"] {
+            assert!(quantity(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -79,6 +79,7 @@ pub(crate) fn print(
     part: &str,
     template: &str,
     slots: &[Slot],
+    namespace: Option<&str>,
 ) -> anyhow::Result<()> {
     match form {
         Form::HelmValues => {
@@ -90,7 +91,7 @@ pub(crate) fn print(
             printer.result(&text, &serde_json::json!({ "template": text }))
         }
         Form::Yaml => {
-            let text = yaml(template, slots)?;
+            let text = namespace.map(own_namespace).unwrap_or_default() + &yaml(template, slots)?;
             let mut items = Vec::new();
             for document in serde_yaml_ng::Deserializer::from_str(&text) {
                 let item: Value = serde::Deserialize::deserialize(document)?;
@@ -100,6 +101,19 @@ pub(crate) fn print(
             printer.result(&text, &list)
         }
     }
+}
+
+/// Namespaces that every cluster has.
+const PRESENT: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+
+/// The namespace, so that what is printed can be applied to an empty cluster. It says nothing but its name: several files
+/// may bring the same one, in any order. (Helm makes its release's namespace itself.)
+fn own_namespace(name: &str) -> String {
+    if PRESENT.contains(&name) {
+        return String::new();
+    }
+    let name = Value::from(name);
+    format!("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {name}\n---\n")
 }
 
 /// An image must be named by its digest: the host pulls it, and the host is not trusted.

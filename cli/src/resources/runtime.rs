@@ -59,7 +59,10 @@ pub(crate) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
     if let Some(demanded) = bundle.demanded_handler.as_ref().filter(|demanded| **demanded != handler) {
         return Err(Refused(format!("{name} is for {demanded}, but its contents are {handler}")).into());
     }
-    print(printer, args.form, "runtime", TEMPLATE, &slots(args, &handler, &config))
+    // What the installer would say on every node is said here.
+    runtime_installer::kata::configuration(&bundle, args.platform, &handler)
+        .map_err(|error| Refused(format!("{name}: {error}")))?;
+    print(printer, args.form, "runtime", TEMPLATE, &slots(args, &handler, &config), Some(&args.namespace))
 }
 
 fn read(path: &std::path::Path) -> anyhow::Result<String> {
