@@ -60,9 +60,10 @@ impl Coordinator {
         };
         stream.set_nodelay(true)?; // or the handshake waits 40 ms for a delayed acknowledgement
         let config = ClientConfig { key: Arc::new(key), issuer: None, handshake_timeout: HANDSHAKE };
-        let (stream, peer) = atls::connect(stream, &config, now())
-            .await
-            .with_context(|| format!("no attested connection to {address}"))?;
+        let (stream, peer) = atls::connect(stream, &config, now()).await.map_err(|error| {
+            let hint = handshake_hint(&format!("{:#}", anyhow::anyhow!(error.to_string())));
+            anyhow::Error::from(error).context(format!("no attested connection to {address}{hint}"))
+        })?;
         let evidence = peer.evidence.clone().ok_or_else(|| Refused(format!("{address} sent no evidence")))?;
         let claims = judge(address, evidence, &peer.report_data(), manifest).await?;
         let once = Arc::new(Mutex::new(Some(TokioIo::new(stream))));
@@ -94,9 +95,39 @@ impl Coordinator {
     }
 }
 
-/// Connects to host:port; one that does not answer at all is given up.
-pub(crate) async fn dial(place: &str) -> io::Result<TcpStream> {
-    timeout(DIAL, TcpStream::connect(place)).await.unwrap_or_else(|_| {
+/// What a failed handshake says of the place that was called.
+fn handshake_hint(error: &str) -> &'static str {
+    if error.contains("InvalidContentType") || error.contains("corrupt message") {
+        " (no TLS is spoken there: for the HTTP API begin with http://, for the user API give its port, usually 1313)"
+    } else if error.contains("NoApplicationProtocol") {
+        " (another protocol is spoken there, as by the transit engine on 8200: the user API is usually on port 1313)"
+    } else {
+        ""
+    }
+}
+
+/// The port of a Coordinator's user API, where an address names none.
+const USER_PORT: u16 = 1313;
+
+/// host:port of an address whose port may be left out. An IPv6 address with colons needs brackets, as in URLs.
+pub(crate) fn with_port(address: &str) -> String {
+    let has_port = match address.rsplit_once(']') {
+        Some((_, rest)) => rest.starts_with(':'),
+        None => address.contains(':'),
+    };
+    if has_port { address.to_owned() } else { format!("{address}:{USER_PORT}") }
+}
+
+/// Connects to an address; one that does not answer at all is given up.
+pub(crate) async fn dial(address: &str) -> io::Result<TcpStream> {
+    if address.contains("://") {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "this command speaks gRPC, not HTTP: give host:port of the user API, usually port 1313; of all commands only \
+             set, verify and recover take the URL of the HTTP API",
+        ));
+    }
+    timeout(DIAL, TcpStream::connect(with_port(address))).await.unwrap_or_else(|_| {
         Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {DIAL:?}")))
     })
 }
@@ -127,7 +158,17 @@ pub(crate) async fn judge(
 /// A refusal stays one (exit code 1); anything else is a fault.
 #[expect(clippy::needless_pass_by_value, reason = "shape of map_err")]
 pub(crate) fn failure(status: Status) -> anyhow::Error {
-    let text = format!("the Coordinator answered: {}", status.message());
+    let text = match (status.code(), status.message()) {
+        (Code::Unimplemented, "") => {
+            "what answers there has no such API: the user API is usually on port 1313, the mesh API on 7777"
+                .to_owned()
+        }
+        (code, "") => format!("the Coordinator answered: {}", code.description()),
+        (_, message) if message.ends_with("coordinator is in recovery mode") => {
+            format!("the Coordinator answered: {message}: a seedshare owner has to run `contrast recover`")
+        }
+        (_, message) => format!("the Coordinator answered: {message}"),
+    };
     match status.code() {
         Code::PermissionDenied | Code::FailedPrecondition | Code::InvalidArgument | Code::NotFound => {
             Refused(text).into()
@@ -155,4 +196,22 @@ pub(crate) fn read_manifest(path: &std::path::Path) -> anyhow::Result<Manifest> 
         tracing::warn!("{path}: fields that mean nothing here, maybe misspelt: {names}");
     }
     Ok(manifest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_without_a_port_means_the_user_api() {
+        for (given, meant) in [
+            ("coordinator.example", "coordinator.example:1313"),
+            ("192.0.2.7", "192.0.2.7:1313"),
+            ("coordinator.example:77", "coordinator.example:77"),
+            ("[2001:db8::7]", "[2001:db8::7]:1313"),
+            ("[2001:db8::7]:77", "[2001:db8::7]:77"),
+        ] {
+            assert_eq!(with_port(given), meant);
+        }
+    }
 }

@@ -286,7 +286,12 @@ where
 {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
-    let answer = sender.send_request(request).await?;
+    let answer = sender.send_request(request).await.map_err(|error| match error.is_parse() {
+        true => anyhow::Error::from(error).context(
+            "what answers there does not speak HTTP; for the gRPC API give host:port without http://",
+        ),
+        false => error.into(),
+    })?;
     let status = answer.status();
     let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect().await;
     Ok((status, body.map_err(|error| anyhow::anyhow!("the answer: {error}"))?.to_bytes()))

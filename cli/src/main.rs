@@ -105,8 +105,9 @@ async fn main() -> ExitCode {
         Command::Status(args) => status::run(args, &printer).await,
         Command::Store(args) => store::run(args, &printer).await,
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "contrast", &mut std::io::stdout());
-            Ok(())
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "contrast", &mut script);
+            printer.text(&String::from_utf8_lossy(&script))
         }
     };
     match outcome {

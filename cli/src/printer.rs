@@ -1,11 +1,12 @@
 //! The only place that prints.
 
 use std::{
-    io::{IsTerminal as _, Write as _},
+    io::{ErrorKind, IsTerminal as _, Write as _},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
+use anyhow::Context as _;
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 use manifest::Timestamp;
@@ -44,14 +45,25 @@ impl Printer {
         Self { format, colour }
     }
 
-    /// A result: `text` for people, `value` for machines. A closed pipe is not an error.
+    /// A result: `text` for people, `value` for machines.
     pub(crate) fn result(&self, text: &str, value: &impl Serialize) -> anyhow::Result<()> {
+        match self.format {
+            OutputFormat::Text => self.text(&format!("{}\n", text.trim_end())),
+            OutputFormat::Json => self.text(&format!("{}\n", serde_json::to_string_pretty(value)?)),
+        }
+    }
+
+    /// Text as it is. Whoever closes the pipe has read enough; any other failure is one, or a full disk would look like
+    /// success.
+    #[expect(clippy::unused_self, reason = "what prints does so through the printer")]
+    pub(crate) fn text(&self, text: &str) -> anyhow::Result<()> {
         let mut stdout = std::io::stdout().lock();
-        let _ = match self.format {
-            OutputFormat::Text => writeln!(stdout, "{}", text.trim_end()),
-            OutputFormat::Json => writeln!(stdout, "{}", serde_json::to_string_pretty(value)?),
-        };
-        Ok(())
+        match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+                Err(error).context("cannot write to standard output")
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A result that may be long: through `$PAGER` (or `less -FRX`) on a terminal.

@@ -20,10 +20,9 @@ use crate::{
 const IN_RECOVERY: &str = "coordinator is in recovery mode";
 
 /// Give a restarted Coordinator its seed back.
-///
-/// Example: contrast recover -c coordinator.example:1313 --seedshare-owner-key seedshare-owner.pem
-/// Through a proxy: contrast recover -c https://coordinator.example ...
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  contrast recover -c coordinator.example:1313\n  \
+    contrast recover -c https://coordinator.example --seedshare-owner-key seedshare-owner.pem")]
 pub(crate) struct Args {
     /// The Coordinator, as host:port, or as the URL of its HTTP API.
     #[arg(long, short, env = "CONTRAST_COORDINATOR")]

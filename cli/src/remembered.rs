@@ -41,6 +41,8 @@ pub(crate) struct Known {
     pub(crate) head: Head,
     /// The head as a signed note; empty if the Coordinator waits for its seed.
     pub(crate) note: String,
+    /// Events of the checkpoint that was remembered and that it extends; `None` on the first contact.
+    pub(crate) extends: Option<u64>,
 }
 
 /// The remembered checkpoint as the signed note that it is, for the Coordinator to check; empty if none is remembered.
@@ -92,7 +94,7 @@ impl Heads for Coordinator {
 /// remembers it. `None`: the Coordinator has no history yet, and none is remembered.
 pub(crate) async fn check(coordinator: &impl Heads, path: &Path) -> anyhow::Result<Option<Known>> {
     let remembered = recall(path)?;
-    let Some((known, proof)) = head(coordinator, remembered.as_ref()).await? else {
+    let Some((mut known, proof)) = head(coordinator, remembered.as_ref()).await? else {
         return match remembered {
             None => Ok(None),
             Some(remembered) => Err(rolled_back(&remembered, "it has no event at all")),
@@ -114,6 +116,7 @@ pub(crate) async fn check(coordinator: &impl Heads, path: &Path) -> anyhow::Resu
             ))
             .into());
         }
+        known.extends = Some(remembered.size);
     }
     if !known.note.is_empty() {
         remember(path, &known)?;
@@ -129,7 +132,8 @@ fn rolled_back(remembered: &Checkpoint, shown: &str) -> anyhow::Error {
     let Checkpoint { log, size, root, .. } = remembered;
     let text = format!(
         "the Coordinator shows a past: {shown}\n  remembered: {}\n  its storage was rolled back, or this is \
-         another Coordinator",
+         another Coordinator. If you restored a backup yourself, or began anew, accept what is shown by moving the \
+         file of the remembered checkpoint away",
         line(log, *size, root)
     );
     Refused(text).into()
@@ -169,5 +173,5 @@ fn open(answer: &HeadResponse) -> anyhow::Result<Option<(Known, Vec<Hash>)>> {
     let node =
         |node: &Vec<u8>| Hash::try_from(node.as_slice()).context("a proof with a node that is no hash");
     let proof = answer.consistency.iter().map(node).collect::<anyhow::Result<_>>()?;
-    Ok(Some((Known { log, head, note: answer.checkpoint.clone() }, proof)))
+    Ok(Some((Known { log, head, note: answer.checkpoint.clone(), extends: None }, proof)))
 }

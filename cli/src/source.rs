@@ -28,7 +28,7 @@ const OLD_SECONDS: u64 = 10;
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct From {
     /// A live Coordinator, as host:port.
-    #[arg(long, short, env = "CONTRAST_COORDINATOR", conflicts_with_all = ["state_dir", "export"], required_unless_present_any = ["state_dir", "export"])]
+    #[arg(long, short, env = "CONTRAST_COORDINATOR", conflicts_with_all = ["state_dir", "export"])]
     coordinator: Option<String>,
     /// The manifest in force: the Coordinator is verified by it.
     #[arg(long, short, default_value = "manifest.json")]
@@ -73,6 +73,12 @@ impl From {
     /// extend the remembered checkpoint.
     pub(crate) async fn open(&self, printer: &Printer) -> anyhow::Result<(Source, LogPublicKey)> {
         let path = self.memory.path(&self.manifest);
+        if let (Some(address), true) = (&self.coordinator, self.state_dir.is_some() || self.export.is_some())
+        {
+            anyhow::bail!(
+                "the file of options names the Coordinator {address} and a copy of its log, too: keep one of them"
+            );
+        }
         if let Some(address) = &self.coordinator {
             let manifest = read_manifest(&self.manifest)?;
             let key = self.auditor_key.as_deref().map(read_key).transpose()?;
@@ -92,7 +98,9 @@ impl From {
                 Source::Directory(Arc::new(SledStore::open(directory)?))
             }
             (None, Some(file)) => Source::Export(file.clone()),
-            (None, None) => anyhow::bail!("give --coordinator, --state-dir or --export"),
+            (None, None) => {
+                anyhow::bail!("where is the log to be read from? Give --coordinator, --state-dir or --export")
+            }
         };
         let pinned = match self.log_key {
             Some(log) => Some(log),

@@ -59,9 +59,14 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
 }
 
 fn describe(address: &str, status: &StatusResponse, most: u64) -> String {
-    let age = status.confirmed_ms.map_or_else(|| "never".to_owned(), |ms| format!("{ms} ms ago"));
+    let shares = status.store.as_ref().is_some_and(|store| store.engine == "etcd");
+    let confirmed = match status.confirmed_ms {
+        Some(ms) => format!("; confirmed {ms} ms ago"),
+        None if shares => "; confirmed never".to_owned(),
+        None => String::new(), // nobody else could know more
+    };
     let mut text = format!(
-        "{address}  {}\n  replica {}, version {}\n  manifest {} in force; {} events read, {} behind; confirmed {age}\n",
+        "{address}  {}\n  replica {}, version {}\n  manifest {} in force; {} events read, {} behind{confirmed}\n",
         status.state,
         status.replica,
         status.version,
@@ -69,6 +74,9 @@ fn describe(address: &str, status: &StatusResponse, most: u64) -> String {
         status.control_events,
         most - status.control_events.min(most),
     );
+    if status.state.contains("recover") {
+        text.push_str("  a seedshare owner has to run `contrast recover`\n");
+    }
     if let Some(store) = &status.store {
         let members = match store.engine.as_str() {
             "etcd" => {

@@ -17,10 +17,9 @@ use crate::{
 };
 
 /// Verify a Coordinator as a data owner: evidence, manifest, history, root CA.
-///
-/// Example: contrast verify -c coordinator.example:1313 -m manifest.json
-/// Through a proxy: contrast verify -c https://coordinator.example -m manifest.json
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  contrast verify -c coordinator.example:1313\n  \
+    contrast verify -c https://coordinator.example -m manifest.json")]
 pub(crate) struct Args {
     /// The Coordinator, as host:port, or as the URL of its HTTP API.
     #[arg(long, short, env = "CONTRAST_COORDINATOR")]
@@ -47,6 +46,8 @@ pub(crate) struct Verified {
     pub(crate) latest_transition: TransitionHash,
     pub(crate) log: String,
     pub(crate) events: u64,
+    /// Events of the checkpoint that was remembered and that the history extends; none on the first contact.
+    pub(crate) extends: Option<u64>,
     pub(crate) checkpoint: String,
     #[serde(skip)]
     pub(crate) manifests: Vec<Vec<u8>>,
@@ -66,9 +67,17 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
         false => check(&args.coordinator, &manifest, &memory).await?,
     };
     write(&args.directory, &verified)?;
+    let memory = memory.display();
+    let extends = match verified.extends {
+        Some(events) => format!("extends the {events} that were remembered in {memory}"),
+        None => format!(
+            "first contact: nothing was remembered in {memory}, so what came before is the Coordinator's word; from now \
+             on a history that does not extend this one is refused"
+        ),
+    };
     let text = format!(
-        "Verified: {} on {}\n  TCB: {}\n  manifests: {}, in force: {}\n  history: {} events, \
-         extends the remembered checkpoint\n  log key: {}\n  files: {}",
+        "Verified: {} on {}\n  TCB: {}\n  manifests: {}, in force: {}\n  history: {} events; \
+         {extends}\n  log key: {}\n  files: {}",
         args.coordinator,
         verified.platform,
         verified.tcb,
@@ -117,8 +126,21 @@ fn judge(shown: Attested, manifest: &Manifest, known: Known) -> anyhow::Result<V
     let history: Vec<ManifestHash> = manifests.iter().map(|bytes| ManifestHash::of(bytes)).collect();
     let in_force = manifests.last().map(Vec::as_slice).unwrap_or_default();
     if in_force != manifest.bytes() {
-        let found = ManifestHash::of(in_force);
-        let text = format!("the Coordinator enforces manifest {found}, not the given {}", manifest.hash());
+        let (found, given) = (ManifestHash::of(in_force), manifest.hash());
+        let without_returns =
+            |bytes: &[u8]| bytes.iter().copied().filter(|byte| *byte != b'\r').collect::<Vec<_>>();
+        let why = match history.iter().rposition(|hash| *hash == given) {
+            Some(index) => format!(
+                "which was in force until generation {} replaced it; `contrast history diff {} latest` shows what changed",
+                index + 2,
+                index + 1
+            ),
+            None if without_returns(in_force) == without_returns(manifest.bytes()) => {
+                "which differs in its line ends only: get the file as it was set, byte for byte".to_owned()
+            }
+            None => "which was never in force there: get the current one from whoever set it".to_owned(),
+        };
+        let text = format!("the Coordinator enforces manifest {found}, not the given {given}, {why}");
         return Err(Refused(text).into());
     }
     for hash in manifest.policies.keys() {
@@ -136,6 +158,7 @@ fn judge(shown: Attested, manifest: &Manifest, known: Known) -> anyhow::Result<V
         latest_transition: latest_of(&manifests)?,
         log: known.log.to_string(),
         events: known.head.size,
+        extends: known.extends,
         checkpoint: known.note,
         manifests,
         policies,

@@ -242,6 +242,120 @@ fn standard_input_goes_to_standard_output_and_a_combined_file_leaves_files_alone
 }
 
 #[test]
+fn as_a_post_renderer_it_keeps_everything_but_the_yaml_in_the_workspace() {
+    let workspace = Workspace::new(YAML);
+    let output = stdout(&succeeded(workspace.generate(&["--post-renderer", "--workspace-dir", "release"])));
+    assert!(output.contains("contrast-initializer") && output.contains("cc_init_data"), "{output}");
+    assert!(workspace.path("release/manifest.json").exists());
+    assert!(workspace.path("release/workload-owner.pem").exists());
+    assert_eq!(workspace.yaml(), YAML);
+    let both = workspace.generate(&["--post-renderer", "yaml"]);
+    assert!(stderr(&both).contains("cannot be used with"), "{}", stderr(&both));
+}
+
+#[test]
+fn values_of_secrets_are_not_published_unless_somebody_says_so() {
+    let env = "env: [{name: PASSWORD, valueFrom: {secretKeyRef: {name: pg, key: word}}}]\n    \
+               envFrom: [{prefix: AWS_, secretRef: {name: pg}}]";
+    let yaml = YAML.replace("env:\n    - {name: MODE, value: \"on\"}", env);
+    let secret = "kind: Secret\nmetadata: {name: pg, namespace: shop}\nstringData: {word: hunter2}\n";
+    let workspace = Workspace::new(&format!("{yaml}---\n{secret}"));
+    let refused = workspace.generate(&["yaml"]);
+    assert_eq!(refused.status.code(), Some(1));
+    for said in [
+        "2 values of Kubernetes Secrets would be published",
+        "yaml/shop.yml:24: Pod \"web\": spec.containers[0].env[0].valueFrom.secretKeyRef: PASSWORD would tell everybody \
+         \"word\" of the Secret shop/pg",
+        "AWS_word would tell everybody",
+        "--publish-secrets",
+    ] {
+        assert!(stderr(&refused).contains(said), "{said}: {}", stderr(&refused));
+    }
+    assert!(!stderr(&refused).contains("hunter2") && !workspace.path("manifest.json").exists());
+    succeeded(workspace.generate(&["yaml", "--publish-secrets"]));
+}
+
+#[test]
+fn flags_go_before_environment_before_the_file_where_they_exclude_each_other() {
+    let workspace = Workspace::new(YAML);
+    fs::write(workspace.path("manifest.json"), "{}").unwrap();
+    let list = |file: &str, variable: Option<&str>, flags: &[&str]| {
+        fs::write(workspace.path("contrast.toml"), file).unwrap();
+        let mut command = workspace.command(&[&["history", "list"], flags].concat());
+        command.env_remove("CONTRAST_COORDINATOR");
+        if let Some(address) = variable {
+            command.env("CONTRAST_COORDINATOR", address);
+        }
+        let output = command.output().unwrap();
+        assert!(!output.status.success(), "there is nothing to read");
+        stderr(&output)
+    };
+    let (live, copy) = ("coordinator = \"127.0.0.1:1\"\n", "export = \"from-file.jsonl\"\n");
+    let is_copy = |said: &str| assert!(said.contains(".jsonl"), "{said}");
+    let is_live =
+        |said: &str| assert!(!said.contains(".jsonl") && !said.contains("cannot be used"), "{said}");
+    is_copy(&list(live, None, &["--export", "flag.jsonl"]));
+    is_copy(&list("", Some("127.0.0.1:1"), &["--export", "flag.jsonl"]));
+    is_copy(&list(copy, Some("127.0.0.1:1"), &["--export", "flag.jsonl"]));
+    is_copy(&list(copy, None, &[]));
+    is_live(&list(copy, None, &["--coordinator", "127.0.0.1:1"]));
+    is_live(&list(copy, Some("127.0.0.1:1"), &[]));
+    is_live(&list(live, None, &[]));
+    assert!(list("", None, &[]).contains("Give --coordinator, --state-dir or --export"));
+    let both = list(&format!("{live}{copy}"), None, &[]);
+    assert!(both.contains("names the Coordinator 127.0.0.1:1 and a copy of its log"), "{both}");
+}
+
+#[test]
+fn resources_say_where_the_log_is_kept_and_refuse_what_the_installer_would() {
+    let workspace = Workspace::new(YAML);
+    let image = format!("registry.example/x@sha256:{}", "1".repeat(64));
+    let run = |line: &[&str]| workspace.contrast(&[line, &["--image", &image]].concat(), "");
+    let coordinator = |more: &[&str]| {
+        run(&[&["coordinator", "--runtime", "contrast-cc-metal-qemu-snp-01234567"], more].concat())
+    };
+    let silent = coordinator(&[]);
+    assert_eq!(silent.status.code(), Some(1));
+    assert!(stderr(&silent).contains("Give --storage 10Gi for a persistent volume"), "{}", stderr(&silent));
+    let tiny = stderr(&coordinator(&["--storage", "10"]));
+    assert!(tiny.contains("did you mean 10Gi?"), "{tiny}");
+    let trial = succeeded(coordinator(&["--ephemeral"]));
+    assert!(stderr(&trial).contains("gone for ever"), "{}", stderr(&trial));
+    assert!(!stdout(&trial).contains("kind: Namespace"), "default is there");
+    let stored = stdout(&succeeded(coordinator(&["--storage", "10Gi", "--namespace", "shop"])));
+    assert!(
+        stored.starts_with("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: \"shop\"\n---\n"),
+        "{stored}"
+    );
+    let recovery = stored.split("---").find(|text| text.contains("name: coordinator-recovery")).unwrap();
+    assert!(recovery.contains("port: 1314"), "{recovery}");
+
+    let file = |path: &str| json!({ "url": "https://releases.example/x", "integrity": "sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=", "path": path });
+    let folder = "/opt/edgeless/@@runtimeName@@";
+    let mut files: Vec<Value> = [
+        "bin/containerd-shim-contrast-cc-v2",
+        "bin/qemu-system-x86_64",
+        "share/kata-kernel",
+        "share/rootfs.img",
+    ]
+    .map(|name| file(&format!("{folder}/{name}")))
+    .into();
+    let resources = |files: &[Value]| {
+        fs::write(workspace.path("bundle.json"), json!({ "files": files }).to_string()).unwrap();
+        run(&["runtime", "resources", "Metal-QEMU-SNP", "--bundle", "bundle.json"])
+    };
+    let lacking = resources(&files);
+    assert_eq!(lacking.status.code(), Some(1), "{}", stdout(&lacking));
+    let said = stderr(&lacking);
+    assert!(
+        said.contains("bundle.json: the configuration lists no Firmware file for Metal-QEMU-SNP"),
+        "{said}"
+    );
+    files.push(file(&format!("{folder}/share/OVMF.fd")));
+    succeeded(resources(&files));
+}
+
+#[test]
 fn errors_name_file_line_and_path_and_change_nothing() {
     for (from, to, expected) in [
         (

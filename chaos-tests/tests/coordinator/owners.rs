@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Command};
 use chaos_tests::{client, deployment::Deployment};
 use manifest::{Manifest, ManifestBody, OwnerKey, PolicyEntry, PolicyHash, Role};
 
-use crate::{done, refused, run, stderr};
+use crate::{done, python, refused, run, stderr};
 
 /// Writes the key files of owners with these names, and gives their public keys.
 fn workload_owners(directory: &Path, names: &[&str]) -> Vec<OwnerKey> {
@@ -260,4 +260,68 @@ fn a_change_is_made_with_the_key_that_generate_made_and_says_which_one_it_used()
     assert!(other.contains("the key is workload-owner.pem; for another, give"), "{other}");
     fs::rename(deployment.path("owner.pem"), deployment.path("workload-owner.pem")).unwrap();
     done(&deployment, &["set", "-m", "next.json"]);
+}
+
+#[test]
+fn what_a_siem_gets_is_valid_and_says_who_was_refused_and_why() {
+    let deployment = Deployment::start(&[], |_, _| {}).unwrap();
+    done(&deployment, &["set"]);
+    assert!(deployment.initializer(chaos_tests::deployment::WEB, "web").unwrap().status.success());
+    assert!(!deployment.initializer(b"a stranger", "stranger").unwrap().status.success());
+    let export = |more: &[&str]| {
+        let line = ["audit", "export", "--auditor-key", "workload-owner.pem"];
+        let output = deployment.contrast(&[&line[..], more].concat()).unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        stderr(&output)
+    };
+    export(&["--format", "ocsf", "--out", "week.ocsf"]);
+    let schemas = crate::repository().join("chaos-tests/python/ocsf.py");
+    let found = run(python("python").arg(schemas).arg(deployment.path("week.ocsf")));
+    for kind in
+        ["AttestationRefused", "CertificateIssued", "ManifestSet", "ReplicaStarted", "SeedSharesCreated"]
+    {
+        assert!(found.contains(kind), "{found}");
+    }
+    let lines = fs::read_to_string(deployment.path("week.ocsf")).unwrap();
+    let refusal = lines.lines().find(|line| line.contains("AttestationRefused")).unwrap();
+    let refusal: serde_json::Value = serde_json::from_str(refusal).unwrap();
+    assert_eq!(refusal["src_endpoint"]["ip"], "127.0.0.1");
+    assert!(
+        refusal["status_detail"].as_str().unwrap().contains("is not in the current manifest"),
+        "{refusal}"
+    );
+
+    let one = export(&["--format", "ocsf", "--kind", "AttestationRefused", "--out", "one.ocsf"]);
+    assert!(one.contains("1 of "), "{one}");
+    let none = export(&["--workload", "nosuch", "--format", "ocsf", "--out", "none.ocsf"]);
+    assert!(none.contains("events is what was asked for"), "{none}");
+
+    // Where nothing can be written, nothing is said to be done.
+    let full = |args: &[&str]| {
+        let mut command = Command::new(chaos_tests::program("contrast"));
+        command
+            .args(args)
+            .current_dir(deployment.path(""))
+            .env("CONTRAST_COORDINATOR", deployment.ports.user.to_string());
+        let output =
+            command.stdout(fs::File::options().write(true).open("/dev/full").unwrap()).output().unwrap();
+        (output.status.code(), stderr(&output))
+    };
+    for args in [
+        &["verify"][..],
+        &["verify", "--output", "json"],
+        &["history", "list"],
+        &["history", "show"],
+        &["status"],
+        &["audit", "checkpoint"],
+        &["policy", "settings"],
+        &["proposals", "list"],
+        &["completion", "bash"],
+    ] {
+        let (code, said) = full(args);
+        assert!(
+            code == Some(2) && said.contains("cannot write to standard output: No space left"),
+            "{args:?}: {said}"
+        );
+    }
 }

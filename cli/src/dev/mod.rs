@@ -33,8 +33,8 @@ use report::{Report, Workload};
     contrast dev --output json > report.json"
 )]
 pub(crate) struct Args {
-    /// File or folder of Kubernetes YAML; a shop of four services if none is given.
-    path: Option<PathBuf>,
+    /// Files and folders of Kubernetes YAML; a shop of four services if none is given.
+    paths: Vec<PathBuf>,
     /// What the simulated machine pretends to be.
     #[arg(long, value_enum, default_value_t = Simulated::Snp, env = "CONTRAST_DEV_PLATFORM")]
     platform: Simulated,
@@ -50,6 +50,9 @@ pub(crate) struct Args {
     /// Port of the mesh API on 127.0.0.1; 0 takes a free one.
     #[arg(long, default_value_t = 0)]
     mesh_port: u16,
+    /// Port of the HTTP API on 127.0.0.1; 0 takes a free one.
+    #[arg(long, default_value_t = 0)]
+    http_port: u16,
     /// Port of the probes on 127.0.0.1; 0 takes a free one.
     #[arg(long, default_value_t = 0)]
     probe_port: u16,
@@ -94,7 +97,7 @@ async fn deployment(args: Args, printer: &Printer) -> anyhow::Result<()> {
     };
 
     let step = printer.step("Policies, manifest and owner keys");
-    let plan = Plan::make(args.path.as_deref(), &directory, args.platform.into()).await?;
+    let plan = Plan::make(&args.paths, &directory, args.platform.into(), printer).await?;
     let pods = plan.pods.len();
     step.done(&format!(
         "{pods} pods, manifest {:.16}…, simulated root {:.16}…",
@@ -103,9 +106,9 @@ async fn deployment(args: Args, printer: &Printer) -> anyhow::Result<()> {
     ));
 
     let step = printer.step("Coordinator on loopback");
-    let ports = Ports::choose(args.user_port, args.mesh_port, args.probe_port)?;
+    let ports = Ports::choose(args.user_port, args.mesh_port, args.http_port, args.probe_port)?;
     let mut coordinator = Coordinator::start(&plan, &ports).await?;
-    step.done(&format!("user API {}, mesh API {}", ports.user, ports.mesh));
+    step.done(&format!("user API {}, mesh API {}, HTTP API http://{}", ports.user, ports.mesh, ports.http));
 
     let user = ports.user.to_string();
     let step = printer.step("Set the manifest over attested TLS");
@@ -122,12 +125,17 @@ async fn deployment(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let workloads: Vec<_> = plan.workloads().collect();
     let runs = workloads.iter().map(|pod| initialize(&plan, &ports, pod, &pod.directory));
     futures_util::future::try_join_all(runs).await?;
-    step.done(&format!("{} workloads attested and got certificate, key, CA and secret", workloads.len()));
+    let number = report::counted(workloads.len(), "workload");
+    step.done(&format!("{number} attested and got certificate, key, CA and secret"));
 
-    let step = printer.step("Mutual TLS between two workloads");
-    let [client, server, ..] = workloads.as_slice() else {
-        anyhow::bail!("at least two confidential pods besides the Coordinator are needed");
+    let [client, others @ ..] = workloads.as_slice() else {
+        anyhow::bail!(
+            "the YAML holds no confidential pod besides the Coordinator, so there is nothing to run"
+        );
     };
+    // A lone workload talks to itself, as two replicas of it would.
+    let server = others.first().unwrap_or(client);
+    let step = printer.step("Mutual TLS between workloads");
     let echoed = echo::between(&client.directory, &server.directory, &server.pod.name).await?;
     ensure!(echoed == "hello over mutual TLS", "the echo came back as {echoed:?}");
     step.done(&format!("{} called {} and got its echo", client.pod.name, server.pod.name));

@@ -11,7 +11,7 @@ use attestation::simulated::{SimulatedKind, SimulatedMachine};
 use manifest::{KeyDigest, Manifest, ManifestBody, OwnerKey, PolicyHash, Role};
 use runtime_policy::{Deployment, Images, Injection, PodPolicy, RULES, Settings, Workload};
 
-use crate::{client::now, generate};
+use crate::{client::now, generate, printer::Printer};
 
 const EXAMPLE: &str = include_str!("../../../deploy/example/shop.yml");
 
@@ -36,11 +36,12 @@ pub(super) struct PlannedPod {
 impl Plan {
     /// Reads the YAML, makes keys and a simulated machine, and writes it all to `directory`.
     pub(super) async fn make(
-        yaml: Option<&Path>,
+        yaml: &[PathBuf],
         directory: &Path,
         kind: SimulatedKind,
+        printer: &Printer,
     ) -> anyhow::Result<Self> {
-        let pods = planned_pods(yaml, directory)?;
+        let pods = planned_pods(yaml, directory, printer)?;
         create_empty(directory)?;
         let machine = directory.join("machine");
         let (at, path) = (now(), machine.clone());
@@ -98,16 +99,16 @@ impl Plan {
 }
 
 /// The path that `contrast generate` takes, but that no image is read: no container is started either.
-fn planned_pods(yaml: Option<&Path>, directory: &Path) -> anyhow::Result<Vec<PlannedPod>> {
+fn planned_pods(yaml: &[PathBuf], directory: &Path, printer: &Printer) -> anyhow::Result<Vec<PlannedPod>> {
     let example = [("deploy/example/shop.yml".to_owned(), EXAMPLE.to_owned())];
     let mut policies = match yaml {
-        None => policies(&example)?,
-        Some(path) => policies(&generate::collect(&[path.to_owned()])?)?,
+        [] => policies(&example, printer)?,
+        paths => policies(&generate::collect(paths)?, printer)?,
     };
     ensure!(!policies.is_empty(), "no pod with a runtimeClassName that begins with contrast-cc was found");
     let is_coordinator = |policy: &PodPolicy| policy.workload.role == Role::Coordinator;
     if !policies.iter().any(is_coordinator) {
-        policies.extend(self::policies(&example)?.into_iter().filter(is_coordinator));
+        policies.extend(self::policies(&example, printer)?.into_iter().filter(is_coordinator));
     }
     let plan = |policy: PodPolicy| {
         let pod = policy.workload;
@@ -122,7 +123,7 @@ fn planned_pods(yaml: Option<&Path>, directory: &Path) -> anyhow::Result<Vec<Pla
     Ok(policies.into_iter().map(plan).collect())
 }
 
-fn policies(files: &[(String, String)]) -> anyhow::Result<Vec<PodPolicy>> {
+fn policies(files: &[(String, String)], printer: &Printer) -> anyhow::Result<Vec<PodPolicy>> {
     let mut deployment = Deployment::read(files.iter().map(|(name, text)| (name.as_str(), text)))?;
     deployment.inject(&Injection {
         initializer: Some("contrast-initializer".into()),
@@ -132,6 +133,9 @@ fn policies(files: &[(String, String)]) -> anyhow::Result<Vec<PodPolicy>> {
         runtime_class: None,
         image_replacements: Vec::new(),
     })?;
+    for finding in deployment.published_secrets() {
+        printer.note(&format!("warning: {finding}; `contrast generate` refuses this"));
+    }
     Ok(deployment.policies(&Images::new(), &Settings::default(), RULES)?.0)
 }
 

@@ -22,21 +22,27 @@ const STOP: Duration = Duration::from_secs(60);
 pub(super) struct Ports {
     pub(super) user: SocketAddr,
     pub(super) mesh: SocketAddr,
+    pub(super) http: SocketAddr,
     pub(super) probe: SocketAddr,
 }
 
 impl Ports {
     /// Checks that the wanted ports are free, and picks free ones for 0.
-    pub(super) fn choose(user: u16, mesh: u16, probe: u16) -> anyhow::Result<Self> {
+    pub(super) fn choose(user: u16, mesh: u16, http: u16, probe: u16) -> anyhow::Result<Self> {
         // All are held until all are chosen, so that no two are the same.
         let hold = |flag: &str, port: u16| {
             TcpListener::bind((Ipv4Addr::LOCALHOST, port)).with_context(|| {
                 format!("{flag} {port}: the port is in use; stop what uses it, or give another (0 takes a free one)")
             })
         };
-        let held = [hold("--user-port", user)?, hold("--mesh-port", mesh)?, hold("--probe-port", probe)?];
-        let [user, mesh, probe] = held.map(|listener| listener.local_addr());
-        Ok(Self { user: user?, mesh: mesh?, probe: probe? })
+        let held = [
+            hold("--user-port", user)?,
+            hold("--mesh-port", mesh)?,
+            hold("--http-port", http)?,
+            hold("--probe-port", probe)?,
+        ];
+        let [user, mesh, http, probe] = held.map(|listener| listener.local_addr());
+        Ok(Self { user: user?, mesh: mesh?, http: http?, probe: probe? })
     }
 }
 
@@ -76,7 +82,7 @@ impl Coordinator {
             .arg("--state-dir")
             .arg(plan.directory.join("event-log"))
             .args(["--user-listen", &ports.user.to_string(), "--mesh-listen", &ports.mesh.to_string()])
-            .args(["--probe-listen", &ports.probe.to_string()])
+            .args(["--probe-listen", &ports.probe.to_string(), "--http-listen", &ports.http.to_string()])
             .arg("--simulated-machine")
             .arg(&plan.machine)
             .args(["--policy-hash", &plan.coordinator_policy()?.to_string()])
@@ -168,5 +174,5 @@ pub(super) async fn refused(plan: &Plan, ports: &Ports, directory: &Path) -> any
     ensure!(!output.status.success(), "a workload that is not in the manifest got a certificate");
     ensure!(log.contains("is not in the current manifest"), "refused for another reason: {log}");
     let reason = log.lines().find_map(|line| line.split_once("refused this pod: ")).map(|(_, reason)| reason);
-    Ok(reason.unwrap_or(&log).chars().take(120).collect())
+    Ok(reason.unwrap_or(&log).to_owned())
 }

@@ -15,6 +15,7 @@ pub(super) struct Report {
     workloads: Vec<Workload>,
     events: BTreeMap<String, usize>,
     coordinator: String,
+    http: String,
     directory: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     running_pid: Option<u32>,
@@ -28,6 +29,11 @@ pub(super) struct Workload {
     policy: PolicyHash,
     secret: String,
     files: String,
+}
+
+/// A number of things, in words.
+pub(super) fn counted(number: usize, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
 impl Workload {
@@ -60,6 +66,7 @@ impl Report {
             workloads,
             events,
             coordinator: ports.user.to_string(),
+            http: format!("http://{}", ports.http),
             directory: directory.display().to_string(),
             running_pid: None,
         }
@@ -83,14 +90,18 @@ impl Report {
         match self.running_pid {
             None => text += "Everything was stopped; run with --keep to look around.\n",
             Some(pid) => {
-                let (directory, address) = (&self.directory, &self.coordinator);
+                let (directory, address, http) = (&self.directory, &self.coordinator, &self.http);
+                let files =
+                    self.workloads.first().map(|workload| workload.files.as_str()).unwrap_or_default();
+                let folder = Path::new(files).strip_prefix(directory).unwrap_or(Path::new(files)).display();
                 text += &format!(
                     "Files: {directory}\n\nThe Coordinator runs on {address}. Try next:\n  \
                      cd {directory}\n  contrast verify -c {address}\n  \
                      contrast history list -c {address}\n  contrast history diff 1 2 -c {address}\n  \
                      contrast audit export -c {address} --auditor-key workload-owner.pem --out audit.jsonl\n  \
                      contrast audit verify audit.jsonl\n  \
-                     openssl x509 -in pods/frontend.shop/tls-config/certChain.pem -noout -text\n  \
+                     contrast verify -c {http}\n  \
+                     openssl x509 -in {folder}/tls-config/certChain.pem -noout -text\n  \
                      kill {pid}\n"
                 );
             }

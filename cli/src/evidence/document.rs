@@ -33,11 +33,14 @@ impl Document {
         Self { evidence, expected: None, at: None, origin: origin.into() }
     }
 
-    /// Reads a file, or standard input for `-`. Of an export the event with this serial number, else
-    /// the last certificate.
+    /// Reads a file, or standard input for `-`, see [`Self::of`].
     pub(crate) fn read(path: &Path, serial: Option<SerialNumber>) -> anyhow::Result<Self> {
-        let bytes = read_all(path)?;
-        Self::detect(&bytes, serial).with_context(|| path.display().to_string())
+        Self::of(path, &read_all(path)?, serial)
+    }
+
+    /// What a file of this name holds. Of an export the event with this serial number, else the last certificate.
+    pub(crate) fn of(path: &Path, bytes: &[u8], serial: Option<SerialNumber>) -> anyhow::Result<Self> {
+        Self::detect(bytes, serial).with_context(|| path.display().to_string())
     }
 
     fn detect(bytes: &[u8], serial: Option<SerialNumber>) -> anyhow::Result<Self> {

@@ -3,14 +3,14 @@
 use std::{
     collections::BTreeSet,
     fs,
-    io::{Read as _, Write as _},
+    io::Read as _,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, ensure};
 use runtime_policy::{Deployment, PodPolicy};
 
-use crate::whole_file::replace;
+use crate::{printer::Printer, whole_file::replace};
 
 /// What standard input is called in messages.
 const STDIN: &str = "<stdin>";
@@ -95,6 +95,7 @@ pub(super) fn write(
     combined: Option<&Path>,
     deployment: &Deployment,
     changes: &[Change],
+    printer: &Printer,
 ) -> anyhow::Result<()> {
     if let Some(path) = combined {
         let mut text = String::new();
@@ -114,7 +115,7 @@ pub(super) fn write(
     }
     if to_stdout(paths, combined) {
         for (_, text) in deployment.texts().filter(|(name, _)| *name == STDIN) {
-            std::io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")?;
+            printer.text(&text)?;
         }
     }
     Ok(())

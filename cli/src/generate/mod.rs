@@ -12,7 +12,11 @@ use anyhow::Context as _;
 use runtime_policy::{Deployment, Injection, MAX_LINE_BYTES, PodPolicy, PodSecurity, RULES, Settings};
 use serde::Serialize;
 
-use crate::{client::read, printer::Printer, runtime};
+use crate::{
+    client::read,
+    printer::{Printer, Refused},
+    runtime,
+};
 
 pub(crate) use self::{files::collect, manifest::entry};
 
@@ -23,12 +27,13 @@ pub(crate) use self::{files::collect, manifest::entry};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  contrast generate --reference-values Metal-QEMU-SNP ./deployment\n  \
     contrast generate --reference-values Metal-QEMU-TDX --dry-run ./deployment\n  \
-    kustomize build . | contrast generate --reference-values Metal-QEMU-SNP - > ready.yml\n  \
+    kubectl kustomize . | contrast generate --reference-values Metal-QEMU-SNP - | kubectl apply -f -\n  \
+    helm install shop ./chart --post-renderer ./contrast-post-renderer\n  \
     contrast generate --reference-values Metal-QEMU-SNP --images ./images --offline ./deployment\n  \
     contrast generate --reference-values Metal-QEMU-SNP --runtime-bundle ./bundle ./deployment")]
 pub(crate) struct Args {
     /// Files and folders of Kubernetes YAML; - is standard input, which is written to standard output.
-    #[arg(required = true)]
+    #[arg(required_unless_present = "post_renderer")]
     paths: Vec<PathBuf>,
     /// Platform that will carry the pods, such as Metal-QEMU-SNP or Metal-QEMU-TDX; may be repeated.
     #[arg(long, required = true, value_name = "PLATFORM")]
@@ -77,6 +82,14 @@ pub(crate) struct Args {
     /// Show what would change, and change nothing.
     #[arg(long)]
     dry_run: bool,
+    /// Work as Helm's post-renderer: read standard input, write standard output, and keep everything else in the
+    /// workspace. The same as the path -.
+    #[arg(long, conflicts_with_all = ["paths", "output_file", "dry_run"])]
+    post_renderer: bool,
+    /// Publish the values that pods take from Kubernetes Secrets. Whoever can reach the Coordinator can read policies,
+    /// and so these values.
+    #[arg(long)]
+    publish_secrets: bool,
     #[command(flatten)]
     inject: InjectArgs,
     #[command(flatten)]
@@ -178,6 +191,9 @@ struct PodReport {
 
 pub(crate) async fn run(mut args: Args, workspace: Option<&Path>, printer: &Printer) -> anyhow::Result<()> {
     let workspace = workspace.unwrap_or(Path::new(""));
+    if args.post_renderer {
+        args.paths = vec!["-".into()];
+    }
     for (file, name) in [(&mut args.policy, "rules.rego"), (&mut args.settings, "settings.json")] {
         let own = workspace.join(name);
         if file.is_none() && own.exists() {
@@ -196,6 +212,9 @@ pub(crate) async fn run(mut args: Args, workspace: Option<&Path>, printer: &Prin
     let mut deployment = Deployment::read(originals.iter().map(|(name, text)| (name.as_str(), text)))?;
     if deployment.workloads().is_empty() {
         return Err(runtime_policy::PolicyError::NothingConfidential.into());
+    }
+    if !args.publish_secrets {
+        refuse_published_secrets(&deployment)?;
     }
     let mut warnings = deployment.inject(&args.inject.injection()?)?;
 
@@ -222,7 +241,7 @@ pub(crate) async fn run(mut args: Args, workspace: Option<&Path>, printer: &Prin
         made.with_context(|| format!("cannot make the folder {}", workspace.display()))?;
     }
     let to_fill_in = draft.write(&args, &policies, printer)?;
-    files::write(&args.paths, args.output_file.as_deref(), &deployment, &changes)?;
+    files::write(&args.paths, args.output_file.as_deref(), &deployment, &changes, printer)?;
     files::write_policies(&args.policies, &policies)?;
     let report = report(&args, &policies, &changes, &deployment.pod_security(), warnings, to_fill_in);
     if files::to_stdout(&args.paths, args.output_file.as_deref()) {
@@ -232,6 +251,24 @@ pub(crate) async fn run(mut args: Args, workspace: Option<&Path>, printer: &Prin
         return Ok(());
     }
     printer.result(&summary(&report), &report)
+}
+
+/// A policy holds the environment of its containers, and the Coordinator shows policies to whoever asks.
+fn refuse_published_secrets(deployment: &Deployment) -> anyhow::Result<()> {
+    let found = deployment.published_secrets();
+    if found.is_empty() {
+        return Ok(());
+    }
+    let lines: String = found.iter().map(|finding| format!("\n  {finding}")).collect();
+    Err(Refused(format!(
+        "{} values of Kubernetes Secrets would be published, because policies hold the environment of containers and \
+         whoever can reach the Coordinator can read policies:{lines}\n\
+         Ways out: derive the value from the workload secret, or decrypt it in the pod with the transit engine (see \
+         docs/policies.md, \"Secrets\"); or take the Secret out of the files and mark the reference `optional: true`, and \
+         the pod does without it; or --publish-secrets, if everybody may know these values",
+        found.len()
+    ))
+    .into())
 }
 
 /// The reference values that were given, as a file or as bundles. A single bundle's runtime is the pods' runtime class.

@@ -28,14 +28,17 @@ fn understand(text: &str, now: Timestamp) -> Option<Timestamp> {
         let split = amount.find(|letter: char| !letter.is_ascii_digit())?;
         let (number, unit) = amount.split_at(split);
         let seconds = match unit.trim() {
-            "s" | "seconds" => 1,
-            "m" | "min" | "minutes" => 60,
+            "s" | "second" | "seconds" => 1,
+            "m" | "min" | "minute" | "minutes" => 60,
             "h" | "hour" | "hours" => 3600,
             "d" | "day" | "days" => 86_400,
             "w" | "week" | "weeks" => 604_800,
             _ => return None,
         };
         return Some(now.minus(Duration::from_secs(number.parse::<u64>().ok()?.checked_mul(seconds)?)));
+    }
+    if text == "last week" {
+        return Some(now.minus(DAY * 7));
     }
     let text = text.strip_prefix("last ").unwrap_or(text);
     let (day, time) = text.split_once(' ').unwrap_or((text, "midnight"));
@@ -85,6 +88,8 @@ mod tests {
             ("now", "2026-11-24T10:30:00Z"),
             ("2h ago", "2026-11-24T08:30:00Z"),
             ("3 days ago", "2026-11-21T10:30:00Z"),
+            ("1 minute ago", "2026-11-24T10:29:00Z"),
+            ("last week", "2026-11-17T10:30:00Z"),
             ("today", "2026-11-24T00:00:00Z"),
             ("yesterday 14:05", "2026-11-23T14:05:00Z"),
             ("Tuesday noon", "2026-11-17T12:00:00Z"),
