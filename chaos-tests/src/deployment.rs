@@ -153,6 +153,11 @@ impl Deployment {
         Ok(())
     }
 
+    /// The Coordinator's process; 0 while there is none.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().map_or(0, Child::id)
+    }
+
     /// SIGKILL: no chance to tidy up.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {

@@ -74,11 +74,11 @@ pub(crate) struct Config {
     pub(crate) max_handshakes_per_source: usize,
 
     /// Connections at once, on each listener.
-    #[arg(long, env = "CONTRAST_MAX_CONNECTIONS", default_value_t = 4096)]
+    #[arg(long, env = "CONTRAST_MAX_CONNECTIONS", default_value_t = 512)]
     pub(crate) max_connections: usize,
 
     /// Connections at once from one address (IPv6: from one /64), on each listener; a proxy is one.
-    #[arg(long, env = "CONTRAST_MAX_CONNECTIONS_PER_SOURCE", default_value_t = 1024)]
+    #[arg(long, env = "CONTRAST_MAX_CONNECTIONS_PER_SOURCE", default_value_t = 256)]
     pub(crate) max_connections_per_source: usize,
 
     /// Longest handshake, evidence included, in seconds; its first message must come within 5.

@@ -1,15 +1,18 @@
 //! The Coordinator: configuration, wiring, the doors (`grpc`, `http`, `transit`, `replicas`, `probes`), and the
 //! desk behind them, which says who gets what. Tests with whole programs are in `chaos-tests/tests/coordinator`.
 
+mod budget;
 mod checkpoints;
 mod clock;
 mod config;
 mod desk;
+mod door;
 mod grpc;
 mod health;
 mod http;
 mod limits;
 mod metrics;
+mod patience;
 mod probes;
 mod replicas;
 mod servers;

@@ -1,7 +1,7 @@
 //! Probes for the cluster and metrics: plain HTTP, nothing secret (docs/spec/control-plane.md,
 //! sections 8.3 and 8.4).
 
-use std::convert::Infallible;
+use std::{convert::Infallible, time::Duration};
 
 use http_body_util::Full;
 use hyper::{
@@ -11,50 +11,59 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpListener, sync::watch};
+use tokio::net::TcpListener;
 
 use crate::{
     desk::{Desk, Readiness},
+    door::{Door, Handshake, Place},
     metrics::scrape,
 };
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// Largest head of a question, in bytes.
+const HEAD_BYTES: usize = 8 << 10;
+/// Longest time for a question and its answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 pub(crate) async fn serve(
+    door: Door,
     socket: TcpListener,
     desk: Desk,
     with_metrics: bool,
-    mut stop: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
-    loop {
-        let accepted = tokio::select! {
-            accepted = socket.accept() => accepted,
-            _ = stop.wait_for(|stopped| *stopped) => return Ok(()),
-        };
-        let Ok((stream, _)) = accepted else { continue };
+    let each = move |stream, _, place, handshake| {
         let desk = desk.clone();
-        let answer = service_fn(move |request: Request<hyper::body::Incoming>| {
-            let response = match request.uri().path() {
-                "/metrics" if with_metrics => {
-                    let text = scrape(&desk.metrics, &desk.gauges());
-                    let mut response = Response::new(Full::new(Bytes::from(text)));
-                    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(OPEN_METRICS));
-                    response
-                }
-                path => {
-                    let (status, text) = probe(path, desk.readiness());
-                    let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
-                    *response.status_mut() = status;
-                    response
-                }
-            };
-            async { Ok::<_, Infallible>(response) }
-        });
-        let connection = hyper::server::conn::http1::Builder::new()
-            .keep_alive(false)
-            .serve_connection(TokioIo::new(stream), answer);
-        tokio::spawn(tokio::time::timeout(std::time::Duration::from_secs(5), connection));
+        // There is none, so waiting for its end must not keep the next one from coming in.
+        drop::<Handshake>(handshake);
+        async move {
+            let answer = service_fn(move |request: Request<hyper::body::Incoming>| {
+                let response = answer(&desk, request.uri().path(), with_metrics);
+                async { Ok::<_, Infallible>(response) }
+            });
+            let connection = hyper::server::conn::http1::Builder::new()
+                .keep_alive(false)
+                .max_buf_size(HEAD_BYTES)
+                .serve_connection(TokioIo::new(stream), answer);
+            let _ = tokio::time::timeout(PATIENCE, connection).await; // how it ended is the client's affair
+            drop::<Place>(place);
+        }
+    };
+    door.serve(socket, each).await;
+    Ok(())
+}
+
+fn answer(desk: &Desk, path: &str, with_metrics: bool) -> Response<Full<Bytes>> {
+    if path == "/metrics" && with_metrics {
+        let text = scrape(&desk.metrics, &desk.gauges());
+        let mut response = Response::new(Full::new(Bytes::from(text)));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(OPEN_METRICS));
+        return response;
     }
+    let (status, text) = probe(path, desk.readiness());
+    let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+    *response.status_mut() = status;
+    response
 }
 
 fn probe(path: &str, readiness: Readiness) -> (StatusCode, &'static str) {

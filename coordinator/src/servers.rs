@@ -10,11 +10,13 @@ use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tonic::transport::Server;
 
 use crate::{
+    budget::Budget,
     config::Config,
     desk::Desk,
-    grpc::{HistoryApi, Listener, MeshApi, PeerPolicy, ProposalsApi, UserApi, path_aliases},
-    http::{self, Api, Web},
-    limits::Limits,
+    door::{Door, WhenFull},
+    grpc::{HistoryApi, Intake, Listener, MeshApi, PeerPolicy, ProposalsApi, UserApi, path_aliases},
+    http::{self, Api},
+    limits::{Limits, connections_within_descriptors},
     metrics::CountCalls,
     probes,
     replicas::{ClusterApi, ReplicaApi},
@@ -31,7 +33,11 @@ const REQUEST: Duration = Duration::from_secs(60);
 /// Largest request head, in bytes.
 const MAX_HEADER_BYTES: u32 = 16 << 10;
 /// Requests at once on one connection.
-const MAX_STREAMS: u32 = 32;
+const MAX_STREAMS: u32 = 8;
+/// Bytes of a request that may be on their way unasked; twice that for all requests of a connection.
+const WINDOW: u32 = 256 << 10;
+/// Connections that only owners may keep, on the user port, and only workloads on the mesh port.
+const RESERVED: usize = 32;
 
 type Servers = JoinSet<anyhow::Result<()>>;
 
@@ -43,27 +49,43 @@ pub(crate) async fn start(
     desk: &Desk,
     stopped: &watch::Receiver<bool>,
 ) -> anyhow::Result<Servers> {
+    let connections = connections_within_descriptors(config.max_connections, RESERVED)?;
     let limits = Limits {
         handshakes: config.max_handshakes,
         handshakes_per_source: config.max_handshakes_per_source,
-        connections: config.max_connections,
+        connections,
         connections_per_source: config.max_connections_per_source,
+        reserved: 0,
+    };
+    let budget = Budget::new();
+    tracing::info!(
+        request_mib = Budget::TOTAL >> 20,
+        connections_per_listener = connections,
+        "what requests and connections may take together"
+    );
+    let door = |name| Door {
+        name,
+        limits,
+        when_full: WhenFull::Refuse,
+        metrics: desk.metrics.clone(),
+        stop: stopped.clone(),
     };
     let mut servers = JoinSet::new();
-    grpc(&mut servers, config, issuer, desk, limits).await?;
+    grpc(&mut servers, config, issuer, desk, &budget, door).await?;
 
-    let web = |name, route| Web { name, limits, metrics: desk.metrics.clone(), stop: stopped.clone(), route };
     if let Some(address) = config.beside_user_api(config.http_listen, 1314) {
-        let (socket, api) = (bind("http", address).await?, Api::new(desk.clone(), Arc::clone(issuer))?);
-        servers.spawn(web("http", http::route).serve_plain(socket, http::routes(&api)));
+        let (socket, api) =
+            (bind("http", address).await?, Api::new(desk.clone(), Arc::clone(issuer), budget.clone())?);
+        servers.spawn(http::serve(door("http"), budget.clone(), socket, api));
     }
     if let Some(address) = config.beside_user_api(config.transit_listen, 8200) {
-        let (socket, web) = (bind("transit", address).await?, web("transit", transit::route));
-        servers.spawn(transit::serve(web, socket, desk.clone(), own_policy));
+        let socket = bind("transit", address).await?;
+        servers.spawn(transit::serve(door("transit"), budget.clone(), socket, desk.clone(), own_policy));
     }
     // Last, because an answer there says that the others listen.
     let probe = bind("probe", config.probe_listen).await?;
-    servers.spawn(probes::serve(probe, desk.clone(), config.metrics.is_some(), stopped.clone()));
+    let door = Door { limits: Limits::PROBES, when_full: WhenFull::EndOldest, ..door("probe") };
+    servers.spawn(probes::serve(door, probe, desk.clone(), config.metrics.is_some()));
     Ok(servers)
 }
 
@@ -72,7 +94,8 @@ async fn grpc(
     config: &Config,
     issuer: &Arc<dyn Issuer>,
     desk: &Desk,
-    limits: Limits,
+    budget: &Budget,
+    door: impl Fn(&'static str) -> Door,
 ) -> anyhow::Result<()> {
     let user = bind("user", config.user_listen).await?;
     let mesh = bind("mesh", config.mesh_listen).await?;
@@ -84,7 +107,9 @@ async fn grpc(
             client_auth,
             handshake_timeout: Duration::from_secs(config.handshake_seconds),
         };
-        Listener { name, tls, policy, limits, desk: desk.clone(), stop: desk.stop.clone() }
+        let door = door(name);
+        let limits = Limits { reserved: RESERVED, ..door.limits };
+        Listener { door: Door { limits, ..door }, tls, policy, desk: desk.clone() }
     };
     let server = || {
         Server::builder()
@@ -92,13 +117,16 @@ async fn grpc(
             .http2_keepalive_timeout(Some(DRAIN))
             .http2_max_header_list_size(MAX_HEADER_BYTES)
             .max_concurrent_streams(MAX_STREAMS)
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(2 * WINDOW)
             .timeout(REQUEST)
             .layer(path_aliases())
             .layer(CountCalls(desk.metrics.grpc.clone()))
+            .layer(Intake { desk: desk.clone(), budget: budget.clone() })
     };
     let user = listener("user", ClientAuth::Optional, PeerPolicy::User).incoming(user);
     let user = server()
-        .add_service(UserApi::service(desk.clone()))
+        .add_service(UserApi::service(desk.clone(), budget.clone()))
         .add_service(HistoryApi::service(desk.clone()))
         .add_service(ProposalsApi::service(desk.clone()))
         .add_service(ClusterApi::service(desk.clone()))

@@ -16,6 +16,7 @@ pub(crate) struct Sources {
 pub(crate) struct UnderWay {
     sources: Arc<Sources>,
     source: IpAddr,
+    amount: usize,
 }
 
 impl Sources {
@@ -26,14 +27,22 @@ impl Sources {
 
     /// `None` when the source has as much under way as it may.
     pub(crate) fn begin(self: &Arc<Self>, address: IpAddr) -> Option<UnderWay> {
+        self.begin_with(address, 1)
+    }
+
+    /// The same for something that counts `amount` times.
+    pub(crate) fn begin_with(self: &Arc<Self>, address: IpAddr, amount: usize) -> Option<UnderWay> {
         let source = network(address);
         let mut under_way = self.under_way();
         let count = under_way.entry(source).or_default();
-        if *count >= self.most {
+        if amount > self.most - *count {
+            if *count == 0 {
+                under_way.remove(&source);
+            }
             return None;
         }
-        *count += 1;
-        Some(UnderWay { sources: Arc::clone(self), source })
+        *count += amount;
+        Some(UnderWay { sources: Arc::clone(self), source, amount })
     }
 
     fn under_way(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
@@ -45,7 +54,7 @@ impl Drop for UnderWay {
     fn drop(&mut self) {
         let mut under_way = self.sources.under_way();
         if let Some(count) = under_way.get_mut(&self.source) {
-            *count -= 1;
+            *count -= self.amount;
             if *count == 0 {
                 under_way.remove(&self.source);
             }

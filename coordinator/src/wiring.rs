@@ -177,6 +177,7 @@ fn start_actors(config: &Config, stop: watch::Receiver<bool>) -> anyhow::Result<
         secrets: Secrets::new(authority, recovery),
         challenges: Arc::default(),
         recoveries: Arc::default(),
+        vendors: Arc::default(),
     })
 }
 

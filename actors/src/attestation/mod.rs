@@ -6,7 +6,7 @@ use std::sync::Arc;
 use actix::{Actor, Handler, Message, SyncContext};
 use attestation::{Claims, Evidence, Refusal, ReportData};
 use endorsements::{Completed, Endorsements, Reach};
-use manifest::{Manifest, Timestamp};
+use manifest::{Manifest, PolicyHash, Timestamp};
 
 use crate::{Traced, supervision::rebuild_on_panic};
 
@@ -35,6 +35,10 @@ pub enum VerifyError {
     /// Endorsements are missing that the vendor may have; not judged yet.
     #[error("endorsements are missing: {}", .0.lacking.join(", "))]
     Lacking(Completed),
+    /// The manifest does not list the policy that the evidence names. Its signatures were not looked at, because
+    /// that would not change the verdict.
+    #[error("policy {0} is not in the current manifest")]
+    UnlistedPolicy(PolicyHash),
     /// Not the peer's doing.
     #[error("the verifier is restarting; try again")]
     Restarting,
@@ -82,6 +86,11 @@ impl Verifiers {
         let VerifyEvidence { evidence, expected, manifest, now, vendor_asked } = msg;
         let completed = self.endorsements.complete(evidence, now, Reach::Memory);
         if !vendor_asked && !completed.lacking.is_empty() {
+            let reference = &manifest.reference_values;
+            let policy = attestation::plausible(&completed.evidence, &expected, reference)?;
+            if !manifest.policies.contains_key(&policy) {
+                return Err(VerifyError::UnlistedPolicy(policy));
+            }
             return Err(VerifyError::Lacking(completed));
         }
         let evidence = completed.evidence;

@@ -463,6 +463,11 @@ pub struct Active {
 }
 
 impl Active {
+    /// Bytes of all manifests and policies of the history, which some answers repeat.
+    pub fn history_bytes(&self) -> usize {
+        self.manifests.iter().chain(&self.policies).map(|document| document.len()).sum()
+    }
+
     /// Whether a workload with this policy may receive the secrets of a Coordinator.
     pub fn is_coordinator(&self, policy: &PolicyHash) -> bool {
         self.manifest.policies.get(policy).is_some_and(|entry| entry.role == Role::Coordinator)

@@ -25,7 +25,7 @@ use wire::mesh::{NewMeshCertRequest, mesh_api_client::MeshApiClient};
 use crate::done;
 
 /// Connects from an address of loopback: to the server each is another host.
-async fn from(source: [u8; 4], to: SocketAddr) -> std::io::Result<TcpStream> {
+pub(crate) async fn from(source: [u8; 4], to: SocketAddr) -> std::io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.bind(SocketAddr::new(IpAddr::from(source), 0))?;
     socket.connect(to).await

@@ -3,6 +3,7 @@
 
 mod attacks;
 mod certificates;
+mod floods;
 mod metrics;
 mod owners;
 mod proxy;

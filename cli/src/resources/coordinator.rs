@@ -31,10 +31,12 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=99))]
     replicas: u32,
     /// Memory of each, in MiB.
-    // Measured (docs/performance.md): 78 MiB with 300 connections at once and 18 600 certificates in the log, as one of
-    // three replicas on etcd; 130 bytes for each further certificate, which a restart does not give back. So 200 MiB
-    // last for 900 000 certificates, of this and all earlier starts. A log without `--storage` is not in this sum.
-    #[arg(long, default_value_t = 200, value_name = "MIB", value_parser = clap::value_parser!(u32).range(64..))]
+    // The sum in docs/limits.md: what requests (168 MiB), connections (96) and readers of the log (60) can hold, and what
+    // was measured besides (docs/performance.md: 78 MiB with 300 connections and 18 600 certificates in the log, as one of
+    // three replicas on etcd). 130 bytes come for each further certificate, which a restart does not give back, so the
+    // remaining 110 MiB last for 850 000 certificates, of this and all earlier starts. A log without `--storage` is not
+    // in this sum.
+    #[arg(long, default_value_t = 512, value_name = "MIB", value_parser = clap::value_parser!(u32).range(64..))]
     memory: u32,
     /// Processor time that each may use at most, in thousandths of a processor; the VM gets as many processors more,
     /// rounded up.
@@ -296,7 +298,7 @@ pub(crate) fn example(storage: Option<&str>, asks_api: bool) -> Vec<Slot> {
         runtime: "contrast-cc-metal-qemu-snp-01234567".parse().unwrap_or_else(|_| unreachable!()),
         namespace: "shop".into(),
         replicas: 3,
-        memory: 200,
+        memory: 512,
         cpu: 1000,
         discovery,
         service_type: ServiceType::LoadBalancer,

@@ -1,10 +1,14 @@
 //! Who is admitted as a workload: evidence that the manifest in force accepts, and a policy that it lists.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Instant,
+};
 
 use actors::{Active, AskError, RecordRefusal, Verified, VerifyError, VerifyEvidence};
 use endorsements::Reach;
-use manifest::{EvidenceHash, Timestamp};
+use manifest::{EvidenceHash, PolicyHash, Timestamp};
 use storage_schema::EventStore;
 
 use super::{
@@ -41,43 +45,41 @@ impl<L: EventStore> Desk<L> {
         let manifest = Arc::clone(&active.manifest);
         let request = VerifyEvidence { evidence, expected, manifest, now, vendor_asked: false };
         let started = Instant::now();
-        let verdict = self.verify(request).await;
+        let verdict = self.verify(request, source.ip()).await;
         let outcome = if verdict.is_ok() { "accepted" } else { "refused" };
         Metrics::took(&self.metrics.verification, outcome, started.elapsed());
-        match verdict {
-            Ok(Verified { claims, document })
-                if active.manifest.policies.contains_key(&claims.policy_hash()) =>
-            {
-                Ok(Arc::new(Workload { active, claims, evidence: document, spki_der, nonce, hpke_key }))
+        let listed = &active.manifest.policies;
+        let (reason, failed) = match verdict {
+            Ok(Verified { claims, document }) if listed.contains_key(&claims.policy_hash()) => {
+                let evidence = document;
+                return Ok(Arc::new(Workload { active, claims, evidence, spki_der, nonce, hpke_key }));
             }
-            Ok(Verified { claims, .. }) => {
-                let reason = format!(
-                    "policy {} is not in the current manifest (generation {}, {} policies): \
-                     generate and set the manifest again, or restart the pod with the policy it lists",
-                    claims.policy_hash(),
-                    active.generation,
-                    active.manifest.policies.len()
-                );
-                Err(self.turn_away(reason, None, hash, &active, source).await)
+            Ok(Verified { claims, .. }) => (unlisted(&claims.policy_hash(), &active), None),
+            Err(Unverified::Refused(VerifyError::UnlistedPolicy(policy))) => {
+                (unlisted(&policy, &active), None)
             }
-            Err(Unverified::Refused(VerifyError::Refused(failed))) => {
-                Err(self.turn_away(failed.to_string(), Some(failed), hash, &active, source).await)
-            }
-            Err(Unverified::Refused(error)) => {
-                Err(self.turn_away(error.to_string(), None, hash, &active, source).await)
-            }
-            Err(Unverified::Busy(busy)) => Err(Turned::Busy(busy)),
-        }
+            Err(Unverified::Refused(VerifyError::Refused(failed))) => (failed.to_string(), Some(failed)),
+            Err(Unverified::Refused(error)) => (error.to_string(), None),
+            Err(Unverified::Busy(busy)) => return Err(Turned::Busy(busy)),
+        };
+        Err(self.turn_away(reason, failed, hash, &active, source).await)
     }
 
-    /// Judges evidence; if the vendor has to be asked for something first, on a thread that may wait.
-    pub(crate) async fn verify(&self, request: VerifyEvidence) -> Result<Verified, Unverified> {
+    /// Judges evidence; if the vendor has to be asked for something first, on a thread that may wait. Only
+    /// evidence that passed every check that needs no vendor comes that far, and `source` may have few questions
+    /// under way, because each takes a thread for seconds, and vendors shut out addresses that ask too much.
+    pub(crate) async fn verify(
+        &self,
+        request: VerifyEvidence,
+        source: IpAddr,
+    ) -> Result<Verified, Unverified> {
         let VerifyEvidence { expected, now, .. } = request;
         let manifest = Arc::clone(&request.manifest);
         let lacking = match self.verifiers.ask(request).await? {
             Err(VerifyError::Lacking(lacking)) => lacking,
             judged => return Ok(judged?),
         };
+        let _question = self.vendors.question(source)?;
         let endorsements = Arc::clone(&self.endorsements);
         let evidence = lacking.evidence.clone();
         let asked = tokio::task::spawn_blocking(move || endorsements.complete(evidence, now, Reach::Network));
@@ -113,4 +115,13 @@ impl<L: EventStore> Desk<L> {
         }
         Turned::Away { reason, failed }
     }
+}
+
+fn unlisted(policy: &PolicyHash, active: &Active) -> String {
+    format!(
+        "policy {policy} is not in the current manifest (generation {}, {} policies): \
+         generate and set the manifest again, or restart the pod with the policy it lists",
+        active.generation,
+        active.manifest.policies.len()
+    )
 }

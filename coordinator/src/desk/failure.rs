@@ -14,6 +14,8 @@ pub(crate) enum Failure {
     /// Something in the request cannot be read.
     #[error("{0}")]
     Malformed(String),
+    #[error("the request is larger than {most} bytes")]
+    TooLarge { most: usize },
     /// The caller has no right to this.
     #[error("{0}")]
     Denied(String),
@@ -58,6 +60,7 @@ pub(crate) enum Failure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Malformed,
+    TooLarge,
     /// The request names something that it should have brought along.
     Incomplete,
     Denied,
@@ -109,6 +112,7 @@ impl Failure {
     pub(crate) fn kind(&self) -> Kind {
         match self {
             Self::Malformed(_) => Kind::Malformed,
+            Self::TooLarge { .. } => Kind::TooLarge,
             Self::Denied(_) | Self::Evidence { .. } => Kind::Denied,
             Self::NotFound(_) => Kind::NotFound,
             Self::NotInForce(NotInForce::NoManifest) => Kind::NoManifest,

@@ -6,7 +6,7 @@ use actors::{
     Active, Append, Journal, JournalError, Ledger, Mailbox, NotInForce, Snapshot, SystemClock, Verifiers,
 };
 use endorsements::Endorsements;
-use manifest::{ReplicaId, RequestId};
+use manifest::{KeyDigest, ReplicaId, RequestId};
 use storage_schema::{Archive, EventStore, Fact, Replicated, SledStore};
 use tokio::sync::watch;
 
@@ -15,6 +15,7 @@ use super::{
     once::{AcceptedRecoveries, Challenges},
     secrets::Secrets,
     standing::{Confirmed, Current, Standing},
+    vendors::Vendors,
 };
 use crate::metrics::Metrics;
 
@@ -38,6 +39,7 @@ pub(crate) struct Desk<L: EventStore = SledStore> {
     pub(crate) secrets: Secrets<L>,
     pub(crate) challenges: Arc<Challenges>,
     pub(crate) recoveries: Arc<AcceptedRecoveries>,
+    pub(crate) vendors: Arc<Vendors>,
 }
 
 impl<L: EventStore> Clone for Desk<L> {
@@ -58,6 +60,7 @@ impl<L: EventStore> Clone for Desk<L> {
             secrets: self.secrets.clone(),
             challenges: Arc::clone(&self.challenges),
             recoveries: Arc::clone(&self.recoveries),
+            vendors: Arc::clone(&self.vendors),
         }
     }
 }
@@ -74,6 +77,17 @@ impl<L: EventStore> Desk<L> {
         let active = self.in_force()?;
         let minimum = active.manifest.minimum_api();
         if version < minimum { Err(Failure::ApiTooOld { minimum, version }) } else { Ok(active) }
+    }
+
+    /// Whether the manifest names this key as somebody's who decides, recovers or audits: such callers keep room
+    /// when strangers take all the rest.
+    pub(crate) fn is_owner(&self, key: KeyDigest) -> bool {
+        let snapshot = self.snapshot.borrow();
+        snapshot.state.seed_shares().owners.contains(&key)
+            || snapshot.active().is_some_and(|active| {
+                active.manifest.may_audit(key)
+                    || active.manifest.workload_owner_digests().any(|owner| owner == key)
+            })
     }
 
     /// The manifest in force, where this replica knows that no other one has replaced it.

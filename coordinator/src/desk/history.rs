@@ -11,7 +11,7 @@ use storage_schema::{
 use super::{failure::Failure, handles::Desk};
 
 /// Bytes of segments that are read from the store at once.
-const PAGE_BYTES: usize = 1 << 20;
+const PAGE_BYTES: usize = 256 << 10;
 
 /// The head of a stream.
 pub(crate) struct SignedHead {

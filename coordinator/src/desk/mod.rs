@@ -22,6 +22,7 @@ mod secrets;
 mod standing;
 mod status;
 mod transit;
+mod vendors;
 
 #[cfg(test)]
 mod tests;

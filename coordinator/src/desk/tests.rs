@@ -98,6 +98,7 @@ fn on_a_desk<F: Future<Output = ()>>(standing: Standing, test: impl FnOnce(Offic
             journal,
             challenges: Arc::default(),
             recoveries: Arc::default(),
+            vendors: Arc::default(),
         };
         let owner = || {
             let (pem, public) = keys::generate_workload_owner_key().unwrap();

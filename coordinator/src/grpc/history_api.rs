@@ -19,7 +19,10 @@ use crate::desk::{Desk, Failure, Page};
 /// Most blobs of one request.
 const MAX_BLOBS: usize = 1000;
 /// Most requests that stay connected: of auditors, and of anybody else.
-const MAX_FOLLOWERS: usize = 64;
+const MAX_FOLLOWERS: usize = 32;
+/// Most other requests whose answers are longer than one message: of auditors, and of anybody else. Each holds a
+/// page, a message that waits, and what the connection buffers.
+const MAX_READERS: usize = 16;
 /// Longest time for a reader to take what it asked for.
 const STALLED: Duration = Duration::from_mins(1);
 /// How often these look for news.
@@ -27,8 +30,22 @@ const POLL: Duration = Duration::from_millis(250);
 
 pub(crate) struct HistoryApi {
     desk: Desk,
-    auditors: Arc<Semaphore>,
-    strangers: Arc<Semaphore>,
+    auditors: Places,
+    strangers: Places,
+}
+
+struct Places {
+    followers: Arc<Semaphore>,
+    readers: Arc<Semaphore>,
+}
+
+impl Places {
+    fn new() -> Self {
+        Self {
+            followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
+            readers: Arc::new(Semaphore::new(MAX_READERS)),
+        }
+    }
 }
 
 type Items<T> = ReceiverStream<Result<T, Status>>;
@@ -44,15 +61,18 @@ fn nodes(proof: Vec<[u8; 32]>) -> Vec<Vec<u8>> {
 
 impl HistoryApi {
     pub(crate) fn service(desk: Desk) -> HistoryServer<Self> {
-        let places = || Arc::new(Semaphore::new(MAX_FOLLOWERS));
-        HistoryServer::new(Self { desk, auditors: places(), strangers: places() })
+        HistoryServer::new(Self { desk, auditors: Places::new(), strangers: Places::new() })
     }
 
-    /// A place for a reader that stays connected.
-    fn place(&self, key: Option<KeyDigest>) -> Result<OwnedSemaphorePermit, Failure> {
+    /// A place for a reader; those who wait for what is yet to come have places of their own.
+    fn place(&self, key: Option<KeyDigest>, follow: bool) -> Result<OwnedSemaphorePermit, Failure> {
         let places = if self.desk.check_auditor(key).is_ok() { &self.auditors } else { &self.strangers };
+        let (places, most) = match follow {
+            true => (&places.followers, MAX_FOLLOWERS),
+            false => (&places.readers, MAX_READERS),
+        };
         let permit = Arc::clone(places).try_acquire_owned();
-        permit.map_err(|_| Failure::Ask(actors::AskError::Full(MAX_FOLLOWERS)))
+        permit.map_err(|_| Failure::Ask(actors::AskError::Full(most)))
     }
 }
 
@@ -85,9 +105,9 @@ impl Service for HistoryApi {
         let key = caller(&request);
         let stream = self.desk.readable(&request.get_ref().stream, key)?;
         let SegmentsRequest { from, follow, .. } = request.into_inner();
-        let follower = if follow { Some(self.place(key)?) } else { None };
-        let (sender, receiver) = mpsc::channel(4);
-        let reader = SegmentReader { desk: self.desk.clone(), stream, key, follower, sender };
+        let place = self.place(key, follow)?;
+        let (sender, receiver) = mpsc::channel(1);
+        let reader = SegmentReader { desk: self.desk.clone(), stream, key, follow, sender, _place: place };
         tokio::spawn(reader.run(from));
         let mut response = Response::new(ReceiverStream::new(receiver));
         if let Some(age) = self.desk.standing.age() {
@@ -110,10 +130,13 @@ impl Service for HistoryApi {
             .map(parse)
             .collect::<Result<_, _>>()
             .map_err(|_| Failure::Malformed("a hash is not 32 bytes long".into()))?;
-        self.desk.check_blobs(&hashes, caller(&request))?;
-        let (sender, receiver) = mpsc::channel(4);
+        let key = caller(&request);
+        self.desk.check_blobs(&hashes, key)?;
+        let place = self.place(key, false)?;
+        let (sender, receiver) = mpsc::channel(1);
         let desk = self.desk.clone();
         tokio::spawn(async move {
+            let _place = place;
             for hash in hashes {
                 // A thread for as long as the reading takes, not for as long as the client does.
                 let blob = desk.blob(hash).await.map(|content| Blob { content });
@@ -144,14 +167,15 @@ struct SegmentReader {
     desk: Desk,
     stream: StreamId,
     key: Option<KeyDigest>,
-    /// Present if the reader stays connected for what is yet to come.
-    follower: Option<OwnedSemaphorePermit>,
+    /// Whether the reader stays connected for what is yet to come.
+    follow: bool,
     sender: mpsc::Sender<Result<Segment, Status>>,
+    _place: OwnedSemaphorePermit,
 }
 
 impl SegmentReader {
     async fn run(self, mut next: u64) {
-        let (follow, mut stop) = (self.follower.is_some(), self.desk.stop.clone());
+        let (follow, mut stop) = (self.follow, self.desk.stop.clone());
         loop {
             let page = match self.desk.segments(self.stream, next, self.key).await {
                 Ok(Page::Segments(page)) => page,

@@ -1,5 +1,5 @@
-//! Accepts connections: bounded in number, each handshake on its own task and with a deadline,
-//! evidence judged on the verifiers' pool before the first request is read.
+//! Makes connections of what a door lets in: a handshake of attested TLS with a deadline, and on the mesh port a
+//! verdict on the client's evidence before its first request is read.
 
 use std::{
     io,
@@ -11,23 +11,25 @@ use std::{
 };
 
 use atls::{PeerCertificate, ServerConfig};
-use prometheus_client::metrics::gauge::Gauge;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    sync::mpsc,
 };
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
-use super::peer::Peer;
+use super::{
+    intake::{Seat, is_owner},
+    peer::{Peer, key_of},
+};
 use crate::{
     clock::now,
     desk::{Desk, Presented},
-    limits::Limits,
-    metrics::{self, Refusal},
-    sources::{Sources, UnderWay},
+    door::{Door, Handshake, Place},
+    metrics,
+    patience::{Activity, Patient},
 };
 
 /// What a listener asks of its clients.
@@ -40,26 +42,17 @@ pub(crate) enum PeerPolicy {
 }
 
 pub(crate) struct Listener {
-    pub(crate) name: &'static str,
+    pub(crate) door: Door,
     pub(crate) tls: ServerConfig,
     pub(crate) policy: PeerPolicy,
-    pub(crate) limits: Limits,
     pub(crate) desk: Desk,
-    pub(crate) stop: watch::Receiver<bool>,
 }
 
 /// One accepted connection.
 pub(crate) struct Connection {
-    stream: TlsStream<TcpStream>,
-    peer: Peer,
-    open: Gauge,
-    _place: (OwnedSemaphorePermit, UnderWay),
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.open.dec();
-    }
+    stream: Patient<TlsStream<TcpStream>>,
+    seat: Seat,
+    _place: Place,
 }
 
 type Incoming = ReceiverStream<io::Result<Connection>>;
@@ -67,68 +60,33 @@ type Incoming = ReceiverStream<io::Result<Connection>>;
 impl Listener {
     /// Accepts until stopped.
     pub(crate) fn incoming(self, socket: TcpListener) -> Incoming {
-        let (ready, incoming) = mpsc::channel(self.limits.handshakes);
-        tokio::spawn(Arc::new(self).accept(socket, ready));
+        let (ready, incoming) = mpsc::channel(self.door.limits.handshakes);
+        let listener = Arc::new(self);
+        let each = {
+            let listener = Arc::clone(&listener);
+            move |stream, source, place, handshake| {
+                let (listener, ready) = (Arc::clone(&listener), ready.clone());
+                async move {
+                    let connection = listener.handshake(stream, source, place).await;
+                    drop::<Handshake>(handshake);
+                    if let Some(connection) = connection {
+                        // Fails only when the server is gone, and the connection with it.
+                        let _ = ready.send(Ok(connection)).await;
+                    }
+                }
+            }
+        };
+        tokio::spawn(listener.door.clone().serve(socket, each));
         ReceiverStream::new(incoming)
     }
 
-    async fn accept(self: Arc<Self>, socket: TcpListener, ready: mpsc::Sender<io::Result<Connection>>) {
-        let connections = Arc::new(Semaphore::new(self.limits.connections));
-        let handshakes = Arc::new(Semaphore::new(self.limits.handshakes));
-        let sources = Sources::new(self.limits.handshakes_per_source);
-        // Whoever completes a handshake holds a place for as long as it likes: not all of them.
-        let open_from = Sources::new(self.limits.connections_per_source);
-        let mut stop = self.stop.clone();
-        loop {
-            let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
-            let Ok(handshake) = Arc::clone(&handshakes).acquire_owned().await else { return };
-            let accepted = tokio::select! {
-                accepted = socket.accept() => accepted,
-                _ = stop.wait_for(|stopped| *stopped) => return,
-            };
-            match accepted {
-                Ok((stream, source)) => {
-                    let (under_way, open) = (sources.begin(source.ip()), open_from.begin(source.ip()));
-                    let Some((under_way, open)) = under_way.zip(open) else {
-                        self.refused("too many from one source");
-                        tracing::debug!(%source, "connection dropped: too many under way from there");
-                        continue;
-                    };
-                    let (listener, ready) = (Arc::clone(&self), ready.clone());
-                    tokio::spawn(async move {
-                        let connection = listener.handshake(stream, source, (permit, open)).await;
-                        drop((handshake, under_way));
-                        if let Some(connection) = connection {
-                            // Fails only when the server is gone, and the connection with it.
-                            let _ = ready.send(Ok(connection)).await;
-                        }
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-                }
-            }
-        }
-    }
-
-    fn refused(&self, reason: &'static str) {
-        self.desk.metrics.refused.get_or_create(&Refusal { listener: self.name, reason }).inc();
-    }
-
-    async fn handshake(
-        &self,
-        stream: TcpStream,
-        source: SocketAddr,
-        place: (OwnedSemaphorePermit, UnderWay),
-    ) -> Option<Connection> {
-        let _ = stream.set_nodelay(true); // only a matter of speed
+    async fn handshake(&self, stream: TcpStream, source: SocketAddr, place: Place) -> Option<Connection> {
         let active = match (self.policy, self.desk.in_force()) {
             (PeerPolicy::User, _) => None,
             (PeerPolicy::Mesh, Ok(active)) => Some(active),
             (PeerPolicy::Mesh, Err(reason)) => {
                 tracing::debug!(%source, %reason, "workload told to wait");
-                self.refused("no manifest in force");
+                self.door.refused("no manifest in force");
                 return None;
             }
         };
@@ -137,11 +95,11 @@ impl Listener {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%source, %error, "handshake refused");
-                self.refused("handshake");
+                self.door.refused("handshake");
                 return None;
             }
         };
-        let label = &metrics::Listener { listener: self.name };
+        let label = &metrics::Listener { listener: self.door.name };
         let handshakes = &self.desk.metrics.handshakes;
         handshakes.get_or_create(label).observe(started.elapsed().as_secs_f64());
         let peer = match active {
@@ -154,9 +112,19 @@ impl Listener {
                 }
             }
         };
-        let open = self.desk.metrics.connections.get_or_create_owned(label);
-        open.inc();
-        Some(Connection { stream: accepted.stream, peer, open, _place: place })
+        let may_stay = match &peer {
+            _ if !place.is_reserved => true,
+            Peer::User(Some(certificate)) => is_owner(&self.desk, key_of(certificate)),
+            Peer::Workload(_) => true,
+            Peer::User(None) | Peer::Turned(_) => false,
+        };
+        if !may_stay {
+            self.door.refused("too many at once");
+            return None;
+        }
+        let activity = Activity::new();
+        let stream = Patient::new(accepted.stream, Arc::clone(&activity));
+        Some(Connection { stream, seat: Seat { peer, source: source.ip(), activity }, _place: place })
     }
 }
 
@@ -168,10 +136,10 @@ fn presented(certificate: PeerCertificate) -> Presented {
 }
 
 impl Connected for Connection {
-    type ConnectInfo = Peer;
+    type ConnectInfo = Seat;
 
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
+    fn connect_info(&self) -> Seat {
+        self.seat.clone()
     }
 }
 

@@ -1,6 +1,7 @@
 //! The services: decode, call the desk, encode. They decide nothing.
 
 mod history_api;
+mod intake;
 mod listener;
 mod mesh_api;
 mod peer;
@@ -9,6 +10,7 @@ mod status;
 mod user_api;
 
 pub(crate) use history_api::HistoryApi;
+pub(crate) use intake::Intake;
 pub(crate) use listener::{Listener, PeerPolicy};
 pub(crate) use mesh_api::MeshApi;
 pub(crate) use peer::workload;

@@ -22,7 +22,12 @@ pub(crate) enum Peer {
 /// The caller's key in the form in which manifests list it: PKIX DER for EC, PKCS#1 DER for RSA.
 pub(super) fn caller<T>(request: &Request<T>) -> Option<KeyDigest> {
     let Some(Peer::User(Some(certificate))) = request.extensions().get::<Peer>() else { return None };
-    let PeerCertificate { spki_der, key_bits, key_algorithm, .. } = certificate.as_ref();
+    key_of(certificate)
+}
+
+/// The same for a connection.
+pub(super) fn key_of(certificate: &PeerCertificate) -> Option<KeyDigest> {
+    let PeerCertificate { spki_der, key_bits, key_algorithm, .. } = certificate;
     match key_algorithm {
         KeyAlgorithm::Ec => Some(KeyDigest::of(spki_der)),
         KeyAlgorithm::Rsa => Some(KeyDigest::of(key_bits)),

@@ -9,14 +9,17 @@ use wire::proposals::{
     proposals_server::{Proposals as Service, ProposalsServer},
 };
 
-use super::{peer::caller, user_api::MAX_REQUEST_BYTES};
-use crate::desk::{Desk, Failure};
+use super::peer::caller;
+use crate::{
+    budget::MOST_BYTES,
+    desk::{Desk, Failure},
+};
 
 pub(crate) struct ProposalsApi(Desk);
 
 impl ProposalsApi {
     pub(crate) fn service(desk: Desk) -> ProposalsServer<Self> {
-        ProposalsServer::new(Self(desk)).max_decoding_message_size(MAX_REQUEST_BYTES)
+        ProposalsServer::new(Self(desk)).max_decoding_message_size(MOST_BYTES)
     }
 }
 

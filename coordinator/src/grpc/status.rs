@@ -34,7 +34,7 @@ fn code(kind: Kind) -> Code {
         Kind::NoManifest | Kind::NeedsRecovery | Kind::AlreadyRecovered | Kind::Conflict => {
             Code::FailedPrecondition
         }
-        Kind::Beyond => Code::OutOfRange,
+        Kind::Beyond | Kind::TooLarge => Code::OutOfRange,
         Kind::Busy => Code::ResourceExhausted,
         Kind::Unavailable => Code::Unavailable,
         Kind::Outrun => Code::Aborted,

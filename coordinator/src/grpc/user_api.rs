@@ -12,16 +12,16 @@ use wire::user::{
 use zeroize::Zeroizing;
 
 use super::peer::caller;
-use crate::desk::{Desk, Failure, NewManifest, Recovery};
+use crate::{
+    budget::{Budget, MOST_BYTES, Right},
+    desk::{Desk, Failure, NewManifest, Recovery},
+};
 
-/// Largest request, in bytes: a manifest and its policies.
-pub(super) const MAX_REQUEST_BYTES: usize = 16 << 20;
-
-pub(crate) struct UserApi(Desk);
+pub(crate) struct UserApi(Desk, Budget);
 
 impl UserApi {
-    pub(crate) fn service(desk: Desk) -> UserApiServer<Self> {
-        UserApiServer::new(Self(desk)).max_decoding_message_size(MAX_REQUEST_BYTES)
+    pub(crate) fn service(desk: Desk, budget: Budget) -> UserApiServer<Self> {
+        UserApiServer::new(Self(desk, budget)).max_decoding_message_size(MOST_BYTES)
     }
 }
 
@@ -68,10 +68,13 @@ impl Service for UserApi {
     #[tracing::instrument(skip_all, fields(request))]
     async fn get_manifests(
         &self,
-        _: Request<GetManifestsRequest>,
+        request: Request<GetManifestsRequest>,
     ) -> Result<Response<GetManifestsResponse>, Status> {
         let active = self.0.in_force().map_err(Failure::from)?;
-        Ok(Response::new(GetManifestsResponse {
+        let right = request.extensions().get::<Right>().copied();
+        let right = right.ok_or_else(|| Failure::Fault("a request that nobody took in".into()))?;
+        let held = self.1.reserve_answer(right, active.history_bytes())?;
+        let mut answer = Response::new(GetManifestsResponse {
             manifests: active.manifests.iter().map(|bytes| bytes.to_vec()).collect(),
             policies: active.policies.iter().map(|bytes| bytes.to_vec()).collect(),
             root_ca: active.ca.public().root_pem.clone().into(),
@@ -80,7 +83,9 @@ impl Service for UserApi {
                 transition_hash: active.transition.as_bytes().to_vec(),
                 signature: active.signature.clone(),
             }),
-        }))
+        });
+        answer.extensions_mut().insert(held);
+        Ok(answer)
     }
 
     #[tracing::instrument(skip_all, fields(request))]

@@ -1,9 +1,18 @@
 //! Requests and answers of the HTTP API: JSON, with bytes as base64.
 
+use std::{
+    fmt,
+    marker::PhantomData,
+    net::{IpAddr, SocketAddr},
+};
+
 use axum::{extract::Request, response::Response};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use hyper::{StatusCode, header::CONTENT_TYPE};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{DeserializeOwned, Error as _, IgnoredAny, SeqAccess, Visitor},
+};
 use zeroize::Zeroizing;
 
 use super::{
@@ -36,6 +45,12 @@ pub(super) fn answer(value: &impl Serialize) -> Result<Response, ApiError> {
     Ok(json(StatusCode::OK, body))
 }
 
+/// Where a request came from.
+pub(super) fn source_of(request: &Request) -> Result<IpAddr, ApiError> {
+    let source = request.extensions().get::<SocketAddr>();
+    source.map(SocketAddr::ip).ok_or_else(|| ApiError::internal("a request without a source"))
+}
+
 /// Reads a JSON request of at most `most` bytes.
 pub(super) async fn read<T: DeserializeOwned>(request: Request, most: usize) -> Result<T, ApiError> {
     let media_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
@@ -56,4 +71,41 @@ pub(super) async fn read<T: DeserializeOwned>(request: Request, most: usize) -> 
         ApiError::new(status, Code::InvalidArgument, text)
     })?;
     serde_json::from_slice(&bytes).map_err(|error| ApiError::malformed(format!("the body: {error}")))
+}
+
+/// Reads a list, or nothing, of at most `N` entries: it stops at the first one too many, before it takes memory.
+pub(crate) fn at_most<'de, D, T, const N: usize>(deserializer: D) -> Result<Option<Vec<T>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    struct AtMost<T, const N: usize>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>, const N: usize> Visitor<'de> for AtMost<T, N> {
+        type Value = Option<Vec<T>>;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(formatter, "a list of at most {N} entries")
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+            let mut list = Vec::new();
+            while list.len() < N {
+                match seq.next_element()? {
+                    Some(entry) => list.push(entry),
+                    None => return Ok(Some(list)),
+                }
+            }
+            if seq.next_element::<IgnoredAny>()?.is_some() {
+                return Err(A::Error::custom(format!("more than {N} entries")));
+            }
+            Ok(Some(list))
+        }
+    }
+
+    deserializer.deserialize_any(AtMost::<T, N>(PhantomData))
 }

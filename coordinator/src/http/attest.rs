@@ -10,14 +10,14 @@ use serde::{Deserialize, Serialize};
 use storage_schema::StreamId;
 
 use super::{
-    answers::{Base64, answer, read},
+    answers::{Base64, answer, read, source_of},
     api::Api,
     error::ApiError,
 };
-use crate::desk::Failure;
+use crate::{budget::Right, desk::Failure};
 
 /// Largest request, in bytes.
-const MAX_REQUEST_BYTES: usize = 1024;
+pub(super) const MAX_REQUEST_BYTES: usize = 1024;
 
 #[derive(Deserialize)]
 struct AttestRequest {
@@ -94,6 +94,9 @@ async fn attest(
     request: Request,
     capabilities: Option<Bytes>,
 ) -> Result<Response, ApiError> {
+    let right = source_of(&request).map(Right::Stranger)?;
+    // The whole history for a question of a few bytes: what that takes counts as a request of its size.
+    let held = api.budget.reserve_answer(right, active.history_bytes())?;
     let AttestRequest { nonce } = read(request, MAX_REQUEST_BYTES).await?;
     let nonce = checked(nonce)?;
     let public = active.ca.public();
@@ -105,7 +108,7 @@ async fn attest(
         capabilities.as_deref(),
     );
     let Evidence { oid, document } = evidence(api, data).await?;
-    answer(&Attested {
+    let mut answer = answer(&Attested {
         version: env!("CARGO_PKG_VERSION"),
         raw_attestation_doc: Base64(document),
         attestation_type: oid.components(),
@@ -113,7 +116,9 @@ async fn attest(
         policies: active.policies.iter().map(|bytes| Base64(bytes.to_vec())).collect(),
         root_ca: Base64(public.root_pem.clone().into()),
         mesh_ca: Base64(public.mesh_pem.clone().into()),
-    })
+    })?;
+    answer.extensions_mut().insert(held);
+    Ok(answer)
 }
 
 /// Evidence for the HPKE key and for how this Coordinator stands, before there is a manifest and in recovery, too.

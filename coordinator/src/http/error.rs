@@ -86,6 +86,7 @@ impl From<Failure> for ApiError {
             Kind::Malformed | Kind::Incomplete | Kind::UnusableKey | Kind::WrongSeed => {
                 (StatusCode::BAD_REQUEST, Code::InvalidArgument)
             }
+            Kind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, Code::InvalidArgument),
             Kind::Denied => (StatusCode::FORBIDDEN, Code::PermissionDenied),
             Kind::BadSignature => (StatusCode::FORBIDDEN, Code::InvalidSignature),
             Kind::ApiTooOld => (StatusCode::FORBIDDEN, Code::ApiVersionTooOld),

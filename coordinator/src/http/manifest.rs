@@ -7,21 +7,25 @@ use axum::{extract::Request, response::Response};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    answers::{Base64, answer, read},
+    answers::{Base64, answer, at_most, read},
     api::Api,
     error::ApiError,
 };
-use crate::desk::{Failure, NewManifest};
+use crate::{
+    budget::MOST_BYTES,
+    desk::{Failure, NewManifest},
+};
 
 /// Largest request, in bytes.
-const MAX_REQUEST_BYTES: usize = 16 << 20;
+pub(super) const MAX_REQUEST_BYTES: usize = MOST_BYTES;
 
 #[derive(Deserialize)]
 struct SetRequest {
     manifest: Base64,
-    policies: Vec<Base64>,
-    #[serde(default)]
-    signatures: Vec<Base64>,
+    #[serde(deserialize_with = "at_most::<_, _, 10_000>")]
+    policies: Option<Vec<Base64>>,
+    #[serde(default, deserialize_with = "at_most::<_, _, 255>")]
+    signatures: Option<Vec<Base64>>,
 }
 
 #[derive(Serialize)]
@@ -54,10 +58,10 @@ pub(super) async fn set(api: Arc<Api>, request: Request) -> Result<Response, Api
     let SetRequest { manifest, policies, signatures } = read(request, MAX_REQUEST_BYTES).await?;
     let new = NewManifest {
         manifest: manifest.0,
-        policies: policies.into_iter().map(|policy| policy.0).collect(),
+        policies: policies.unwrap_or_default().into_iter().map(|policy| policy.0).collect(),
         previous: None,
         caller: None,
-        signatures: signatures.into_iter().map(|signature| signature.0).collect(),
+        signatures: signatures.unwrap_or_default().into_iter().map(|signature| signature.0).collect(),
     };
     let reply = api.desk.set_manifest(new).await?;
     let share = |share: actors::SeedShare| SeedShare {

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Largest request, in bytes: evidence with its chain, as base64.
-const MAX_REQUEST_BYTES: usize = 128 << 10;
+pub(super) const MAX_REQUEST_BYTES: usize = 128 << 10;
 
 #[derive(Deserialize)]
 struct CertRequest {

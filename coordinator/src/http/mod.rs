@@ -21,8 +21,10 @@ use axum::{
     routing::{MethodFilter, MethodRouter, get, on},
 };
 use hyper::StatusCode;
+use tokio::net::TcpListener;
 
 pub(crate) use self::{
+    answers::at_most,
     api::Api,
     server::{Stream, Web, body},
 };
@@ -31,9 +33,13 @@ use self::{
     error::{ApiError, Code},
     server::json,
 };
+use crate::{
+    budget::{Budget, Right},
+    door::Door,
+};
 
 /// The routes of the API.
-pub(crate) fn routes(api: &Arc<Api>) -> Router {
+fn routes(api: &Arc<Api>) -> Router {
     let capabilities = api.capabilities.clone();
     let status = Arc::clone(api);
     Router::new()
@@ -64,19 +70,31 @@ where
     })
 }
 
-/// The label of a path in metrics.
-pub(crate) fn route(path: &str) -> &'static str {
-    const ROUTES: [&str; 10] = [
-        "/attest",
-        "/verify",
-        "/capabilities",
-        "/v1/attest",
-        "/v1/attest-key",
-        "/v1/manifest",
-        "/v1/recover",
-        "/v1/mesh-cert",
-        "/v1/status",
-        "/v1/checkpoint",
+/// The label of a path in metrics, and the largest request there.
+fn route(path: &str) -> (&'static str, usize) {
+    const ROUTES: [(&str, usize); 10] = [
+        ("/attest", attest::MAX_REQUEST_BYTES),
+        ("/verify", attest::MAX_REQUEST_BYTES),
+        ("/capabilities", 0),
+        ("/v1/attest", attest::MAX_REQUEST_BYTES),
+        ("/v1/attest-key", attest::MAX_REQUEST_BYTES),
+        ("/v1/manifest", manifest::MAX_REQUEST_BYTES),
+        ("/v1/recover", recover::MAX_REQUEST_BYTES),
+        ("/v1/mesh-cert", mesh_cert::MAX_REQUEST_BYTES),
+        ("/v1/status", 0),
+        ("/v1/checkpoint", 0),
     ];
-    ROUTES.into_iter().find(|route| *route == path).unwrap_or("other")
+    ROUTES.into_iter().find(|(route, _)| *route == path).unwrap_or(("other", 0))
+}
+
+/// Serves the API until stopped.
+pub(crate) async fn serve(
+    door: Door,
+    budget: Budget,
+    socket: TcpListener,
+    api: Arc<Api>,
+) -> anyhow::Result<()> {
+    let refuse = |failure| ApiError::from(failure).into_response();
+    let web = Web { door, budget, right: Right::Stranger, route, refuse };
+    web.serve_plain(socket, routes(&api)).await
 }

@@ -20,7 +20,7 @@ use super::{
 use crate::desk::{Failure, Recovery};
 
 /// Largest request, in bytes: RSA-8192 twice, and room.
-const MAX_REQUEST_BYTES: usize = 16 << 10;
+pub(super) const MAX_REQUEST_BYTES: usize = 16 << 10;
 
 #[derive(Deserialize)]
 struct RecoverRequest {

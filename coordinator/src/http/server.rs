@@ -1,6 +1,10 @@
 //! HTTP/1.1 for the HTTP API and the transit engine: bounded in connections, in time and in size.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     Extension, Router,
@@ -8,9 +12,10 @@ use axum::{
     extract::Request,
     response::{IntoResponse as _, Response},
 };
+use http_body_util::BodyExt as _;
 use hyper::{
     StatusCode,
-    body::Incoming,
+    body::{Body as _, Incoming},
     header::{CACHE_CONTROL, CONTENT_TYPE},
     service::service_fn,
 };
@@ -18,14 +23,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
 };
 use tower::ServiceExt as _;
 
 use crate::{
-    limits::Limits,
-    metrics::{Listener, Metrics, Refusal, Route},
-    sources::Sources,
+    budget::{Budget, Reserved, Right},
+    desk::Failure,
+    door::{Door, Handshake, Place},
+    metrics::Route,
+    patience::{Activity, Patient, Pieces, UnderWay},
 };
 
 /// Longest time for a request's head to arrive, also on a connection that was used before.
@@ -42,12 +48,14 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 /// What is served, and how much of it at once.
 #[derive(Clone)]
 pub(crate) struct Web {
-    pub(crate) name: &'static str,
-    pub(crate) limits: Limits,
-    pub(crate) metrics: Metrics,
-    pub(crate) stop: watch::Receiver<bool>,
-    /// The label of a path in metrics: one of a few.
-    pub(crate) route: fn(&str) -> &'static str,
+    pub(crate) door: Door,
+    pub(crate) budget: Budget,
+    /// By what right its clients take from the budget.
+    pub(crate) right: fn(IpAddr) -> Right,
+    /// The label of a path in metrics, one of a few, and the largest request there in bytes.
+    pub(crate) route: fn(&str) -> (&'static str, usize),
+    /// How a request is refused that does not reach its handler.
+    pub(crate) refuse: fn(Failure) -> Response,
 }
 
 impl Web {
@@ -60,39 +68,19 @@ impl Web {
     ) where
         F: Future<Output = Option<(Box<dyn Stream>, Router)>> + Send + 'static,
     {
-        let connections = Arc::new(Semaphore::new(self.limits.connections));
-        let sources = Sources::new(self.limits.connections_per_source);
-        let (mut stop, open) = (self.stop.clone(), Arc::new(open));
-        let gauge = self.metrics.connections.get_or_create_owned(&Listener { listener: self.name });
-        loop {
-            let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
-            let accepted = tokio::select! {
-                accepted = socket.accept() => accepted,
-                _ = stop.wait_for(|stopped| *stopped) => break,
-            };
-            let Ok((stream, source)) = accepted else {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            };
-            let Some(under_way) = sources.begin(source.ip()) else {
-                let refusal = Refusal { listener: self.name, reason: "too many from one source" };
-                self.metrics.refused.get_or_create(&refusal).inc();
-                continue;
-            };
-            let (web, open, gauge) = (self.clone(), Arc::clone(&open), gauge.clone());
-            tokio::spawn(async move {
-                gauge.inc();
-                let _ = stream.set_nodelay(true); // only a matter of speed
-                if let Some((stream, router)) = open(stream, source).await {
-                    web.connection(stream, router.layer(Extension(source))).await;
+        let (web, open) = (self.clone(), Arc::new(open));
+        let each = move |stream, source: SocketAddr, place, handshake| {
+            let (web, open) = (web.clone(), Arc::clone(&open));
+            async move {
+                let opened = open(stream, source).await;
+                drop::<Handshake>(handshake);
+                if let Some((stream, router)) = opened {
+                    web.connection(stream, source, router.layer(Extension(source))).await;
                 }
-                gauge.dec();
-                drop((permit, under_way));
-            });
-        }
-        // Everything under way ends within its deadline, and then all permits are back.
-        let all = u32::try_from(self.limits.connections).unwrap_or(u32::MAX);
-        let _ = connections.acquire_many(all).await;
+                drop::<Place>(place);
+            }
+        };
+        self.door.serve(socket, each).await;
     }
 
     /// Serves without TLS until stopped.
@@ -105,21 +93,27 @@ impl Web {
         Ok(())
     }
 
-    async fn connection(self, stream: Box<dyn Stream>, router: Router) {
-        let mut stop = self.stop.clone();
+    async fn connection(self, stream: Box<dyn Stream>, source: SocketAddr, router: Router) {
+        let (mut stop, activity) = (self.door.stop.clone(), Activity::new());
+        let stream = Patient::new(stream, Arc::clone(&activity));
+        let right = (self.right)(source.ip());
         let answer = service_fn(move |request: hyper::Request<Incoming>| {
-            let (router, web) = (router.clone(), self.clone());
+            let (router, web, under_way) = (router.clone(), self.clone(), activity.begin());
             async move {
-                let route = (web.route)(request.uri().path());
-                let answer = router.oneshot(request.map(Body::new));
-                let answer = match tokio::time::timeout(REQUEST, answer).await {
-                    Ok(Ok(answer)) => answer,
-                    Ok(Err(never)) => match never {},
-                    Err(_) => empty(StatusCode::REQUEST_TIMEOUT),
+                let (route, most) = (web.route)(request.uri().path());
+                let answer =
+                    tokio::time::timeout(REQUEST, web.answer(request, most, right, router, &under_way));
+                let (answer, held) = match answer.await {
+                    Ok(Ok((answer, held))) => (answer, Some(held)),
+                    Ok(Err(failure)) => ((web.refuse)(failure), None),
+                    Err(_) => (empty(StatusCode::REQUEST_TIMEOUT), None),
                 };
-                let route = Route { listener: web.name, route, code: answer.status().as_u16() };
-                web.metrics.requests.get_or_create(&route).inc();
-                Ok::<_, std::convert::Infallible>(answer)
+                let route = Route { listener: web.door.name, route, code: answer.status().as_u16() };
+                web.door.metrics.requests.get_or_create(&route).inc();
+                let (mut parts, body) = answer.into_parts();
+                let held = (held, parts.extensions.remove::<Arc<Reserved>>());
+                let body = Pieces::new(body, under_way, held);
+                Ok::<_, std::convert::Infallible>(hyper::Response::from_parts(parts, body))
             }
         });
         let connection = hyper::server::conn::http1::Builder::new()
@@ -134,6 +128,41 @@ impl Web {
         }
         connection.as_mut().graceful_shutdown();
         let _ = connection.await;
+    }
+
+    /// Takes a request in as a whole, then has it answered. What it holds of the budget comes with the answer.
+    async fn answer(
+        &self,
+        request: hyper::Request<Incoming>,
+        most: usize,
+        right: Right,
+        router: Router,
+        under_way: &UnderWay,
+    ) -> Result<(Response, Reserved), Failure> {
+        let (parts, mut body) = request.into_parts();
+        let announced = body.size_hint().upper().and_then(|bytes| usize::try_from(bytes).ok());
+        // Without an announcement it may become as large as it may be.
+        let size = announced.unwrap_or(most);
+        if size > most {
+            return Err(Failure::TooLarge { most });
+        }
+        let reserved = self.budget.reserve(right, size)?;
+        let mut taken = Vec::with_capacity(announced.unwrap_or_default());
+        while let Some(frame) = body.frame().await {
+            let frame =
+                frame.map_err(|error| Failure::Malformed(format!("the body was broken off: {error}")))?;
+            let Ok(data) = frame.into_data() else { continue };
+            under_way.progress();
+            if taken.len() + data.len() > most {
+                return Err(Failure::TooLarge { most });
+            }
+            taken.extend_from_slice(&data);
+        }
+        let request = Request::from_parts(parts, Body::from(taken));
+        match router.oneshot(request).await {
+            Ok(answer) => Ok((answer, reserved)),
+            Err(never) => match never {},
+        }
     }
 }
 

@@ -37,6 +37,7 @@ impl Peers {
         let stream = tokio::time::timeout(CONNECT, TcpStream::connect(address)).await;
         let stream = stream.context("no connection in time")??;
         stream.set_nodelay(true)?;
+        let source = stream.peer_addr()?.ip();
         let config = ClientConfig {
             key: Arc::new(ConnectionKey::generate()?),
             issuer: Some(Arc::clone(&self.issuer)),
@@ -52,7 +53,7 @@ impl Peers {
             now: now(),
             vendor_asked: false,
         };
-        let policy = self.desk.verify(request).await?.claims.policy_hash();
+        let policy = self.desk.verify(request, source).await?.claims.policy_hash();
         if manifest.policies.get(&policy).map(|entry| entry.role) != Some(Role::Coordinator) {
             bail!("policy {policy} does not have the role coordinator in the manifest");
         }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
 use super::refused::Refused;
-use crate::desk::TransitKeys;
+use crate::{desk::TransitKeys, http::at_most};
 
 /// Most items of one batch.
 const MAX_BATCH: usize = 10_000;
@@ -36,11 +36,25 @@ struct Item {
 
 #[derive(Debug, Deserialize)]
 struct Request {
+    #[serde(default, deserialize_with = "at_most::<_, _, MAX_BATCH>")]
     batch_input: Option<Vec<Item>>,
     /// Status of an answer in which some items failed; Vault's default is 400.
     partial_failure_response_code: Option<u16>,
-    #[serde(flatten)]
-    single: Item,
+    // The fields of a single item. They are repeated, because `flatten` would keep every field that it does not
+    // know in memory, with a tree of values under it.
+    plaintext: Option<String>,
+    ciphertext: Option<String>,
+    associated_data: Option<String>,
+    key_version: Option<u32>,
+    context: Option<String>,
+    nonce: Option<String>,
+}
+
+impl Request {
+    fn single(self) -> Item {
+        let Self { plaintext, ciphertext, associated_data, key_version, context, nonce, .. } = self;
+        Item { plaintext, ciphertext, associated_data, key_version, reference: None, context, nonce }
+    }
 }
 
 /// Does one request with the keys of that name.
@@ -49,12 +63,12 @@ pub(super) fn run(
     operation: Operation,
     body: &[u8],
 ) -> Result<(StatusCode, Value), Refused> {
-    let request: Request = serde_json::from_slice(body)
+    let mut request: Request = serde_json::from_slice(body)
         .map_err(|error| Refused::malformed(format!("the body is not the expected JSON: {error}")))?;
-    let Some(items) = request.batch_input else {
-        return Ok((StatusCode::OK, one(keys, operation, &request.single)?.into()));
+    let Some(items) = request.batch_input.take() else {
+        return Ok((StatusCode::OK, one(keys, operation, &request.single())?.into()));
     };
-    if items.is_empty() || items.len() > MAX_BATCH {
+    if items.is_empty() {
         return Err(Refused::malformed(format!("batch_input: expected 1 to {MAX_BATCH} items")));
     }
     let mut failed = 0;
@@ -212,6 +226,17 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn a_batch_is_counted_while_it_is_read() {
+        let items = |count: usize| format!("{{\"batch_input\":[{}{{}}]}}", "{},".repeat(count - 1));
+        let run = |body: String| run(&TransitKeys::of(engine(), "demo"), Operation::Encrypt, body.as_bytes());
+        assert_eq!(run(items(MAX_BATCH)).unwrap().0, StatusCode::BAD_REQUEST, "no item has a plaintext");
+        let Err(Refused(_, text)) = run(items(MAX_BATCH + 1)) else { panic!("answered") };
+        assert!(text.contains("more than 10000 entries"), "{text}");
+        // What stands under a name that means nothing here is passed over.
+        assert_eq!(run(r#"{"plaintext":"","x":[{},[{}]]}"#.to_owned()).unwrap().0, StatusCode::OK);
     }
 
     #[test]

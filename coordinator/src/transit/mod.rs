@@ -23,8 +23,10 @@ use tokio::net::TcpListener;
 
 use self::{engine::Operation, refused::Refused, tls::TransitTls};
 use crate::{
+    budget::{Budget, Right},
     clock::now,
     desk::{Desk, TransitClient},
+    door::Door,
     http::{Stream, Web, body},
 };
 
@@ -33,7 +35,8 @@ const MAX_REQUEST_BYTES: usize = 8 << 20;
 
 /// Serves until stopped.
 pub(crate) async fn serve(
-    web: Web,
+    door: Door,
+    budget: Budget,
     socket: TcpListener,
     desk: Desk,
     own_policy: PolicyHash,
@@ -51,6 +54,8 @@ pub(crate) async fn serve(
             }
         }
     };
+    let refuse = |failure| error(&Refused::from(failure));
+    let web = Web { door, budget, right: Right::Transit, route, refuse };
     web.serve(socket, open).await;
     Ok(())
 }
@@ -77,16 +82,17 @@ fn routes(desk: &Desk, client: &TransitClient) -> Router {
         .fallback(async || error(&Refused(StatusCode::NOT_FOUND, "no handler for this route".into())))
 }
 
-/// The label of a path in metrics.
-pub(crate) fn route(path: &str) -> &'static str {
+/// The label of a path in metrics, and the largest request there.
+fn route(path: &str) -> (&'static str, usize) {
     let mut parts = path.split('/').skip(1);
-    match (parts.next(), parts.next(), parts.next()) {
+    let route = match (parts.next(), parts.next(), parts.next()) {
         (Some("v1"), Some("transit"), Some("encrypt")) => "encrypt",
         (Some("v1"), Some("transit"), Some("decrypt")) => "decrypt",
         (Some("v1"), Some("transit"), Some("rewrap")) => "rewrap",
         (Some("v1"), Some("sys"), Some("health" | "seal-status")) => "health",
         _ => "other",
-    }
+    };
+    (route, if matches!(route, "health" | "other") { 0 } else { MAX_REQUEST_BYTES })
 }
 
 async fn run(

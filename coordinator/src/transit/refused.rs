@@ -18,6 +18,9 @@ impl From<Failure> for Refused {
     fn from(failure: Failure) -> Self {
         match failure.kind() {
             Kind::Denied => Self(StatusCode::FORBIDDEN, failure.to_string()),
+            Kind::TooLarge => Self(StatusCode::PAYLOAD_TOO_LARGE, failure.to_string()),
+            Kind::Malformed => Self::malformed(failure.to_string()),
+            Kind::Busy => Self(StatusCode::SERVICE_UNAVAILABLE, failure.to_string()),
             // Vault's clients know what that means, and wait.
             Kind::Unavailable | Kind::NoManifest | Kind::NeedsRecovery => {
                 Self(StatusCode::SERVICE_UNAVAILABLE, "Vault is sealed".into())

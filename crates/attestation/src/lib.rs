@@ -15,6 +15,7 @@ mod endorsement;
 mod evidence;
 mod insecure;
 mod issuers;
+mod plausible;
 mod report_data;
 #[cfg(feature = "simulated")]
 pub mod simulated;
@@ -29,6 +30,7 @@ pub use endorsement::{Anchors, Endorsed, PlatformCa, PlatformId, VcekId};
 pub use evidence::{Evidence, EvidenceError, EvidenceOid, IssueError, Issuer, Platform};
 pub use insecure::InsecureGuest;
 pub use issuers::{ANSWER_TIME, CertificateTable, ConfigfsTsm, SevGuest, TableError, detect};
+pub use plausible::plausible;
 pub use report_data::{ReportData, Standing};
 pub use snp::{CrlDates, SnpEvidence, Tcb};
 pub use tdx::{CollateralDates, CollateralError, IntelAnswers, TdxCollateral, TdxEvidence};

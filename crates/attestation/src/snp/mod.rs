@@ -18,4 +18,4 @@ pub use protobuf::SnpEvidence;
 pub(crate) use report::SIGNED_BYTES;
 pub(crate) use report::{REPORT_BYTES, Report, SigningKey};
 pub use tcb::Tcb;
-pub(crate) use verify::appraise;
+pub(crate) use verify::{appraise, compare};

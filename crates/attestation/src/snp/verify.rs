@@ -58,7 +58,7 @@ pub(crate) fn appraise(
 }
 
 /// Compares an authentic report with one entry of the manifest.
-fn compare(report: &Report, entry: &SnpReferenceValues, list: &mut Checklist) {
+pub(crate) fn compare(report: &Report, entry: &SnpReferenceValues, list: &mut Checklist) {
     list.note("VMPL", report.vmpl() == 0, 0, report.vmpl());
     measurement(report, entry, list);
     for (name, at) in [("committed TCB", 0x1e0), ("launch TCB", 0x1f0)] {

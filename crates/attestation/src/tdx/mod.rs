@@ -14,6 +14,7 @@ pub(crate) use claims::TdxClaims;
 pub(crate) use collateral::INTEL_ROOT;
 pub use collateral::{CollateralDates, CollateralError, IntelAnswers, TdxCollateral};
 pub use protobuf::TdxEvidence;
+pub(crate) use quote::Quote;
 pub(crate) use verify::appraise;
 
 use crate::{Field, PlatformCa, PlatformId};
