@@ -10,7 +10,7 @@ use yaml_edit::Path;
 use crate::{
     deployment::Deployment,
     error::Finding,
-    spec::{Container, PodSpec},
+    spec::{Container, PodSpec, Resources},
     workload::{RUNTIME_CLASS, Workload, below_field},
 };
 
@@ -110,7 +110,7 @@ fn gpus(workload: &Workload, target: &Target, warn: &mut Warn<'_>) {
     }
 }
 
-fn is_gpu(resource: &str) -> bool {
+pub(crate) fn is_gpu(resource: &str) -> bool {
     resource.starts_with("nvidia.com/") || resource.starts_with("amd.com/gpu")
 }
 
@@ -140,10 +140,12 @@ fn versions(workload: &Workload, target: &Target, warn: &mut Warn<'_>) {
 /// The pod's limit of a resource, in thousandths, as the kubelet sums it up: containers and side-cars run together, an
 /// init container with the side-cars before it.
 fn limit(spec: &PodSpec, resource: &str) -> u64 {
-    let of = |container: &Container| {
-        let limits = container.resources.as_ref().and_then(|resources| resources.limits.as_ref());
-        limits.and_then(|limits| limits.get(resource)).and_then(milli).unwrap_or_default()
-    };
+    let amount = |resources: &Resources| resources.limits.as_ref()?.get(resource).and_then(milli);
+    // A limit for the pod as a whole stands above those of its containers (Kubernetes 1.34).
+    if let Some(limit) = spec.resources.as_ref().and_then(amount) {
+        return limit;
+    }
+    let of = |container: &Container| container.resources.as_ref().and_then(amount).unwrap_or_default();
     let (mut side_cars, mut most) = (0u64, 0u64);
     for container in spec.init_containers.iter().flatten() {
         if container.restart_policy.as_deref() == Some("Always") {
@@ -157,7 +159,7 @@ fn limit(spec: &PodSpec, resource: &str) -> u64 {
 }
 
 /// A quantity in thousandths: `2`, `1.5`, `"500m"`. Other suffixes make no sense for processors and GPUs.
-fn milli(value: &Value) -> Option<u64> {
+pub(crate) fn milli(value: &Value) -> Option<u64> {
     let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     if let Some(thousandths) = text.strip_suffix('m') {
         return thousandths.parse().ok();

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::{
+    checks::{is_gpu, milli},
     environment::{EnvPolicy, Environment, Wrong, hostname},
     image::{ContainerImage, User},
     mounts::Mounts,
@@ -19,6 +20,8 @@ use crate::{
 pub(crate) struct Entry {
     pub(crate) value: Value,
     pub(crate) warnings: Vec<Wrong>,
+    /// Names with which more than one source of its mounts ends.
+    pub(crate) like_names: Vec<String>,
 }
 
 fn annotations(settings: &Settings, kind: [&str; 2]) -> Value {
@@ -41,16 +44,8 @@ fn pid_namespace_shared(spec: &PodSpec) -> bool {
 /// The container that holds the pod together. The guest starts its own copy of it.
 pub(crate) fn pause(workload: &Workload, settings: &Settings) -> Value {
     let mounts = Mounts::pause(settings);
-    let mut allowed = settings.object(&["process", "sandbox_sysctls"]);
-    let mut required = Vec::new();
-    for sysctl in workload.spec.security_context.iter().flat_map(|context| context.sysctls.iter().flatten()) {
-        allowed.insert(sysctl.name.clone(), json!(sysctl.value));
-        required.push(sysctl.name.clone());
-    }
-    required.sort();
+    let (allowed, required) = sysctls(workload, settings);
     let pause = |key: &str| settings.at(&["sandbox", "pause", key]);
-    let mut storage = settings.at(&["images", "storage"]);
-    storage["source"] = pause("image");
     let env = EnvPolicy {
         env: vec![settings.text(&["process", "default_path"])],
         env_names: vec!["PATH".into()],
@@ -60,7 +55,6 @@ pub(crate) fn pause(workload: &Workload, settings: &Settings) -> Value {
     let mut value = json!({
         "name": "pause",
         "OCI": {
-            "Version": settings.text(&["kata", "oci_version"]),
             "Root": { "Readonly": true },
             "Hostname": hostname(workload).to_policy(),
             "Annotations": annotations(settings, ["sandbox", "pod_sandbox"]),
@@ -69,7 +63,6 @@ pub(crate) fn pause(workload: &Workload, settings: &Settings) -> Value {
                 "Cwd": "/",
                 "Terminal": false,
                 "NoNewPrivileges": true,
-                "User": { "UID": pause("uid"), "GID": pause("gid"), "AdditionalGids": pause("additional_gids") },
                 "Capabilities": capability_sets(&settings.strings(&["process", "default_capabilities"])),
             },
             "Mounts": mounts.to_policy(),
@@ -81,17 +74,68 @@ pub(crate) fn pause(workload: &Workload, settings: &Settings) -> Value {
                 "Sysctl": { "allowed": allowed, "required": required },
             },
         },
+        "users": pause_users(workload, settings),
+        "image": pause("image"),
+        "image_optional": true,
+        "other_mounts": mounts.other_mounts(),
+        "made_mounts": mounts.made,
         "optional_mounts": mounts.optional(),
         "nested_mounts": mounts.nested(),
-        "storages": { "image": storage },
-        "optional_storages": ["image"],
+        "like_named_mounts": [],
+        "storages": {},
+        "other_storages": {},
         "devices": [],
-        "sandbox_pidns": pid_namespace_shared(&workload.spec),
+        "sandbox_pidns": false,
         "exec_commands": [],
         "after": [],
+        "before": [],
     });
     add(&mut value["OCI"]["Process"], &env);
     value
+}
+
+/// Users that the sandbox's own container may have: the pod's, if it names one for all its containers, else that of
+/// the image that the node has, or root if that names none.
+fn pause_users(workload: &Workload, settings: &Settings) -> Value {
+    let pod = workload.spec.security_context.clone().unwrap_or_default();
+    if let Some(uid) = pod.run_as_user {
+        let gid = pod.run_as_group.unwrap_or(0);
+        return json!([{ "UID": uid, "GID": gid, "AdditionalGids": [gid] }]);
+    }
+    let id = |key: &str| settings.at(&["sandbox", "pause", key]);
+    let mut groups: BTreeSet<u32> = pod.supplemental_groups.into_iter().flatten().collect();
+    groups.extend(pod.fs_group);
+    let with_root: BTreeSet<u32> = groups.iter().copied().chain([0]).collect();
+    json!([
+        { "UID": id("uid"), "GID": id("gid"), "AdditionalGids": [id("gid")] },
+        { "UID": 0, "GID": 0, "AdditionalGids": groups },
+        { "UID": 0, "GID": 0, "AdditionalGids": with_root },
+    ])
+}
+
+/// Settings of the kernel that a pod may have, and those that it must have.
+fn sysctls(workload: &Workload, settings: &Settings) -> (Map<String, Value>, BTreeSet<String>) {
+    let mut allowed = settings.object(&["process", "sandbox_sysctls"]);
+    let mut required = BTreeSet::new();
+    for sysctl in workload.spec.security_context.iter().flat_map(|context| context.sysctls.iter().flatten()) {
+        let name = dotted(&sysctl.name);
+        allowed.insert(name.clone(), json!(sysctl.value));
+        required.insert(name);
+    }
+    (allowed, required)
+}
+
+/// `net/core/somaxconn` is another form of `net.core.somaxconn`; in it a dot is part of a name.
+fn dotted(name: &str) -> String {
+    let swapped = |c| match c {
+        '/' => '.',
+        '.' => '/',
+        other => other,
+    };
+    match name.find(['.', '/']).map(|at| name.as_bytes()[at]) {
+        Some(b'/') => name.chars().map(swapped).collect(),
+        _ => name.to_owned(),
+    }
 }
 
 fn add(process: &mut Value, env: &EnvPolicy) {
@@ -100,14 +144,22 @@ fn add(process: &mut Value, env: &EnvPolicy) {
     }
 }
 
-/// An init container or a container. `after` names those that must have been started before it.
+/// What comes first and last in a pod.
+pub(crate) struct Order {
+    /// Those that must have been started before.
+    pub(crate) after: Vec<String>,
+    /// Those none of which may have been created, because the container prepares them and does not run again.
+    pub(crate) before: Vec<String>,
+}
+
+/// An init container or a container.
 pub(crate) fn container(
     workload: &Workload,
     container: &Container,
     image: &ContainerImage,
     objects: &Objects,
     settings: &Settings,
-    after: &[String],
+    order: &Order,
 ) -> Result<Entry, Wrong> {
     let spec = &workload.spec;
     let default_context = SecurityContext::default();
@@ -127,7 +179,7 @@ pub(crate) fn container(
     let unused = if services { "kubernetes" } else { "services" };
     groups.retain(|group| group != unused);
     let patterns: Vec<String> = groups.iter().flat_map(|group| settings.strings(&["env", group])).collect();
-    let env = environment.to_policy(workload, container, settings, &patterns);
+    let env = environment.to_policy(container, settings, &patterns);
     let user = user(spec, context, image)?;
     let mut additional: BTreeSet<u32> = [user.gid].into();
     if let Some(pod) = &spec.security_context {
@@ -142,32 +194,25 @@ pub(crate) fn container(
     let mounts = Mounts::read(spec, container, image, settings)?;
     let mut annotations = annotations(settings, ["container", "pod_container"]);
     annotations["io.kubernetes.cri.container-name"] = json!(container.name);
-    annotations["io.kubernetes.cri.image-name"] = json!(image.reference);
-    let mut storages = serde_json::Map::from_iter(mounts.storages.clone());
-    let mut image_storage = settings.at(&["images", "storage"]);
-    image_storage["source"] = json!(image.reference);
-    storages.insert("image".into(), image_storage);
+    let digest = image.reference.find("@sha256:").map(|at| &image.reference[at..]);
     let working_dir = container.working_dir.as_deref().filter(|dir| !dir.is_empty());
     let image_dir = if image.working_dir.is_empty() { "/" } else { &image.working_dir };
     let hidden = |key: &str| if privileged { json!([]) } else { settings.at(&["process", key]) };
-    let mut allowed = settings.object(&["process", "sandbox_sysctls"]);
-    for sysctl in spec.security_context.iter().flat_map(|pod| pod.sysctls.iter().flatten()) {
-        allowed.insert(sysctl.name.clone(), json!(sysctl.value));
-    }
+    let (allowed, _) = sysctls(workload, settings);
+    let full = if privileged { settings.strings(&["process", "default_capabilities"]) } else { Vec::new() };
     let mut value = json!({
         "name": container.name,
         "OCI": {
-            "Version": settings.text(&["kata", "oci_version"]),
             "Root": { "Readonly": context.read_only_root_filesystem == Some(true) },
-            "Hostname": hostname(workload).to_policy(),
+            "Hostname": "",
             "Annotations": annotations,
             "Process": {
                 "Args": args,
                 "Cwd": working_dir.unwrap_or(image_dir),
                 "Terminal": container.tty == Some(true),
                 "NoNewPrivileges": context.allow_privilege_escalation == Some(false),
-                "User": { "UID": user.uid, "GID": user.gid, "AdditionalGids": additional },
                 "Capabilities": capability_sets(&capabilities(context, settings)),
+                "CapabilitiesAtLeast": bare(&full),
             },
             "Mounts": mounts.to_policy(),
             "Linux": {
@@ -178,17 +223,33 @@ pub(crate) fn container(
                 "Sysctl": { "allowed": allowed, "required": [] },
             },
         },
+        "users": [{ "UID": user.uid, "GID": user.gid, "AdditionalGids": additional }],
+        "image": image.reference,
+        "image_digest": digest,
+        "other_mounts": mounts.other_mounts(),
+        "made_mounts": mounts.made,
         "optional_mounts": mounts.optional(),
         "nested_mounts": mounts.nested(),
-        "storages": storages,
-        "optional_storages": [],
+        "like_named_mounts": mounts.like_named().into_values().collect::<Vec<_>>(),
+        "storages": mounts.storages,
+        "other_storages": mounts.other_storages,
         "devices": mounts.devices,
+        "gpus": gpus(container),
         "sandbox_pidns": pid_namespace_shared(spec),
         "exec_commands": environment.exec_commands(container),
-        "after": after,
+        "after": order.after,
+        "before": order.before,
     });
     add(&mut value["OCI"]["Process"], &env);
-    Ok(Entry { value, warnings: mounts.warnings })
+    let like_names = mounts.like_named().into_keys().collect();
+    Ok(Entry { value, warnings: mounts.warnings, like_names })
+}
+
+/// Whole GPUs that the container asks for.
+fn gpus(container: &Container) -> u64 {
+    let limits = container.resources.iter().filter_map(|resources| resources.limits.as_ref()).flatten();
+    let counts = limits.filter(|(name, _)| is_gpu(name)).filter_map(|(_, count)| milli(count));
+    counts.fold(0, |sum, count| sum.saturating_add(count / 1000))
 }
 
 fn user(spec: &PodSpec, context: &SecurityContext, image: &ContainerImage) -> Result<User, Wrong> {
@@ -233,11 +294,11 @@ fn capabilities(context: &SecurityContext, settings: &Settings) -> Vec<String> {
 }
 
 fn capability_sets(capabilities: &[String]) -> Value {
-    json!({
-        "Ambient": [],
-        "Bounding": capabilities,
-        "Effective": capabilities,
-        "Inheritable": [],
-        "Permitted": capabilities,
-    })
+    let set = bare(capabilities);
+    json!({ "Ambient": [], "Bounding": set, "Effective": set, "Inheritable": [], "Permitted": set })
+}
+
+/// As the rules compare them.
+fn bare(capabilities: &[String]) -> Vec<&str> {
+    capabilities.iter().map(|name| name.strip_prefix("CAP_").unwrap_or(name)).collect()
 }

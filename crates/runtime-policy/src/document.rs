@@ -1,6 +1,6 @@
 //! The policy document: TOML (initdata) around Rego.
 
-use std::io::Write as _;
+use std::{collections::BTreeSet, io::Write as _};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use flate2::{Compression, GzBuilder, read::GzDecoder};
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::{
     PolicyError, container,
     deployment::Deployment,
+    environment::hostname,
     error::Finding,
     image::{ContainerImage, Images},
     settings::Settings,
@@ -248,6 +249,18 @@ pub struct PodPolicy {
     pub document: PolicyDocument,
 }
 
+/// Names of `AppArmor` profiles that requests may have: nodes name the one that the pod asks for.
+fn apparmor_profiles(workload: &Workload, settings: &Settings) -> Vec<Value> {
+    let mut profiles = settings.at(&["kata", "apparmor_profiles"]).as_array().cloned().unwrap_or_default();
+    let spec = &workload.spec;
+    let pod = spec.security_context.iter().filter_map(|context| context.app_armor_profile.as_ref());
+    let contexts = spec.all_containers().filter_map(|(_, container)| container.security_context.as_ref());
+    let containers = contexts.filter_map(|context| context.app_armor_profile.as_ref());
+    let named = pod.chain(containers).filter_map(|profile| profile.localhost_profile.as_deref());
+    profiles.extend(named.map(Value::from));
+    profiles
+}
+
 /// The policy of one pod. `rules` are usually [`RULES`].
 pub(crate) fn policy(
     deployment: &Deployment,
@@ -261,7 +274,9 @@ pub(crate) fn policy(
     let spec_path = workload.spec_path();
     let mut containers = vec![container::pause(workload, settings)];
     let mut after = vec!["pause".to_owned()];
-    for (field, spec) in workload.spec.all_containers() {
+    let mut like_names = BTreeSet::new();
+    let names: Vec<&String> = workload.spec.all_containers().map(|(_, spec)| &spec.name).collect();
+    for (index, (field, spec)) in workload.spec.all_containers().enumerate() {
         if spec.name == "pause" {
             let message = "the sandbox's own container is called so; give this one another name";
             let path = below_field(&spec_path, &format!("{field}.name"));
@@ -270,42 +285,53 @@ pub(crate) fn policy(
         let reference = spec.image.as_deref().unwrap_or_default();
         let unread = ContainerImage::unread(reference);
         let image = images.get(reference).unwrap_or(&unread);
-        let entry = container::container(workload, spec, image, &deployment.objects, settings, &after);
+        let once = field.starts_with("init") && spec.restart_policy.as_deref() != Some("Always");
+        let later =
+            if once { names[index + 1..].iter().map(|&name| name.clone()).collect() } else { Vec::new() };
+        let order = container::Order { after: after.clone(), before: later };
+        let entry = container::container(workload, spec, image, &deployment.objects, settings, &order);
         let at = |below: &str| below_field(&spec_path, &format!("{field}.{below}"));
         let entry = entry
             .map_err(|(below, message)| place.error(&workload.kind, &workload.name, &at(&below), message))?;
         for (below, text) in &entry.warnings {
             warnings.push(place.finding(&workload.kind, &workload.name, &at(below), text.clone()));
         }
+        like_names.extend(entry.like_names);
         containers.push(entry.value);
         if field.starts_with("init") {
             after.push(spec.name.clone());
         }
     }
     let shared = settings.at(&["requests"]);
-    let ignored: serde_json::Map<String, Value> = settings
-        .strings(&["annotations", "ignored"])
-        .into_iter()
-        .map(|key| (key, Value::Bool(true)))
-        .collect();
+    let mut ignored = serde_json::Map::new();
+    for (list, of) in [("ignored", "all"), ("ignored_of_sandbox", "pause")] {
+        let keys = settings.strings(&["annotations", list]);
+        ignored.extend(keys.into_iter().map(|key| (key, of.into())));
+    }
     let data = json!({
         "containers": containers.iter().map(|container| &container["name"]).collect::<Vec<_>>(),
+        "runtime": { "shim": settings.at(&["kata", "shim"]), "containerd": settings.at(&["kata", "containerd"]) },
         "sandbox": {
             "name": { "pattern": format!("^{}$", workload.pod_name) },
             "namespace": workload.namespace,
-            "pidns": workload.spec.share_process_namespace == Some(true),
+            "hostname": { "pattern": hostname(workload).pattern_with("$(sandbox-name)", &workload.pod_name) },
             "storages": settings.at(&["sandbox", "storages"]),
         },
         "common": {
+            "oci_version": settings.at(&["kata", "oci_version"]),
             "root_path": settings.at(&["kata", "root_path"]),
             "cgroups_path_characters": settings.at(&["kata", "cgroups_path_characters"]),
-            "network_namespaces": settings.at(&["kata", "network_namespaces"]),
-            "apparmor_profiles": settings.at(&["kata", "apparmor_profiles"]),
+            "apparmor_profiles": apparmor_profiles(workload, settings),
             "device_types": settings.at(&["kata", "device_types"]),
             "device_vm_path": settings.at(&["kata", "device_vm_path"]),
+            "gpu_types": settings.at(&["kata", "gpu_types"]),
+            "gpu_device": settings.at(&["kata", "gpu_device"]),
             "single_instance": settings.at(&["kata", "single_instance"]),
             "ignored_annotations": ignored,
-            "ignored_annotation_prefixes": settings.at(&["annotations", "ignored_prefixes"]),
+            "image_storage": settings.at(&["images", "storage"]),
+            "image_without_metadata": settings.shim().leaves_metadata_out(),
+            "mount_options": settings.at(&["mounts", "more_options"]),
+            "like_names": like_names,
         },
         "request_defaults": shared,
     });

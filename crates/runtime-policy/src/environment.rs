@@ -26,6 +26,11 @@ const ADDRESS: &str = "[0-9a-f.:]+";
 const ADDRESSES: &str = "[0-9a-f.:]+(,[0-9a-f.:]+)*";
 const DNS_NAME: &str = "[A-Za-z0-9.-]+";
 const LABEL: &str = "[A-Za-z0-9._-]*";
+/// Variable that every container of an indexed job has, and the annotation that it comes from.
+const COMPLETION_INDEX: &str = "JOB_COMPLETION_INDEX";
+const COMPLETION_INDEX_ANNOTATION: &str = "batch.kubernetes.io/job-completion-index";
+/// Longest host name that the kubelet gives a pod.
+const MAX_HOSTNAME: usize = 63;
 
 /// Values by name.
 #[derive(Debug, Default)]
@@ -33,6 +38,8 @@ pub(crate) struct Environment {
     values: BTreeMap<String, Text>,
     /// Those that Kubernetes sets, so that arguments may use them.
     kubernetes: BTreeMap<String, Text>,
+    /// Whether services of the namespace have variables.
+    service_links: bool,
 }
 
 /// What a policy says of an environment.
@@ -60,7 +67,8 @@ impl Environment {
         image: &ContainerImage,
         objects: &Objects,
     ) -> Result<Self, Wrong> {
-        let mut environment = Self::default();
+        let service_links = workload.spec.enable_service_links != Some(false);
+        let mut environment = Self { service_links, ..Self::default() };
         for (index, from) in container.env_from.iter().flatten().enumerate() {
             let at = |field: &str| format!("envFrom[{index}].{field}");
             let (kind, reference, field) = match (&from.config_map_ref, &from.secret_ref) {
@@ -97,19 +105,33 @@ impl Environment {
             let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
             environment.values.insert(name.to_owned(), Text::literal(value));
         }
+        if workload.indexed {
+            let index = || Text::piece(Piece::form("[0-9]+"));
+            environment.kubernetes.entry(COMPLETION_INDEX.into()).or_insert_with(index);
+        }
         environment.values.extend(environment.kubernetes.clone());
         Ok(environment)
     }
 
     /// `$(NAME)` stands for what Kubernetes sets, not for what the image does.
     fn expand(&self, text: &str) -> Text {
-        expand(text, |name| self.kubernetes.get(name).cloned())
+        expand(text, |name| self.kubernetes.get(name).cloned().or_else(|| self.service_value(name)))
+    }
+
+    /// What a variable of a service has as its value. Of Kubernetes' own there always is one; another service may be
+    /// there when the pod starts, or not, after which the text stays as it is.
+    fn service_value(&self, name: &str) -> Option<Text> {
+        let own = name.starts_with("KUBERNETES_");
+        let form = service_form(name).filter(|_| own || self.service_links)?;
+        Some(Text::piece(match own {
+            true => Piece::form(form),
+            false => Piece::form(format!("{form}|\\$\\({name}\\)")),
+        }))
     }
 
     /// What the policy says of the environment. `patterns` are the forms that entries of any name may have.
     pub(crate) fn to_policy(
         &self,
-        workload: &Workload,
         container: &Container,
         settings: &Settings,
         patterns: &[String],
@@ -144,7 +166,7 @@ impl Environment {
                 policy.env_names.push(name.into());
             }
         };
-        optional("HOSTNAME", hostname(workload));
+        optional("HOSTNAME", Text::piece(Piece::Placeholder("$(hostname)")));
         if container.tty == Some(true) {
             optional("TERM", Text::literal("xterm"));
         }
@@ -189,11 +211,63 @@ impl Environment {
     }
 }
 
-/// What the pod is called inside.
+/// What the pod is called inside, as the kubelet has it.
 pub(crate) fn hostname(workload: &Workload) -> Text {
-    match &workload.spec.hostname {
-        Some(hostname) => Text::literal(hostname),
+    let spec = &workload.spec;
+    if let Some(name) = &spec.hostname_override {
+        return Text::literal(name);
+    }
+    let given = spec.hostname.as_deref().filter(|name| !name.is_empty());
+    let name = match given {
+        // Pods of an indexed job are told apart by it.
+        _ if workload.indexed => {
+            Text::literal(format!("{}-", workload.name)).then(Text::piece(Piece::form("[0-9]+")))
+        }
+        Some(name) => Text::literal(name),
+        None if workload.kind == "Pod" && workload.name.len() > MAX_HOSTNAME => {
+            let cut = workload.name.get(..MAX_HOSTNAME).unwrap_or(&workload.name);
+            Text::literal(cut.trim_end_matches(['-', '.']))
+        }
         None => Text::piece(Piece::Placeholder("$(sandbox-name)")),
+    };
+    match &spec.subdomain {
+        Some(subdomain) if spec.set_hostname_as_fqdn == Some(true) && !subdomain.is_empty() => {
+            let domain = Text::literal(format!(".{subdomain}.{}.svc.", workload.namespace));
+            name.then(domain).then(Text::piece(Piece::form(DNS_NAME)))
+        }
+        _ => name,
+    }
+}
+
+/// Form of the value that a variable of a service has, by its name.
+fn service_form(name: &str) -> Option<&'static str> {
+    const URL: &str = r"(tcp|udp|sctp)://[0-9a-f.:\[\]]+:[0-9]{1,5}";
+    const NUMBER: &str = "[0-9]{1,5}";
+    let is_name = |text: &str| {
+        let known = |c: u8| c.is_ascii_uppercase() || c.is_ascii_digit() || c == b'_';
+        text.starts_with(|c: char| c.is_ascii_uppercase()) && text.bytes().all(known)
+    };
+    if !is_name(name) {
+        return None;
+    }
+    if name.ends_with("_SERVICE_HOST") {
+        return Some(ADDRESS);
+    }
+    if name.ends_with("_SERVICE_PORT") || name.contains("_SERVICE_PORT_") {
+        return Some(NUMBER);
+    }
+    let (_, rest) = name.split_once("_PORT")?;
+    let mut parts = rest.strip_prefix('_').unwrap_or(rest).split('_');
+    match (parts.next(), parts.next(), parts.next(), parts.next()) {
+        (Some(""), None, ..) => Some(URL),
+        (Some(port), Some("TCP" | "UDP" | "SCTP"), what, None) if port.parse::<u16>().is_ok() => match what {
+            None => Some(URL),
+            Some("PROTO") => Some("tcp|udp|sctp"),
+            Some("PORT") => Some(NUMBER),
+            Some("ADDR") => Some(ADDRESS),
+            Some(_) => None,
+        },
+        _ => None,
     }
 }
 
@@ -219,7 +293,7 @@ fn source_value(workload: &Workload, source: &EnvSource, objects: &Objects) -> R
     if let Some(resource) = &source.resource_field_ref {
         let known = ["limits.", "requests."].iter().any(|prefix| resource.resource.starts_with(prefix));
         return match known {
-            true => Ok(Some(Text::piece(Piece::Form("[0-9]+")))),
+            true => Ok(Some(Text::piece(Piece::form("[0-9]+")))),
             false => Err(("resourceFieldRef.resource".into(), "expected limits.* or requests.*".into())),
         };
     }
@@ -244,7 +318,7 @@ fn source_value(workload: &Workload, source: &EnvSource, objects: &Objects) -> R
 }
 
 fn field_value(workload: &Workload, path: &str) -> Result<Text, String> {
-    let form = |form| Ok(Text::piece(Piece::Form(form)));
+    let form = |form: &'static str| Ok(Text::piece(Piece::form(form)));
     let template = |kind: &str, key: &str| {
         let map = workload.pod.pointer(&format!("/metadata/{kind}"));
         map.and_then(|map| map.get(key)).and_then(Value::as_str).map(Text::literal)
@@ -260,14 +334,19 @@ fn field_value(workload: &Workload, path: &str) -> Result<Text, String> {
         "status.podIPs" | "status.hostIPs" => form(ADDRESSES),
         "spec.nodeName" => form(DNS_NAME),
         "spec.serviceAccountName" => {
-            let name = workload.pod.pointer("/spec/serviceAccountName").and_then(Value::as_str);
-            Ok(Text::literal(name.unwrap_or("default")))
+            // The second is its older name.
+            let fields = ["/spec/serviceAccountName", "/spec/serviceAccount"];
+            let mut names = fields.iter().filter_map(|field| workload.pod.pointer(field)?.as_str());
+            Ok(Text::literal(names.find(|name| !name.is_empty()).unwrap_or("default")))
         }
         _ => {
             if let Some(label) = keyed("labels") {
                 return template("labels", label).map_or_else(|| form(LABEL), Ok);
             }
             if let Some(annotation) = keyed("annotations") {
+                if annotation == COMPLETION_INDEX_ANNOTATION && workload.indexed {
+                    return form("[0-9]+");
+                }
                 let found = template("annotations", annotation);
                 return found.ok_or_else(|| {
                     format!("the pod has no annotation {annotation:?}, so its value cannot be pinned")

@@ -45,8 +45,8 @@ pub enum EvaluationError {
     /// Not Rego, or too long.
     #[error("the policy cannot be read: {0}")]
     Policy(String),
-    /// The policy knows no such request.
-    #[error("the policy has no rule {0:?}; is it the name of a request, such as CreateContainerRequest?")]
+    /// Not the name of a request.
+    #[error("{0:?} is not the name of a request, such as CreateContainerRequest")]
     Unknown(String),
     /// The rule failed.
     #[error("{request}: {message}")]
@@ -89,8 +89,11 @@ impl Evaluator {
         }
         let text = |error: anyhow::Error| failed(error.to_string());
         self.engine.set_input(RegoValue::from(request.clone()));
-        let answer =
-            self.rule(name).map_err(text)?.ok_or_else(|| EvaluationError::Unknown(name.to_owned()))?;
+        let Some(answer) = self.rule(name).map_err(text)? else {
+            let expected = "a request that a rule allows: there is no rule of this name, and the agent denies what none names";
+            let reason = Reason { field: String::new(), found: name.into(), expected: expected.into() };
+            return Ok(Decision { request: name.to_owned(), allowed: false, reasons: vec![reason] });
+        };
         let allowed = match &answer {
             Value::Bool(allowed) => *allowed,
             Value::Object(answer) => {

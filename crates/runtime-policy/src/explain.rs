@@ -39,14 +39,14 @@ fn words(value: &Value) -> String {
 fn explain_container(text: &mut String, container: &Value) {
     let oci = &container["OCI"];
     let process = &oci["Process"];
-    let user = &process["User"];
+    let user = &container["users"][0];
     let _ = writeln!(text, "\n{}", words(&container["name"]));
     let mut line = |label: &str, value: String| {
         if !value.is_empty() {
             let _ = writeln!(text, "  {label:<12}{value}");
         }
     };
-    line("image", words(&container["storages"]["image"]["source"]));
+    line("image", words(&container["image"]));
     line("runs", words(&process["Args"]));
     line("in", words(&process["Cwd"]));
     line("as", format!("user {}, group {}, groups {}", user["UID"], user["GID"], user["AdditionalGids"]));

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 pub struct ContainerImage {
     /// The reference by which the guest pulls it, with its digest.
     pub reference: String,
-    /// `user`, `user:group`, or numbers; empty means root.
+    /// `user`, `user:group`, or numbers; empty means root. The group is never used.
     pub user: String,
     /// `NAME=value` entries.
     pub env: Vec<String>,
@@ -37,9 +37,9 @@ pub(crate) struct User {
     pub(crate) groups: Vec<u32>,
 }
 
-/// The image has no such user or group.
+/// The image has no such user.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("image {image} says user {user:?}, which its /etc/passwd and /etc/group do not know")]
+#[error("image {image} says user {user:?}, which its /etc/passwd does not know")]
 pub struct UnknownUser {
     image: String,
     user: String,
@@ -73,30 +73,26 @@ impl ContainerImage {
         })
     }
 
-    /// The image's user as the runtime resolves it.
+    /// The image's user as the kubelet and the runtime resolve it. The kubelet passes on the user alone, so the group of
+    /// `user:group` is never used, and need not exist.
     pub(crate) fn user(&self) -> Result<User, UnknownUser> {
-        let unknown = || UnknownUser { image: self.reference.clone(), user: self.user.clone() };
-        let (user, group) = match self.user.split_once(':') {
-            Some((user, group)) => (user, Some(group)),
-            None => (self.user.as_str(), None),
-        };
+        let user = self.user.split(':').next().unwrap_or_default();
         let user = if user.is_empty() { "0" } else { user };
-        let account = self.accounts().find(|account| account.name == user);
-        let mut found = match (account, user.parse()) {
-            (Some(account), _) => self.with_uid(account.uid),
-            (None, Ok(uid)) => self.with_uid(uid),
-            (None, Err(_)) => return Err(unknown()),
-        };
-        if let Some(group) = group.filter(|group| !group.is_empty()) {
-            let named = self.groups().find(|(name, ..)| *name == group).map(|(_, gid, _)| gid);
-            found.gid = named.or_else(|| group.parse().ok()).ok_or_else(unknown)?;
+        // What looks like a number is one, whatever the image calls its users.
+        if let Ok(uid) = user.parse() {
+            return Ok(self.with_uid(uid));
         }
-        Ok(found)
+        let account = self.accounts().find(|account| account.name == user);
+        let unknown = || UnknownUser { image: self.reference.clone(), user: self.user.clone() };
+        account.map(|account| self.with_account(account.uid, Some(&account))).ok_or_else(unknown)
     }
 
     /// A numeric user with what the image knows of it; an unknown one is in group 0.
     pub(crate) fn with_uid(&self, uid: u32) -> User {
-        let account = self.accounts().find(|account| account.uid == uid);
+        self.with_account(uid, self.accounts().find(|account| account.uid == uid).as_ref())
+    }
+
+    fn with_account(&self, uid: u32, account: Option<&Account<'_>>) -> User {
         let Some(account) = account else { return User { uid, gid: 0, groups: Vec::new() } };
         let lists = |members: &str| members.split(',').any(|member| member == account.name);
         let groups = self.groups().filter(|(_, _, members)| lists(members)).map(|(_, gid, _)| gid).collect();
@@ -120,10 +116,11 @@ mod tests {
         assert_eq!(user(""), Ok((0, 0, vec![7])));
         assert_eq!(user("web"), Ok((101, 102, vec![7, 9])));
         assert_eq!(user("101"), Ok((101, 102, vec![7, 9])));
-        assert_eq!(user("web:ssl"), Ok((101, 9, vec![7, 9])));
-        assert_eq!(user("5000:6000"), Ok((5000, 6000, vec![])));
+        assert_eq!(user("web:ssl"), Ok((101, 102, vec![7, 9])), "the group is not passed on");
+        assert_eq!(user("101:ssl"), Ok((101, 102, vec![7, 9])));
+        assert_eq!(user("5000:6000"), Ok((5000, 0, vec![])));
         assert_eq!(user("5000"), Ok((5000, 0, vec![])));
         assert!(user("nobody").unwrap_err().to_string().contains("\"nobody\""));
-        assert!(user("web:wheel").is_err());
+        assert_eq!(user("web:wheel"), Ok((101, 102, vec![7, 9])), "and need not exist");
     }
 }

@@ -25,6 +25,7 @@ mod pattern;
 mod pod_security;
 mod published;
 mod settings;
+mod shim;
 mod spec;
 mod text;
 mod workload;
@@ -42,6 +43,7 @@ pub use self::{
     injection::Injection,
     pod_security::{PodSecurity, PodSecurityLevel},
     settings::{Settings, SettingsError},
+    shim::looks_like,
     workload::Workload,
 };
 

@@ -1,6 +1,6 @@
 //! Volumes and mounts of a container.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use crate::{
     environment::Wrong,
     image::ContainerImage,
     settings::Settings,
-    spec::{Container, PodSpec, Volume, VolumeMount},
+    spec::{Container, PodSpec, VolumeMount},
     text::quote,
 };
 
@@ -17,7 +17,12 @@ use crate::{
 #[derive(Debug, Default)]
 pub(crate) struct Mounts {
     mounts: BTreeMap<String, Value>,
+    /// Other forms that a mount may have, as the node and the shim have it.
+    other_mounts: BTreeMap<String, Vec<Value>>,
     pub(crate) storages: BTreeMap<String, Value>,
+    pub(crate) other_storages: BTreeMap<String, Vec<Value>>,
+    /// Mounts of volumes that the guest makes.
+    pub(crate) made: Vec<String>,
     pub(crate) devices: Vec<String>,
     pub(crate) propagation: &'static str,
     /// Field and text.
@@ -108,26 +113,33 @@ impl Mounts {
             mount["source"] = json!(settings.text(&["kata", "shared_prefix"]) + base_name(&path));
             mounts.mounts.insert(path, mount);
         }
+        let mut taken = BTreeSet::new();
         for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
             let volume = spec.volumes.iter().flatten().find(|volume| volume.name == mount.name);
             let at = |field: &str| format!("volumeMounts[{index}]{field}");
+            if !taken.insert(destination(&mount.mount_path)) {
+                let message =
+                    format!("{} is mounted twice: the container would see only one", mount.mount_path);
+                return Err((at(".mountPath"), message));
+            }
             let (kind, source) = match volume {
-                Some(volume) => kind(volume)
-                    .ok_or_else(|| (at(".name"), format!("volume {:?} has no source", mount.name)))?,
+                Some(volume) => volume.kind(),
                 // A StatefulSet's claim templates are volumes too.
                 None => ("persistentVolumeClaim", &Value::Null),
             };
-            mounts
-                .add_volume(kind, source, mount, settings)
-                .map_err(|(field, message)| (at(&field), message))?;
+            let added = mounts.add_volume(spec, kind, source, mount, settings);
+            added.map_err(|(field, message)| (at(&field), message))?;
         }
         for path in &image.volumes {
-            let path = destination(path);
-            if !mounts.mounts.contains_key(&path) {
-                mounts.add_copied(&path, settings, ["rbind", "rprivate", "rw"]);
+            if !taken.contains(&destination(path)) {
+                return Err(("image".into(), uncovered(&image.reference, path)));
             }
         }
-        for device in container.volume_devices.iter().flatten() {
+        for (index, device) in container.volume_devices.iter().flatten().enumerate() {
+            if mounts.devices.contains(&device.device_path) {
+                let message = format!("{} is there twice", device.device_path);
+                return Err((format!("volumeDevices[{index}].devicePath"), message));
+            }
             mounts.devices.push(device.device_path.clone());
         }
         mounts.devices.sort();
@@ -144,6 +156,7 @@ impl Mounts {
 
     fn add_volume(
         &mut self,
+        spec: &PodSpec,
         kind: &str,
         source: &Value,
         mount: &VolumeMount,
@@ -175,14 +188,13 @@ impl Mounts {
         let sub_path = mount.sub_path.is_some() || mount.sub_path_expr.is_some();
         match kind {
             "emptyDir" if !sub_path => {
-                let memory = source.get("medium").and_then(Value::as_str) == Some("Memory");
-                self.add_made(
-                    if memory { "memory" } else { "empty_dir" },
-                    &path,
-                    &mount.name,
-                    settings,
-                    options,
-                );
+                let medium = source.get("medium").and_then(Value::as_str).unwrap_or_default();
+                if medium.starts_with("HugePages") {
+                    let message = "huge pages are the host's to give; use the medium Memory, or none";
+                    return Err((".name".into(), message.into()));
+                }
+                let group = spec.security_context.as_ref().and_then(|context| context.fs_group);
+                self.add_made(medium == "Memory", group, &path, &mount.name, settings, options);
             }
             "emptyDir" => {
                 return Err((
@@ -222,19 +234,54 @@ impl Mounts {
         Ok(())
     }
 
-    /// A volume that the guest makes: in its memory, or encrypted.
-    fn add_made(&mut self, kind: &str, path: &str, volume: &str, settings: &Settings, options: [&str; 3]) {
-        let shared = settings.text(&["kata", "shared_prefix"]);
-        let mut mount = settings.at(&["volumes", kind, "mount"]);
-        let mut storage = settings.at(&["volumes", kind, "storage"]);
-        for value in [&mut mount, &mut storage] {
-            fill(value, &[("$(shared)", &shared), ("$(volume)", volume)]);
+    /// A volume that the guest makes in its memory: a directory, or a file system of its own. Shims see which medium it
+    /// is by what the node has mounted, and not every node mounts one; so a volume in memory may be either. The group
+    /// they read from the node's directory, which for one in memory is not always set.
+    fn add_made(
+        &mut self,
+        memory: bool,
+        group: Option<u32>,
+        path: &str,
+        volume: &str,
+        settings: &Settings,
+        options: [&str; 3],
+    ) {
+        let group = group.map(|group| format!("fsgid={group}"));
+        let mut forms = Vec::new();
+        let mut add = |kind: &str, place: &str, group: Option<&String>| {
+            let mut mount = settings.at(&["volumes", kind, "mount"]);
+            let mut storage = settings.at(&["volumes", kind, "storage"]);
+            for value in [&mut mount, &mut storage] {
+                fill(value, &[("$(place)", place), ("$(volume)", volume)]);
+            }
+            if let (Some(group), Some(options)) = (group, storage["options"].as_array_mut()) {
+                options.push(json!(group));
+            }
+            mount["options"] = json!(options);
+            mount["destination"] = json!(path);
+            forms.push((mount, storage));
+        };
+        let groups =
+            if memory && group.is_some() { vec![group.as_ref(), None] } else { vec![group.as_ref()] };
+        for group in groups {
+            if memory {
+                add("memory", "", group);
+            }
+            for place in settings.shim().places() {
+                add("empty_dir", place, group);
+            }
         }
-        mount["options"] = json!(options);
-        if storage.is_object() {
-            self.storages.insert(format!("volume-{volume}"), storage);
+        let mut forms = forms.into_iter();
+        if let Some((mount, storage)) = forms.next() {
+            self.mounts.insert(path.to_owned(), mount);
+            self.storages.insert(volume.to_owned(), storage);
         }
-        self.mounts.insert(path.to_owned(), mount);
+        let (mut mounts, mut storages): (Vec<Value>, Vec<Value>) = forms.unzip();
+        mounts.dedup();
+        storages.dedup();
+        self.other_mounts.insert(path.to_owned(), mounts);
+        self.other_storages.insert(volume.to_owned(), storages);
+        self.made.push(path.to_owned());
     }
 
     /// Files that the host copies in: configuration, tokens.
@@ -259,6 +306,24 @@ impl Mounts {
         Value::Object(self.mounts.iter().map(whole).collect())
     }
 
+    /// Other forms of a mount, by destination.
+    pub(crate) fn other_mounts(&self) -> BTreeMap<&String, &Vec<Value>> {
+        self.other_mounts.iter().filter(|(_, forms)| !forms.is_empty()).collect()
+    }
+
+    /// Destinations whose files the host copies, by the name that their sources end with, if it is not theirs alone.
+    pub(crate) fn like_named(&self) -> BTreeMap<String, Vec<&String>> {
+        let mut names = BTreeMap::<String, Vec<&String>>::new();
+        for (path, mount) in &self.mounts {
+            let source = mount["source"].as_str().unwrap_or_default();
+            if let Some((_, name)) = source.split_once("$(bundle-id)-$(random)-") {
+                names.entry(name.to_owned()).or_default().push(path);
+            }
+        }
+        names.retain(|_, paths| paths.len() > 1);
+        names
+    }
+
     /// Those that may be missing.
     pub(crate) fn optional(&self) -> Vec<&String> {
         let optional = self.mounts.iter().filter(|(_, mount)| mount.get("optional") == Some(&json!(true)));
@@ -275,6 +340,10 @@ impl Mounts {
     }
 }
 
-fn kind(volume: &Volume) -> Option<(&str, &Value)> {
-    volume.source.iter().next().map(|(kind, source)| (kind.as_str(), source))
+fn uncovered(image: &str, path: &str) -> String {
+    format!(
+        "the image {image} declares VOLUME {path}, which the runtime would fill from the host, so that the host decides what \
+         is in it. Mount something there: an emptyDir is made by the guest and empty, a claim with volumeMode: Block and the \
+         annotation secure-pv lasts"
+    )
 }

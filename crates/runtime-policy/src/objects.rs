@@ -34,10 +34,9 @@ impl Objects {
             let value = if kind == SECRET { decode(value) } else { text(value) };
             values.extend(value.map(|value| (key.clone(), value)));
         }
-        let (overlay, encoded) = if kind == SECRET { ("stringData", false) } else { ("binaryData", true) };
-        for (key, value) in entries(overlay) {
-            let value = if encoded { decode(value) } else { text(value) };
-            values.extend(value.map(|value| (key.clone(), value)));
+        // A ConfigMap's binaryData is for files: Kubernetes sets no variable from it.
+        for (key, value) in entries("stringData").filter(|_| kind == SECRET) {
+            values.extend(text(value).map(|value| (key.clone(), value)));
         }
         self.0.insert((kind, namespace.to_owned(), name.to_owned()), values);
     }

@@ -13,9 +13,12 @@
 # so rules compare whole values first, and look only at what differs.
 #
 # State: an allowed request may add to `data.pstate`, which the agent keeps. Keys are
-#   sandbox              id, name and namespace, fixed by the first requests
-#   container:ID         name of a container that exists, and whether it was started
-#   started:NAME         that container was started at least once
+#   sandbox_id, hostname   of the sandbox, fixed by its creation
+#   sandbox                id, name and namespace, fixed by the first container
+#   container:ID           name of a container that exists, and whether it was started
+#   started:NAME           whether that container was ever started; false if it was only created
+#   volume:NAME            where the guest made that volume
+#   copied:NAME            in which order files were copied whose mounts cannot be told apart by name
 package agent_policy
 
 import future.keywords.every
@@ -23,6 +26,7 @@ import future.keywords.if
 import future.keywords.in
 
 default AddARPNeighborsRequest := false
+default AddSwapPathRequest := false
 default AddSwapRequest := false
 default CloseStdinRequest := false
 default CopyFileRequest := false
@@ -42,7 +46,6 @@ default MemAgentMemcgConfig := false
 default MemHotplugByProbeRequest := false
 default OnlineCPUMemRequest := true
 default PauseContainerRequest := false
-default PullImageRequest := false
 default ReadStreamRequest := false
 default RemoveContainerRequest := false
 default RemoveStaleVirtiofsShareMountsRequest := false
@@ -54,9 +57,7 @@ default SetIPTablesRequest := false # the service mesh's rules are the guest's o
 default SetPolicyRequest := false # the policy that was measured is the only one
 default SignalProcessRequest := false
 default StartContainerRequest := false
-default StartTracingRequest := false
 default StatsContainerRequest := false
-default StopTracingRequest := false
 default TtyWinResizeRequest := false
 default UpdateContainerRequest := false
 default UpdateEphemeralMountsRequest := false
@@ -126,14 +127,18 @@ else := true if {
 
 # What is known of the pod.
 known := {
-	"$(bundle-id)": input.container_id,
+	"$(bundle-id)": object.get(input, "container_id", ""),
 	"$(sandbox-id)": sandbox.id,
 	"$(sandbox-name)": sandbox.name,
 	"$(sandbox-namespace)": sandbox.namespace,
+	"$(hostname)": object.get(data.pstate, "hostname", ""),
 }
 
 # Names may hold dots, which must not stand for any character.
-known_escaped := object.union(known, {"$(sandbox-name)": replace(sandbox.name, ".", "\\.")})
+known_escaped := object.union(known, {
+	"$(sandbox-name)": replace(sandbox.name, ".", "\\."),
+	"$(hostname)": replace(object.get(data.pstate, "hostname", ""), ".", "\\."),
+})
 
 # Several templates at once; NUL is in none of them.
 filled(templates) := {entry |
@@ -146,6 +151,8 @@ put(key, value) := {"op": "add", "path": concat("", ["/pstate/", key]), "value":
 container_key(id) := concat("", ["container:", id])
 
 started_key(name) := concat("", ["started:", name])
+
+volume_key(name) := concat("", ["volume:", name])
 
 allowed_with(ops) := {"allowed": true, "ops": ops}
 
@@ -165,21 +172,37 @@ is_id(path) := made_of(path, "0123456789abcdef") if count(found_at(path)) == 64
 else := {reason(path, "64 hexadecimal digits")}
 
 # One sandbox, with the id that every container will name; no code from the host: a hook is a program
-# that the agent runs, a module is kernel code.
+# that the agent runs, a module is kernel code. Its process namespace is never that of containers: pods that share
+# one say so for each container. Its host name is what `gethostname` yields in every container, and a StatefulSet's
+# program may take its part from it.
 CreateSandboxReasons := union({
 	equal(["guest_hook_path"], ""),
 	one_of(["kernel_modules"], [null, []]),
-	equal(["sandbox_pidns"], policy_data.sandbox.pidns),
+	one_of(["sandbox_pidns"], [null, false]),
 	one_of(["guest_userns"], [null, false]),
 	is_id(["sandbox_id"]),
-	equal(["storages"], policy_data.sandbox.storages),
+	text(["hostname"], policy_data.sandbox.hostname),
+	sandbox_storages,
 	first_sandbox,
 })
+
+# Shared memory between containers is the guest's own. Fields that agents of some versions leave out are empty.
+sandbox_storages := set() if {
+	count(input.storages) == count(policy_data.sandbox.storages)
+	{with_defaults(storage) | some storage in input.storages} == {storage | some storage in policy_data.sandbox.storages}
+}
+
+else := {reason(["storages"], policy_data.sandbox.storages)}
+
+with_defaults(storage) := object.union({"shared": false, "fs_group": null, "driver_options": [], "options": []}, storage)
 
 first_sandbox := set() if not data.pstate.sandbox_id
 first_sandbox := {{"field": "sandbox_id", "found": input.sandbox_id, "expected": "no second sandbox"}} if data.pstate.sandbox_id
 
-CreateSandboxRequest := allowed_with([put("sandbox_id", input.sandbox_id)]) if count(CreateSandboxReasons) == 0
+CreateSandboxRequest := allowed_with([
+	put("sandbox_id", input.sandbox_id),
+	put("hostname", input.hostname),
+]) if count(CreateSandboxReasons) == 0
 
 # ---- Containers ----
 
@@ -191,7 +214,14 @@ sandbox := {
 	"name": object.get(annotations, "io.kubernetes.cri.sandbox-name", ""),
 	"namespace": object.get(annotations, "io.kubernetes.cri.sandbox-namespace", ""),
 } if input.OCI
-sandbox := data.pstate.sandbox if not input.OCI
+sandbox := data.pstate.sandbox if {
+	not input.OCI
+	data.pstate.sandbox
+}
+sandbox := {"id": "", "name": "", "namespace": ""} if {
+	not input.OCI
+	not data.pstate.sandbox
+}
 
 # The container of the policy that the request claims to create. Names are unique in a pod.
 claimed := policy_container("pause") if annotations["io.kubernetes.cri.container-type"] == "sandbox"
@@ -209,24 +239,40 @@ CreateContainerReasons := union({
 	annotation_reasons(claimed),
 	same_sandbox,
 	process_reasons(["OCI", "Process"], claimed.OCI.Process),
+	user_reasons(["OCI", "Process", "User"], claimed.users),
+	privilege_reasons(claimed.OCI.Process),
 	args_reasons(claimed.OCI.Process.Args),
 	mount_reasons(claimed),
+	image_reasons(claimed),
 	storage_reasons(claimed),
 	device_reasons(claimed),
+	gpu_reasons(claimed),
 	linux_reasons(claimed.OCI.Linux),
 	state_reasons(claimed),
 }) if claimed
 
-CreateContainerRequest := allowed_with([
-	put("sandbox", sandbox),
-	put(container_key(input.container_id), {"name": claimed.name, "started": false}),
-]) if count(CreateContainerReasons) == 0
+CreateContainerRequest := allowed_with(array.concat(always, array.concat(first, places))) if {
+	count(CreateContainerReasons) == 0
+	always := [
+		put("sandbox", sandbox),
+		put(container_key(input.container_id), {"name": claimed.name, "started": false}),
+	]
+	key := started_key(claimed.name)
+	first := [put(key, false) | not is_boolean(data.pstate[key])]
+	places := [put(volume_key(name), other_storages[index].mount_point) |
+		some index, name in volumes
+		not data.pstate[volume_key(name)]
+	]
+}
 
+# Not pinned: the version of the specification, with which the agent does nothing (containerd 1.7 says 1.1 and 1.2,
+# containerd 2 says 1.2 and 1.3). Per shim: the Go shim names the first process of a container after the container,
+# the Rust shim does not name it; to give it the name of another process is of no use, but nobody does it either.
 request_reasons(container) := union({
 	is_id(["container_id"]),
-	equal(["exec_id"], input.container_id),
+	one_of(["exec_id"], ["", input.container_id]),
 	differing([], ["sandbox_pidns"], container),
-	differing(["OCI"], ["Version"], container.OCI),
+	version_reasons,
 	differing(["OCI", "Root"], ["Readonly"], container.OCI.Root),
 	text(["OCI", "Root", "Path"], policy_data.common.root_path),
 	text(["OCI", "Hostname"], container.OCI.Hostname),
@@ -234,6 +280,9 @@ request_reasons(container) := union({
 	empty(["OCI"], input.OCI, unused_in_oci),
 	no_hooks,
 })
+
+version_reasons := set() if startswith(input.OCI.Version, policy_data.common.oci_version)
+else := {reason(["OCI", "Version"], policy_data.common.oci_version)}
 
 # What no pod asks for, and every runtime leaves empty.
 unused := [
@@ -259,17 +308,18 @@ no_hooks := set() if {
 	}
 } else := {reason(["OCI", "Hooks"], "no hooks")}
 
-# Annotations steer the agent (devices, container type), so unknown ones are refused.
-annotation_reasons(container) := union({declared, unknown}) if {
+# Annotations steer the agent (devices, container type), so unknown ones are refused. Not pinned: what says how large
+# the pod is, and which network namespace on the host it has; that one stands at the sandbox only.
+annotation_reasons(container) := union({declared, unknown, image_name_reasons(container)}) if {
 	odd := [key | some key, expected in container.OCI.Annotations; not annotations[key] == expected]
 	checks := [text(["OCI", "Annotations", key], container.OCI.Annotations[key]) | some key in odd]
 	declared := every_reason(checks) | all_checked("OCI.Annotations", odd, checks)
 	unknown := {reason(["OCI", "Annotations", key], null) |
 		some key, value in annotations
 		not container.OCI.Annotations[key]
-		not key in sandbox_annotations
-		not policy_data.common.ignored_annotations[key]
-		not strings.any_prefix_match(key, policy_data.common.ignored_annotation_prefixes)
+		not key in known_annotations
+		not policy_data.common.ignored_annotations[key] in {"all", container.name}
+		not is_gpu_annotation(container, key)
 	}
 }
 
@@ -286,29 +336,76 @@ same_sandbox := {reason(["OCI", "Annotations", "io.kubernetes.cri.sandbox-id"], 
 	text(["OCI", "Annotations", "io.kubernetes.cri.sandbox-namespace"], policy_data.sandbox.namespace),
 }) if data.pstate.sandbox_id
 
-sandbox_annotations := {
+known_annotations := {
+	"io.kubernetes.cri.image-name",
 	"io.kubernetes.cri.sandbox-id",
 	"io.kubernetes.cri.sandbox-name",
 	"io.kubernetes.cri.sandbox-namespace",
 }
 
+# What is pulled is what the storage of the image says; but two digests would be one too many.
+image_name_reasons(container) := set() if not contains(object.get(annotations, "io.kubernetes.cri.image-name", ""), "@")
+
+else := set() if endswith(annotations["io.kubernetes.cri.image-name"], container.image_digest)
+
+else := {reason(["OCI", "Annotations", "io.kubernetes.cri.image-name"], object.get(container, "image", null))}
+
 # ---- Processes: of containers, and those started in them ----
 
 process_reasons(path, process) := union({
-	differing(path, ["Cwd", "Terminal", "NoNewPrivileges"], process),
-	differing(array.concat(path, ["User"]), ["UID", "GID"], process.User),
-	# An additional group opens what only its members may read.
-	same_members(array.concat(path, ["User"]), ["AdditionalGids"], process.User),
-	same_members(
-		array.concat(path, ["Capabilities"]),
-		["Ambient", "Bounding", "Effective", "Inheritable", "Permitted"],
-		process.Capabilities,
-	),
+	differing(path, ["Cwd"], process),
+	# One that the node's AppArmor would use: the guest loads none of the host's.
 	one_of(array.concat(path, ["ApparmorProfile"]), policy_data.common.apparmor_profiles),
 	empty(path, found, ["SelinuxLabel", "Rlimits"]),
 	empty(array.concat(path, ["User"]), object.get(found, "User", {}), ["Username"]), # would be looked up anew, with another result
 	env_reasons(array.concat(path, ["Env"]), process),
 }) if found := object.get(input, path, null)
+
+# Exact: a user and its groups open what only they may read. A container has one; for the sandbox's own, which
+# is the guest's program whatever the host says, it follows from the pod and from the image that the node has.
+user_reasons(path, users) := set() if {
+	found := object.get(input, path, null)
+	groups := members(object.get(found, "AdditionalGids", null))
+	some user in users
+	user.UID == found.UID
+	user.GID == found.GID
+	members(user.AdditionalGids) == groups
+} else := union({
+	differing(path, ["UID", "GID"], users[0]),
+	same_members(path, ["AdditionalGids"], users[0]),
+}) if count(users) == 1
+
+else := {reason(path, users)}
+
+# Exact for a container's own process, with or without CAP_ in front of a capability (per shim). A privileged container
+# has what the node's containerd has, which may be less than everything; less than an ordinary container has
+# could make a program keep rights that it tries to give up.
+privilege_reasons(process) := union({
+	differing(["OCI", "Process"], ["Terminal", "NoNewPrivileges"], process),
+	capability_reasons(["OCI", "Process", "Capabilities"], process),
+})
+
+capability_sets := ["Ambient", "Bounding", "Effective", "Inheritable", "Permitted"]
+
+capability_reasons(path, process) := {reason(array.concat(path, [field]), process.Capabilities[field]) |
+	found := object.get(input, path, {})
+	some field in capability_sets
+	expected := process.Capabilities[field]
+	not object.get(found, field, null) == expected
+	not enough(capabilities(object.get(found, field, null)), members(expected), process)
+}
+
+enough(found, expected, process) if found == expected
+
+else := true if {
+	count(process.CapabilitiesAtLeast) > 0
+	expected != set()
+	count(found - expected) == 0
+	count(members(process.CapabilitiesAtLeast) - found) == 0
+}
+
+capabilities(list) := set() if list in [null, []]
+else := members(split(replace(concat(",", list), "CAP_", ""), ","))
 
 args_reasons(expected) := set() if texts(expected, input.OCI.Process.Args)
 else := {reason(["OCI", "Process", "Args"], expected)}
@@ -374,7 +471,7 @@ else := true if is_text(process.EnvForms[split(entry, "=")[0]], entry)
 # Mounts and storages, with names for what is made up when the pod is started. A name that was there before
 # does not look like one afterwards.
 named := json.unmarshal(renamed) if {
-	escaped := replace(json.marshal({"mounts": input.OCI.Mounts, "storages": storages}), "$(", "$$(")
+	escaped := replace(json.marshal({"mounts": input.OCI.Mounts, "storages": other_storages}), "$(", "$$(")
 	ids := replace(replace(escaped, input.container_id, "$(bundle-id)"), sandbox.id, "$(sandbox-id)")
 	renamed := regex.replace(ids, `\$\(bundle-id\)-[0-9a-f]{16}-`, "$$(bundle-id)-$$(random)-")
 }
@@ -383,6 +480,13 @@ named := json.unmarshal(renamed) if {
 storages := input.storages if is_array(input.storages)
 storages := [] if not is_array(input.storages)
 
+# An image that the guest pulls has rules of its own.
+pulled(storage) := object.get(storage, "driver", null) == "image_guest_pull"
+
+image_storages := [storage | some storage in storages; pulled(storage)]
+
+other_storages := [with_defaults(storage) | some storage in storages; not pulled(storage)]
+
 # With names if that is expected, by a regular expression as it is.
 is_named(expected, with_names, found) if expected == with_names
 
@@ -390,9 +494,10 @@ else := true if regex.match(strings.replace_n(known_escaped, expected.pattern), 
 
 # A mount replaces files: over a program, a configuration, a secret. So each must be declared, with
 # its source, once, and after what it lies in, or it would be hidden again.
-mount_reasons(container) := union({each, missing, repeated, hidden}) if {
+mount_reasons(container) := union({each, missing, hidden, homeless, turned}) if {
 	mounts := named.mounts
 	count(mounts) == count(input.OCI.Mounts)
+	count({mount.destination | some mount in mounts}) == count(mounts)
 	declared := {mount | some mount in container.OCI.Mounts}
 	odd := [index | some index, mount in mounts; not mount in declared]
 	checks := [mount_differs(container, index, mounts[index]) | some index in odd]
@@ -404,20 +509,50 @@ mount_reasons(container) := union({each, missing, repeated, hidden}) if {
 		not position[destination] >= 0
 		not destination in container.optional_mounts
 	}
-	repeated := {{"field": "OCI.Mounts", "found": mounts, "expected": "each destination once"} |
-		count(position) != count(mounts)
-	}
 	hidden := {{"field": sprintf("OCI.Mounts[%d]", [position[destination]]), "found": destination, "expected": sprintf("after %s", [parent])} |
 		some destination, parents in container.nested_mounts
 		some parent in parents
 		position[parent] > position[destination]
 	}
+	# A volume that the guest makes is mounted from where this request makes it.
+	homeless := {{"field": sprintf("OCI.Mounts[%d].source", [position[destination]]), "found": source, "expected": "a storage of this request that makes it"} |
+		some destination in container.made_mounts
+		source := mounts[position[destination]].source
+		not source in {storage.mount_point | some storage in named.storages}
+	}
+	turned := exchanged(container, position)
 }
 
-mount_differs(container, index, mount) := union({
+else := {{
+	"field": "OCI.Mounts",
+	"found": [mount.destination | some mount in input.OCI.Mounts],
+	"expected": "mounts with every field, and each destination once",
+}}
+
+# What the host copies in is named after the last part of its destination, so two mounts can have sources that look
+# alike. The runtime copies them in the order of the mounts, and that order is remembered.
+exchanged(container, position) := {{
+	"field": sprintf("OCI.Mounts[%d].source", [position[later]]),
+	"found": input.OCI.Mounts[position[later]].source,
+	"expected": sprintf("copied after the source of %s", [earlier]),
+} |
+	some pair in container.like_named_mounts
+	some earlier in pair
+	some later in pair
+	position[earlier] < position[later]
+	not copied_at(position[earlier]) < copied_at(position[later])
+}
+
+copied_at(index) := data.pstate[copied_key(input.OCI.Mounts[index].source)]
+
+copied_key(path) := concat("", ["copied:", regex.replace(path, "^.*/", "")])
+
+mount_differs(container, index, mount) := set() if mount in container.other_mounts[mount.destination]
+
+else := union({
 	source_differs(index, mount, expected),
 	differs("OCI.Mounts[%d].type_", index, mount.type_, expected.type_),
-	differs("OCI.Mounts[%d].options", index, mount.options, expected.options),
+	option_reasons(index, mount, expected),
 }) if expected := container.OCI.Mounts[mount.destination]
 
 else := {{"field": sprintf("OCI.Mounts[%d]", [index]), "found": mount, "expected": "a declared mount, with every field"}}
@@ -426,45 +561,121 @@ source_differs(index, mount, expected) := set() if {
 	is_named(expected.source, mount.source, input.OCI.Mounts[index].source)
 } else := {{"field": sprintf("OCI.Mounts[%d].source", [index]), "found": mount.source, "expected": expected.source}}
 
+# Superset, for some kinds of file systems: nodes with cgroup version 2 have options that say how its own
+# delegation works; they open nothing. A privileged container may find /sys read-only, as some versions of containerd have it.
+option_reasons(index, mount, expected) := set() if mount.options == expected.options
+
+else := set() if {
+	more := policy_data.common.mount_options[mount.type_]
+	is_array(mount.options)
+	found := members(mount.options)
+	wanted := members(expected.options)
+	count(((found - wanted) - members(more)) - {"ro"}) == 0
+	count((wanted - found) - {"rw"}) == 0
+	count(found & {"ro", "rw"}) == 1
+}
+
+else := {{"field": sprintf("OCI.Mounts[%d].options", [index]), "found": mount.options, "expected": expected.options}}
+
+# Digest only: the guest pulls by the digest and compares all content with it, whatever the name before it; containerd 1.7
+# may name another reference of the same content than the pod does. A source without a digest is whatever the
+# registry has under that name at the time, so it is refused, although containerd 1.7 sends such ones where
+# the node has the image under a tag as well.
+# The option holds the container's annotations, by which the agent decides whether it pulls the image or
+# takes its own pause program: it must say what the annotations say, which are checked.
+image_reasons(container) := union({
+	image_source_reasons(container, image_storages[0]),
+	image_place_reasons(image_storages[0]),
+	image_option_reasons(image_storages[0]),
+}) if count(image_storages) == 1
+
+else := set() if {
+	count(image_storages) == 0
+	container.image_optional
+}
+
+else := {{"field": "storages", "found": image_storages, "expected": "one image_guest_pull"}}
+
+image_source_reasons(container, storage) := set() if is_text(container.image, storage.source)
+
+else := set() if {
+	startswith(container.image_digest, "@sha256:")
+	endswith(storage.source, container.image_digest)
+}
+
+else := {{"field": "storages.image_guest_pull.source", "found": object.get(storage, "source", null), "expected": container.image}}
+
+image_place_reasons(storage) := set() if {
+	rest := json.marshal(with_defaults(object.remove(storage, ["source", "driver_options"])))
+	json.unmarshal(replace(rest, input.container_id, "$(bundle-id)")) == policy_data.common.image_storage
+}
+
+else := {{"field": "storages.image_guest_pull", "found": storage, "expected": policy_data.common.image_storage}}
+
+image_option_reasons(storage) := set() if {
+	policy_data.common.image_without_metadata
+	object.get(storage, "driver_options", null) in [null, []]
+}
+
+else := set() if {
+	count(storage.driver_options) == 1
+	startswith(storage.driver_options[0], "image_guest_pull=")
+	option := json.unmarshal(trim_prefix(storage.driver_options[0], "image_guest_pull="))
+	option == {"metadata": option.metadata}
+	option.metadata["io.kubernetes.cri.container-type"] == annotations["io.kubernetes.cri.container-type"]
+	count([key | some key, value in option.metadata; not annotations[key] == value]) == 0
+}
+
+else := {{
+	"field": "storages.image_guest_pull.driver_options",
+	"found": object.get(storage, "driver_options", null),
+	"expected": "image_guest_pull={\"metadata\": ..} with what the annotations say",
+}}
+
 # A volume that the guest makes itself (encrypted, in memory) must really be made, or the host could
-# put its own files where it belongs; and nothing else is.
-storage_reasons(container) := union({unexpected, missing, repeated}) if {
-	found := members(named.storages)
-	declared := {storage | some storage in container.storages}
+# put its own files where it belongs; and nothing else is. Per shim: the folder in which the guest makes it; a volume in
+# memory is a directory of the guest's memory or a file system of its own, as the node has it. But one volume is at
+# one place for all containers, or they would not share it.
+storage_reasons(container) := union({unexpected, missing, twice, moved}) if {
+	count(image_storages) + count(other_storages) == count(storages)
 	unexpected := {{"field": sprintf("storages[%d]", [index]), "found": storage, "expected": container.storages} |
 		some index, storage in named.storages
-		not storage in declared
-		not known_storage(container, index, storage)
+		not volumes[index]
 	}
+	found := members(volumes)
 	missing := {{"field": "storages", "found": storages, "expected": expected} |
 		some name, expected in container.storages
-		not expected in found
-		not name in container.optional_storages
-		count([index | some index, storage in named.storages; is_storage(expected, index, storage)]) == 0
+		not name in found
 	}
 	places := {storage.mount_point | some storage in named.storages}
-	repeated := {reason(["storages"], "each mount point once") | count(places) != count(named.storages)}
+	twice := {reason(["storages"], "each volume at one place") | count(found) != count(places)}
+	moved := {{"field": sprintf("storages[%d].mount_point", [index]), "found": other_storages[index].mount_point, "expected": place} |
+		some index, name in volumes
+		place := data.pstate[volume_key(name)]
+		place != other_storages[index].mount_point
+	}
 }
 
-known_storage(container, index, storage) if {
-	some expected in container.storages
-	is_storage(expected, index, storage)
+else := {reason(["storages"], "storages with every field")}
+
+# The volume of each storage.
+volumes := [volume_of(storage) | some storage in named.storages]
+
+volume_of(storage) := name if {
+	some name, expected in claimed.storages
+	expected == storage
 }
 
-is_storage(expected, index, storage) if {
-	storage.driver == expected.driver
-	storage.driver_options == expected.driver_options
-	storage.fstype == expected.fstype
-	storage.options == expected.options
-	storage.mount_point == expected.mount_point
-	object.get(storage, "fs_group", null) == expected.fs_group
-	object.get(storage, "shared", false) in [false, expected.shared]
-	is_named(expected.source, storage.source, storages[index].source)
+else := name if {
+	some name, others in claimed.other_storages
+	storage in others
 }
+
+else := false
 
 # A device node reaches the hardware behind it, which is the host's: only declared volumes.
 device_reasons(container) := union({unexpected, in_spec, missing}) if {
-	devices := members(object.get(input, "devices", null))
+	devices := [device | some device in members(object.get(input, "devices", null)); not is_gpu(device)]
 	nodes := members(object.get(input.OCI.Linux, "Devices", null))
 	unexpected := {{"field": "devices", "found": device, "expected": container.devices} |
 		some device in devices
@@ -492,36 +703,96 @@ known_node(container, node) if {
 	node.Type == "b"
 }
 
+# As many GPUs as the pod's limits say, neither more nor less: a program that finds none may compute elsewhere, and one
+# too many is a device that somebody else may hold. Each is attached with a device entry, or was there when the VM
+# started; in both cases an annotation of its own makes the agent give it to the container. (Read, not recorded.)
+is_gpu(device) := startswith(object.get(device, "container_path", ""), "/dev/vfio/")
+
+is_gpu_annotation(container, key) if {
+	container.gpus > 0
+	startswith(key, "cdi.k8s.io/vfio")
+}
+
+gpu_reasons(container) := set() if {
+	object.get(container, "gpus", 0) == 0
+	count([device | some device in members(object.get(input, "devices", null)); is_gpu(device)]) == 0
+}
+
+else := set() if {
+	container.gpus > 0
+	given := [device | some device in input.devices; is_gpu(device)]
+	wanted := {key: value | some key, value in annotations; startswith(key, "cdi.k8s.io/")}
+	count(wanted) == container.gpus
+	count({value | some value in wanted}) == container.gpus
+	every key, value in wanted {
+		regex.match(`^cdi\.k8s\.io/vfio[0-9]+$`, key)
+		regex.match(policy_data.common.gpu_device, value)
+	}
+	count(given) in {0, container.gpus}
+	count({device.container_path | some device in given}) == count(given)
+	every device in given {
+		regex.match(`^/dev/vfio/(devices/vfio)?[0-9]+$`, device.container_path)
+		device.type_ in policy_data.common.gpu_types
+		object.get(device, "vm_path", "") == ""
+		every option in device.options {
+			regex.match(`^[0-9a-fA-F]{4}:[0-9a-fA-F]{2}:[01][0-9a-fA-F]\.[0-7]=[0-9a-fA-F]{2}(/[0-9a-fA-F]{2})*$`, option)
+		}
+	}
+}
+
+else := {{
+	"field": "devices",
+	"found": {"devices": object.get(input, "devices", null), "annotations": [key | some key, value in annotations; startswith(key, "cdi.k8s.io/")]},
+	"expected": sprintf("%d GPUs, each with an annotation of its own", [object.get(container, "gpus", 0)]),
+}}
+
 # ---- Namespaces and kernel settings ----
 
 linux_reasons(linux) := union({
 	namespace_reasons(linux),
-	# Masked paths keep a container from the kernel's own files.
-	same_members(["OCI", "Linux"], ["MaskedPaths", "ReadonlyPaths"], linux),
+	hidden_path_reasons(linux),
 	differing(["OCI", "Linux"], ["RootfsPropagation"], linux),
 	empty(["OCI", "Linux"], input.OCI.Linux, unused_in_linux),
 	one_of(["OCI", "Linux", "Resources", "Devices"], [null, []]),
+	empty(["OCI", "Linux", "Resources"], object.get(input.OCI.Linux, "Resources", {}), ["BlockIO", "Network", "Pids"]),
 	made_of(["OCI", "Linux", "CgroupsPath"], policy_data.common.cgroups_path_characters),
 	sysctl_reasons(linux.Sysctl),
 })
 
-# Namespaces are what separates containers; a path would join another's.
+# Exact; the Rust shim calls the namespace of mounts otherwise. Namespaces are what separates containers: a path would
+# join another's. There is one network in a VM: shims take the host's namespace out, and a container with one
+# of its own would not be behind the packet rules of the service mesh.
 namespace_reasons(linux) := set() if {
-	namespaces := input.OCI.Linux.Namespaces
-	types := {namespace.Type | some namespace in namespaces}
-	count(types) == count(namespaces)
+	namespaces := [[replace(namespace.Type, "mnt", "mount"), namespace.Path] | some namespace in input.OCI.Linux.Namespaces]
+	types := {namespace[0] | some namespace in namespaces; namespace[1] == ""}
+	count(types) == count(input.OCI.Linux.Namespaces)
 	required := {type | some type, must in linux.Namespaces; must}
 	count(required - types) == 0
-	every type in types {
-		linux.Namespaces[type] in {true, false}
-	}
-	joined := [namespace | some namespace in namespaces; not namespace.Path == ""]
-	every namespace in joined {
-		namespace.Type == "network"
-		strings.any_prefix_match(namespace.Path, policy_data.common.network_namespaces)
-		not contains(namespace.Path, "..")
-	}
+	count([type | some type in types; not is_boolean(linux.Namespaces[type])]) == 0
+	not "network" in types
+} else := {{
+	"field": "OCI.Linux.Namespaces",
+	"found": [namespace | some namespace in input.OCI.Linux.Namespaces; namespace.Type == "network"],
+	"expected": "no network namespace: all containers of a VM have its one network",
+}} if {
+	"network" in [namespace.Type | some namespace in input.OCI.Linux.Namespaces]
 } else := {reason(["OCI", "Linux", "Namespaces"], linux.Namespaces)}
+
+# Superset: masked paths keep a container from the kernel's own files, read-only ones from changing them. Nodes mask more
+# than the pod asks for, as containerd learns of new files; below /proc and /sys that opens nothing, anywhere else it
+# would empty a file of the container.
+hidden_path_reasons(linux) := {reason(["OCI", "Linux", field], linux[field]) |
+	some field in ["MaskedPaths", "ReadonlyPaths"]
+	not at_least(members(object.get(input.OCI.Linux, field, null)), members(linux[field]))
+}
+
+at_least(found, expected) if found == expected
+
+else := true if {
+	count(expected - found) == 0
+	count([path | some path in found - expected; not strings.any_prefix_match(path, ["/proc/", "/sys/"])]) == 0
+	count([path | some path in found - expected; ".." in split(path, "/")]) == 0
+}
 
 sysctl_reasons(expected) := union({unexpected, missing}) if {
 	found := object.get(input.OCI.Linux, "Sysctl", {})
@@ -538,8 +809,9 @@ sysctl_reasons(expected) := union({unexpected, missing}) if {
 # ---- What was started, and in which order ----
 
 # Init containers and the service mesh come first: nothing is created before what it relies on was
-# started. An id, and a container that exists, cannot be created a second time.
-state_reasons(container) := union({same_id, twice, early}) if {
+# started. An id, and a container that exists, cannot be created a second time. What runs once, to prepare the others,
+# is over when one of them exists: run again, led elsewhere, it could replace what they already trust.
+state_reasons(container) := union({same_id, twice, early, late, renamed_host}) if {
 	same_id := {reason(["container_id"], "a new id") | data.pstate[container_key(input.container_id)]}
 	twice := {{"field": "container_id", "found": input.container_id, "expected": sprintf("no second %s", [container.name])} |
 		policy_data.common.single_instance
@@ -550,6 +822,14 @@ state_reasons(container) := union({same_id, twice, early}) if {
 	early := {{"field": "container_id", "found": container.name, "expected": sprintf("only after %s was started", [before])} |
 		some before in container.after
 		not data.pstate[started_key(before)]
+	}
+	late := {{"field": "container_id", "found": container.name, "expected": sprintf("only before %s was created", [later])} |
+		some later in container.before
+		is_boolean(data.pstate[started_key(later)])
+	}
+	# The name that the sandbox was given is the one that `gethostname` yields.
+	renamed_host := {reason(["OCI", "Hostname"], data.pstate.hostname) |
+		not input.OCI.Hostname in ["", data.pstate.hostname]
 	}
 }
 
@@ -601,9 +881,22 @@ running := container if {
 ExecProcessReasons := {reason(["container_id"], "a container that was started")} if not running
 ExecProcessReasons := union({
 	process_reasons(["process"], running.OCI.Process),
-	one_of(["string_user"], [null, {}]),
+	user_reasons(["process", "User"], running.users),
+	exec_reasons(running.OCI.Process),
+	empty([], input, ["string_user", "stdin_port", "stdout_port", "stderr_port"]), # ports would be the host's way in
 	command_reasons(running),
 }) if running
+
+# Shims send no capabilities, after which the agent takes the container's, no terminal, and never the flag against new
+# privileges. That flag would only keep the declared command from starting a program with more rights.
+exec_reasons(process) := union({
+	one_of(["process", "Terminal"], [null, false, process.Terminal]),
+	one_of(["process", "NoNewPrivileges"], [null, false, process.NoNewPrivileges]),
+	exec_capability_reasons(process),
+})
+
+exec_capability_reasons(process) := set() if object.get(input.process, "Capabilities", null) == null
+else := capability_reasons(["process", "Capabilities"], process)
 
 command_reasons(container) := set() if command_allowed(container)
 else := {reason(["process", "Args"], container.exec_commands)}
@@ -627,15 +920,21 @@ ExecProcessRequest := true if count(ExecProcessReasons) == 0
 
 # ---- Files from the host: configuration, tokens, resolv.conf ----
 
-# They land beside the containers' root directories, never in them; a link must not lead away; a file
-# must not bring rights of its own. Their contents are not pinned.
-CopyFileReasons := union({path_reasons, type_reasons, mode_reasons})
+# They land beside the containers' root directories, never in them. The folders there are what mounts begin at: a link
+# in the place of one would make a mount, or a further file, begin anywhere in the guest, such as in a volume that
+# only the guest writes. So links may only be below the first folder, and must not lead out of it; a file must not bring
+# rights of its own. Contents are not pinned.
+CopyFileReasons := union({path_reasons, type_reasons, link_reasons, mode_reasons})
 
 path_reasons := set() if {
 	not ".." in split(input.path, "/")
-	some pattern in policy_data.request_defaults.CopyFileRequest
-	regex.match(pattern, input.path)
+	is_place(input.path)
 } else := {reason(["path"], policy_data.request_defaults.CopyFileRequest)}
+
+is_place(path) if {
+	some pattern in policy_data.request_defaults.CopyFileRequest
+	regex.match(pattern, path)
+}
 
 # Newer agents name the type; older ones leave it in the mode's upper bits.
 file_type := input.file_type if input.file_type
@@ -661,6 +960,12 @@ else := {{
 	"expected": "a file, a directory, or a link that stays below its own directory",
 }}
 
+link_reasons := set() if file_type != "Symlink"
+
+else := set() if is_place(regex.replace(input.path, "/[^/]*$", ""))
+
+else := {reason(["path"], "links only below the first folder, from which mounts begin")}
+
 # 2048 and 1024 are set-user-id and set-group-id, which volumes with a group set on directories.
 special_bits := floor((input.file_mode % 4096) / 1024)
 
@@ -673,7 +978,24 @@ else := set() if {
 
 else := {reason(["file_mode"], "no set-user-id, no set-group-id")}
 
-CopyFileRequest := true if count(CopyFileReasons) == 0
+CopyFileRequest := true if {
+	count(CopyFileReasons) == 0
+	not first_of_like_named
+}
+
+CopyFileRequest := allowed_with([put(replace(copied_key(input.path), "~", "~0"), copied_before)]) if {
+	count(CopyFileReasons) == 0
+	first_of_like_named
+	copied_before := count([key | some key, value in data.pstate; startswith(key, "copied:")])
+}
+
+# What a mount begins at, and whose name does not say which mount of its container.
+first_of_like_named if {
+	count(policy_data.common.like_names) > 0
+	name := regex.replace(input.path, "^.*/[0-9a-f]{64}-[0-9a-f]{16}-", "")
+	name in policy_data.common.like_names
+	not is_number(data.pstate[copied_key(input.path)])
+}
 
 # ---- Network ----
 

@@ -2,7 +2,10 @@
 
 use serde_json::{Map, Value};
 
-use crate::pattern;
+use crate::{
+    pattern,
+    shim::{CONTAINERD, Shim},
+};
 
 const DEFAULTS: &str = include_str!("settings.json");
 /// Largest settings file, in bytes.
@@ -41,6 +44,16 @@ pub enum SettingsError {
         /// The text.
         found: String,
     },
+    /// A name that nothing has.
+    #[error("{path}: {found:?} is not one of {expected}")]
+    Name {
+        /// JSON path.
+        path: &'static str,
+        /// The name.
+        found: String,
+        /// Those that exist.
+        expected: String,
+    },
     /// A value of another type than the default's.
     #[error("{path}: expected {expected}, as in the default settings")]
     Type {
@@ -69,7 +82,35 @@ impl Settings {
         let mut settings = Self::default();
         merge(&mut settings.0, &user, "")?;
         settings.check_env()?;
+        settings.check_names()?;
         Ok(settings)
+    }
+
+    fn check_names(&self) -> Result<(), SettingsError> {
+        let unknown = |path, found, expected| Err(SettingsError::Name { path, found, expected });
+        let shim = self.text(&["kata", "shim"]);
+        if Shim::named(&shim).is_none() {
+            return unknown("kata.shim", shim, Shim::names());
+        }
+        let containerd = self.text(&["kata", "containerd"]);
+        match CONTAINERD.contains(&containerd.as_str()) {
+            true => Ok(()),
+            false => unknown("kata.containerd", containerd, CONTAINERD.join(", ")),
+        }
+    }
+
+    /// Whose requests policies are for.
+    pub(crate) fn shim(&self) -> Shim {
+        Shim::named(&self.text(&["kata", "shim"])).unwrap_or(Shim::Any)
+    }
+
+    /// The settings for the shim of a runtime bundle, unless they name one already.
+    pub fn for_shim(mut self, name: &str) -> Result<Self, SettingsError> {
+        if self.text(&["kata", "shim"]) == "any" {
+            self.0["kata"]["shim"] = name.into();
+        }
+        self.check_names()?;
+        Ok(self)
     }
 
     /// What entries of the environment may look like must be lists of regular expressions.
@@ -115,7 +156,8 @@ impl Settings {
 }
 
 /// Objects whose keys are the user's to choose.
-const OPEN: [&str; 9] = [
+const OPEN: [&str; 10] = [
+    "mounts.more_options",
     "kata.namespaces",
     "process.sandbox_sysctls",
     "env",

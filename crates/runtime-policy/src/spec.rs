@@ -16,6 +16,12 @@ pub(crate) struct PodSpec {
     pub(crate) runtime_class_name: Option<String>,
     pub(crate) hostname: Option<String>,
     pub(crate) restart_policy: Option<String>,
+    pub(crate) subdomain: Option<String>,
+    pub(crate) hostname_override: Option<String>,
+    #[serde(rename = "setHostnameAsFQDN")]
+    pub(crate) set_hostname_as_fqdn: Option<bool>,
+    /// For the pod as a whole (Kubernetes 1.34).
+    pub(crate) resources: Option<Resources>,
     pub(crate) init_containers: Option<Vec<Container>>,
     pub(crate) containers: Vec<Container>,
     pub(crate) volumes: Option<Vec<Volume>>,
@@ -144,6 +150,14 @@ pub(crate) struct Volume {
     pub(crate) source: BTreeMap<String, Value>,
 }
 
+impl Volume {
+    /// Its kind and source. One without a source is an `emptyDir`, as the API server fills it in.
+    pub(crate) fn kind(&self) -> (&str, &Value) {
+        let mut sources = self.source.iter().filter(|(_, source)| !source.is_null());
+        sources.next().map_or(("emptyDir", &Value::Null), |(kind, source)| (kind.as_str(), source))
+    }
+}
+
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct PodSecurityContext {
@@ -153,6 +167,7 @@ pub(crate) struct PodSecurityContext {
     pub(crate) fs_group: Option<u32>,
     pub(crate) sysctls: Option<Vec<Sysctl>>,
     pub(crate) supplemental_groups_policy: Option<String>,
+    pub(crate) app_armor_profile: Option<AppArmorProfile>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -172,6 +187,13 @@ pub(crate) struct SecurityContext {
     pub(crate) allow_privilege_escalation: Option<bool>,
     pub(crate) capabilities: Option<Capabilities>,
     pub(crate) proc_mount: Option<String>,
+    pub(crate) app_armor_profile: Option<AppArmorProfile>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct AppArmorProfile {
+    pub(crate) localhost_profile: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

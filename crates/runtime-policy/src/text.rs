@@ -1,5 +1,7 @@
 //! Texts that are known in part: literally, by what the pod is called, or by a regular expression.
 
+use std::borrow::Cow;
+
 use serde_json::{Value, json};
 
 /// A piece of a text.
@@ -10,7 +12,13 @@ pub(crate) enum Piece {
     /// Known when the pod runs: a placeholder such as `$(sandbox-name)`.
     Placeholder(&'static str),
     /// Known by its form only: a regular expression without anchors.
-    Form(&'static str),
+    Form(Cow<'static, str>),
+}
+
+impl Piece {
+    pub(crate) fn form(form: impl Into<Cow<'static, str>>) -> Self {
+        Self::Form(form.into())
+    }
 }
 
 /// A text in pieces.
@@ -57,8 +65,14 @@ impl Text {
 
     /// A regular expression for the text, with its placeholders.
     pub(crate) fn pattern(&self) -> String {
+        self.pattern_with("", "")
+    }
+
+    /// The same with a regular expression in the place of one placeholder.
+    pub(crate) fn pattern_with(&self, placeholder: &str, form: &str) -> String {
         let parts = self.0.iter().map(|piece| match piece {
             Piece::Literal(text) => quote(text),
+            Piece::Placeholder(name) if *name == placeholder => format!("({form})"),
             Piece::Placeholder(name) => (*name).to_owned(),
             Piece::Form(form) => format!("({form})"),
         });
@@ -120,7 +134,7 @@ mod tests {
     fn variables_are_expanded_as_kubernetes_does() {
         let value = |name: &str| match name {
             "A" => Some(Text::literal("x.y")),
-            "IP" => Some(Text::piece(Piece::Form("[0-9.]+"))),
+            "IP" => Some(Text::piece(Piece::form("[0-9.]+"))),
             "POD" => Some(Text::piece(Piece::Placeholder("$(sandbox-name)"))),
             _ => None,
         };

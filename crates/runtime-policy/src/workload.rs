@@ -35,6 +35,8 @@ pub struct Workload {
     pub(crate) spec: PodSpec,
     /// What pods made from it are called, as a regular expression.
     pub(crate) pod_name: String,
+    /// Whether its pods are numbered by a job.
+    pub(crate) indexed: bool,
 }
 
 /// Where the pod is, by kind of the resource.
@@ -115,6 +117,9 @@ impl Workload {
             pod: pod.clone(),
             spec,
             pod_name,
+            indexed: kind == "Job" && text(resource, "/spec/completionMode") == Some("Indexed")
+                || kind == "CronJob"
+                    && text(resource, "/spec/jobTemplate/spec/completionMode") == Some("Indexed"),
         }))
     }
 

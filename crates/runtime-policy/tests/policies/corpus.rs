@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path};
 use runtime_policy::{ContainerImage, Deployment, Images, Injection, PodPolicy, RULES, Settings};
 use serde_json::Value;
 
-use crate::host::Host;
+use crate::host::{Host, Shim};
 
 pub(crate) const INITIALIZER: &str = "registry.example/contrast/initializer:1";
 pub(crate) const MESH: &str = "registry.example/contrast/service-mesh:1";
@@ -40,7 +40,6 @@ pub(crate) fn images() -> Images {
             image.user = "app".into();
             image.cmd = vec!["--follow".into()];
             image.working_dir = "/srv".into();
-            image.volumes = vec!["/var/log/app".into()];
         }),
         image("registry.example/shop/tool:3", |image| {
             image.user = "2000:3000".into();
@@ -119,6 +118,10 @@ pub(crate) fn each(mut test: impl FnMut(&PodPolicy, &Host<'_>)) {
     let (images, values) = (pinned_images(), values());
     for policy in policies() {
         let (pod, name) = pod(&policy.workload.name);
-        test(&policy, &Host { pod: &pod, name: &name, namespace: "shop", images: &images, values: &values });
+        for shim in [Shim::Rust, Shim::Go] {
+            let host =
+                Host { pod: &pod, name: &name, namespace: "shop", images: &images, values: &values, shim };
+            test(&policy, &host);
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! What a correct host sends to the agent for a pod: kubelet, containerd and the Kata shim in one.
 //!
-//! Written from what those programs do, not from the code under test, so that both can be wrong in
-//! different ways only. Shapes: agent protocol and OCI runtime specification.
+//! Written after the recordings (`recorded.rs`), for pods that were not recorded: it says the same as they do of the same
+//! pod, as [`crate::recorded`] checks. What the Go shim does otherwise was read in its source.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,6 @@ use runtime_policy::ContainerImage;
 use serde_json::{Value, json};
 
 pub(crate) const SANDBOX: &str = "1111111111111111111111111111111111111111111111111111111111111111";
-const HASH: &str = "0123456789abcdef";
 pub(crate) const SHARED: &str = "/run/kata-containers/shared/containers";
 
 /// A request by the name of its rule.
@@ -25,6 +24,14 @@ pub(crate) struct Host<'a> {
     pub(crate) images: &'a BTreeMap<String, ContainerImage>,
     /// Values of `ConfigMaps` and Secrets: name and key.
     pub(crate) values: &'a BTreeMap<(String, String), String>,
+    pub(crate) shim: Shim,
+}
+
+/// Whose form requests have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shim {
+    Rust,
+    Go,
 }
 
 fn list<'v>(value: &'v Value, field: &str) -> Vec<&'v Value> {
@@ -49,7 +56,10 @@ fn bind(destination: &str, source: String, options: [&str; 3]) -> Value {
 
 fn copied(container: &str, destination: &str) -> String {
     let base = destination.trim_end_matches('/').rsplit('/').next().unwrap();
-    format!("{SHARED}/{container}-{HASH}-{base}")
+    let random = destination
+        .bytes()
+        .fold(0x0123_4567_89ab_cdef_u64, |sum, byte| sum.rotate_left(7).wrapping_mul(3) ^ u64::from(byte));
+    format!("{SHARED}/{container}-{random:016x}-{base}")
 }
 
 impl Host<'_> {
@@ -83,14 +93,14 @@ impl Host<'_> {
         start.push(("StartContainerRequest".into(), json!({ "container_id": SANDBOX })));
         for container in self.containers() {
             let id = id(container["name"].as_str().unwrap());
-            start.push((
-                "CopyFileRequest".into(),
-                json!({
-                    "path": copied(&id, "/etc/hosts"), "file_type": "Regular", "file_size": 100, "file_mode": 0o100_644,
-                    "dir_mode": 0o750, "uid": 0, "gid": 0, "offset": 0, "symlink_target": null,
-                }),
-            ));
-            start.push(("CreateContainerRequest".into(), self.create(container)));
+            let create = self.create(container);
+            for mount in list(&create["OCI"], "Mounts") {
+                if mount["source"].as_str().is_some_and(|source| source.contains(&format!("{SHARED}/{id}-")))
+                {
+                    start.push(copy(&mount["source"]));
+                }
+            }
+            start.push(("CreateContainerRequest".into(), create));
             start.push(("StartContainerRequest".into(), json!({ "container_id": id })));
             for command in probes(container) {
                 start.push(("ExecProcessRequest".into(), self.exec(container, &command)));
@@ -104,19 +114,29 @@ impl Host<'_> {
             "hostname": self.hostname(),
             "dns": ["nameserver 10.96.0.10"],
             "sandbox_id": SANDBOX,
-            "sandbox_pidns": self.pod["spec"]["shareProcessNamespace"] == true,
+            "sandbox_pidns": false,
             "guest_hook_path": "",
             "kernel_modules": [],
             "storages": [{
                 "driver": "ephemeral", "driver_options": [], "source": "shm", "fstype": "tmpfs",
                 "options": ["noexec", "nosuid", "nodev", "mode=1777", "size=67108864"],
-                "mount_point": "/run/kata-containers/sandbox/shm", "fs_group": null,
+                "mount_point": "/run/kata-containers/sandbox/shm", "fs_group": null, "shared": false,
             }],
         })
     }
 
-    fn hostname(&self) -> &str {
-        self.pod["spec"]["hostname"].as_str().unwrap_or(self.name)
+    fn hostname(&self) -> String {
+        if let Some(index) = self.index() {
+            let (job, _) = self.name.rsplit_once(&format!("-{index}-")).unwrap();
+            return format!("{job}-{index}");
+        }
+        self.pod["spec"]["hostname"].as_str().unwrap_or(self.name).to_owned()
+    }
+
+    /// Number of the pod, if a job numbers its pods.
+    fn index(&self) -> Option<&str> {
+        let (rest, suffix) = self.name.rsplit_once('-')?;
+        (rest.starts_with("batch-") && suffix.len() == 5).then(|| rest.rsplit('-').next().unwrap())
     }
 
     fn annotations(&self, container: &str, kind: [&str; 2]) -> Value {
@@ -133,16 +153,28 @@ impl Host<'_> {
     }
 
     fn request(&self, id: &str, oci: Value, storages: Value, devices: Value) -> Value {
+        let shared = self.pod["spec"]["shareProcessNamespace"] == true && id != SANDBOX;
         json!({
             "container_id": id,
-            "exec_id": id,
+            "exec_id": if self.shim == Shim::Go { id } else { "" },
             "OCI": oci,
             "storages": storages,
             "devices": devices,
-            "sandbox_pidns": self.pod["spec"]["shareProcessNamespace"] == true,
+            "sandbox_pidns": shared,
             "shared_mounts": [],
             "string_user": null,
+            "stdin_port": 0, "stdout_port": 0, "stderr_port": 0,
         })
+    }
+
+    /// The user of the sandbox's own container: the pod's, or the image's.
+    fn pause_user(&self) -> Value {
+        let context = &self.pod["spec"]["securityContext"];
+        let (uid, gid) = match context["runAsUser"].as_u64() {
+            Some(uid) => (uid, context["runAsGroup"].as_u64().unwrap_or(0)),
+            None => (65535, 65535),
+        };
+        json!({ "UID": uid, "GID": gid, "AdditionalGids": [gid], "Username": "" })
     }
 
     fn create_pause(&self) -> Value {
@@ -151,6 +183,8 @@ impl Host<'_> {
             "/var/log/pods/{}_{}_eb1495ed-331a-44ff-ad6d-fce1a69280cd",
             self.namespace, self.name
         ));
+        annotations["nerdctl/network-namespace"] = json!("/var/run/netns/cni-c2fb028b");
+        annotations["io.kubernetes.cri.sandbox-memory"] = json!("0");
         let mut sysctl = json!({
             "net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647",
         });
@@ -165,13 +199,13 @@ impl Host<'_> {
         }));
         let process = json!({
             "Args": ["/pause"], "Cwd": "/", "Env": [PATH], "Terminal": false, "NoNewPrivileges": true,
-            "User": { "UID": 65535, "GID": 65535, "AdditionalGids": [], "Username": "" },
-            "Capabilities": capabilities(&DEFAULT.map(String::from)),
+            "User": self.pause_user(),
+            "Capabilities": self.capabilities(&DEFAULT.map(String::from)),
             "ApparmorProfile": "", "SelinuxLabel": "", "Rlimits": [], "OOMScoreAdj": -998, "ConsoleSize": null,
         });
-        let mut linux = linux(false, "");
+        let mut linux = self.linux(false, "");
         linux["Sysctl"] = sysctl;
-        let storage = guest_pull(SANDBOX, "registry.k8s.io/pause:3.10");
+        let storage = guest_pull(SANDBOX, "pause", &annotations);
         self.request(
             SANDBOX,
             self.oci(SANDBOX, annotations, process, mounts, linux, true),
@@ -190,8 +224,8 @@ impl Host<'_> {
         readonly: bool,
     ) -> Value {
         json!({
-            "Version": "1.1.0",
-            "Hostname": self.hostname(),
+            "Version": "1.2.1",
+            "Hostname": if id == SANDBOX { self.hostname() } else { String::new() },
             "Domainname": "",
             "Root": { "Path": format!("/run/kata-containers/{id}/rootfs"), "Readonly": readonly },
             "Annotations": annotations,
@@ -211,7 +245,6 @@ impl Host<'_> {
         let mut annotations = self.annotations(&id, ["container", "pod_container"]);
         annotations["io.kubernetes.cri.container-name"] = json!(name);
         annotations["io.kubernetes.cri.image-name"] = json!(image);
-        annotations["io.kubernetes.cri.sandbox-memory"] = json!("0");
         let context = &container["securityContext"];
         let privileged = context["privileged"] == true;
         let readonly = context["readOnlyRootFilesystem"] == true;
@@ -237,18 +270,11 @@ impl Host<'_> {
             let account = "/var/run/secrets/kubernetes.io/serviceaccount";
             mounts.push(bind(account, copied(&id, account), ["rbind", "rprivate", "ro"]));
         }
-        if let Some(image) = self.images.get(image) {
-            for volume in &image.volumes {
-                if !mounts.iter().any(|mount| mount["destination"] == volume.as_str()) {
-                    mounts.push(bind(volume, copied(&id, volume), ["rbind", "rprivate", "rw"]));
-                }
-            }
-        }
-        storages.push(guest_pull(&id, image));
+        storages.push(guest_pull(&id, image, &annotations));
         // The runtime mounts what lies higher first.
         mounts.sort_by_key(|mount| mount["destination"].as_str().unwrap().matches('/').count());
         let devices: Vec<&Value> = list(container, "volumeDevices");
-        let mut linux = linux(privileged, propagation);
+        let mut linux = self.linux(privileged, propagation);
         linux["Devices"] = devices
             .iter()
             .map(|device| json!({ "Path": device["devicePath"], "Type": "b", "Major": 254, "Minor": 0, "FileMode": 384, "UID": 0, "GID": 0 }))
@@ -289,19 +315,37 @@ impl Host<'_> {
         let options = ["rbind", mode, access];
         if !has("emptyDir") {
             mounts.push(bind(path, copied(id, path), options));
-        } else if volume["emptyDir"]["medium"] == "Memory" {
-            let place = format!("/run/kata-containers/sandbox/ephemeral/{name}");
-            mounts.push(bind(path, place.clone(), options));
-            storages.push(json!({
-                "driver": "ephemeral", "driver_options": [], "source": "tmpfs", "fstype": "tmpfs", "options": [],
-                "mount_point": place, "fs_group": null, "shared": false,
-            }));
         } else {
-            let place = format!("{SHARED}/{SANDBOX}/rootfs/local/{name}");
-            mounts
-                .push(json!({ "destination": path, "source": place, "type_": "local", "options": options }));
+            let group = self.pod["spec"]["securityContext"]["fsGroup"].as_u64();
+            let group = group.map(|group| format!("fsgid={group}"));
+            let (driver, kind, mode, fs, place) = match (volume["emptyDir"]["medium"] == "Memory", self.shim)
+            {
+                (true, _) => (
+                    "ephemeral",
+                    "bind",
+                    None,
+                    "tmpfs",
+                    format!("/run/kata-containers/sandbox/ephemeral/{name}"),
+                ),
+                (_, Shim::Rust) => (
+                    "local",
+                    "local",
+                    Some("mode=0777"),
+                    "local",
+                    format!("{SHARED}/passthrough/{SANDBOX}/rootfs/local/{name}"),
+                ),
+                (_, Shim::Go) => (
+                    "local",
+                    "local",
+                    Some("mode=0777"),
+                    "local",
+                    format!("{SHARED}/{SANDBOX}/rootfs/local/{name}"),
+                ),
+            };
+            mounts.push(json!({ "destination": path, "source": place, "type_": kind, "options": options }));
+            let given: Vec<String> = mode.map(str::to_owned).into_iter().chain(group).collect();
             storages.push(json!({
-                "driver": "local", "driver_options": [], "source": "local", "fstype": "local", "options": ["mode=0777"],
+                "driver": driver, "driver_options": [], "source": fs, "fstype": fs, "options": given,
                 "mount_point": place, "fs_group": null, "shared": false,
             }));
         }
@@ -364,7 +408,7 @@ impl Host<'_> {
             "Terminal": container["tty"] == true,
             "NoNewPrivileges": context["allowPrivilegeEscalation"] == false,
             "User": { "UID": uid, "GID": gid, "AdditionalGids": groups, "Username": "" },
-            "Capabilities": capabilities(&set),
+            "Capabilities": self.capabilities(&set),
             "ApparmorProfile": "", "SelinuxLabel": "", "Rlimits": [], "OOMScoreAdj": 1000, "ConsoleSize": null,
         })
     }
@@ -372,8 +416,11 @@ impl Host<'_> {
     fn env(&self, container: &Value, image: &ContainerImage) -> BTreeMap<String, String> {
         let mut env = BTreeMap::from([
             ("PATH".to_owned(), PATH[5..].to_owned()),
-            ("HOSTNAME".to_owned(), self.hostname().to_owned()),
+            ("HOSTNAME".to_owned(), self.hostname()),
         ]);
+        if let Some(index) = self.index() {
+            env.insert("JOB_COMPLETION_INDEX".into(), index.into());
+        }
         for entry in &image.env {
             let (name, value) = entry.split_once('=').unwrap();
             env.insert(name.to_owned(), value.to_owned());
@@ -445,8 +492,19 @@ impl Host<'_> {
     pub(crate) fn exec(&self, container: &Value, command: &[String]) -> Value {
         let mut process = self.process(container);
         process["Args"] = json!(command);
+        process["Capabilities"] = Value::Null;
+        process["NoNewPrivileges"] = json!(false);
+        process["Terminal"] = json!(false);
         json!({ "container_id": id(container["name"].as_str().unwrap()), "exec_id": "probe", "string_user": null, "process": process })
     }
+}
+
+fn copy(path: &Value) -> Request {
+    let file = json!({
+        "path": path, "file_type": "Regular", "file_size": 100, "file_mode": 0o100_644, "dir_mode": 0o750,
+        "uid": 0, "gid": 0, "offset": 0, "symlink_target": null,
+    });
+    ("CopyFileRequest".into(), file)
 }
 
 fn probes(container: &Value) -> Vec<Vec<String>> {
@@ -470,15 +528,16 @@ fn image_user(image: &ContainerImage) -> (u64, u64, Vec<u64>) {
         "app" => (1000, 1001, vec![1002]),
         "" => (0, 0, Vec::new()),
         other => {
-            let (uid, gid) = other.split_once(':').unwrap_or((other, "0"));
-            (uid.parse().unwrap(), gid.parse().unwrap(), Vec::new())
+            // Of USER u:g the kubelet passes on u alone.
+            (other.split(':').next().unwrap().parse().unwrap(), 0, Vec::new())
         }
     }
 }
 
-fn guest_pull(id: &str, image: &str) -> Value {
+fn guest_pull(id: &str, image: &str, annotations: &Value) -> Value {
+    let option = format!("image_guest_pull={}", json!({ "metadata": annotations }));
     json!({
-        "driver": "image_guest_pull", "driver_options": [], "source": image, "fstype": "overlay", "options": [],
+        "driver": "image_guest_pull", "driver_options": [option], "source": image, "fstype": "overlay", "options": [],
         "mount_point": format!("/run/kata-containers/{id}/rootfs"), "fs_group": null, "shared": false,
     })
 }
@@ -493,33 +552,45 @@ fn default_mounts() -> Vec<Value> {
     ]
 }
 
-fn linux(privileged: bool, propagation: &str) -> Value {
-    let masked = json!([
-        "/proc/acpi",
-        "/proc/asound",
-        "/proc/kcore",
-        "/proc/keys",
-        "/proc/latency_stats",
-        "/proc/timer_list",
-        "/proc/timer_stats",
-        "/proc/sched_debug",
-        "/sys/firmware",
-        "/proc/scsi"
-    ]);
-    let read_only = json!(["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]);
-    json!({
-        "CgroupsPath": "/kubepods/burstable/podeb1495ed-331a-44ff-ad6d-fce1a69280cd/4878266238663ca7",
-        "Devices": [], "GIDMappings": [], "UIDMappings": [], "IntelRdt": null, "MountLabel": "", "Seccomp": null,
-        "MaskedPaths": if privileged { json!([]) } else { masked },
-        "ReadonlyPaths": if privileged { json!([]) } else { read_only },
-        "RootfsPropagation": propagation,
-        "Namespaces": [
-            { "Type": "ipc", "Path": "" }, { "Type": "uts", "Path": "" }, { "Type": "mount", "Path": "" },
-            { "Type": "network", "Path": "/run/netns/podns" },
-        ],
-        "Resources": { "Devices": [], "CPU": { "Shares": 2 }, "Memory": null },
-        "Sysctl": {},
-    })
+impl Host<'_> {
+    fn linux(&self, privileged: bool, propagation: &str) -> Value {
+        let masked = json!([
+            "/proc/acpi",
+            "/proc/asound",
+            "/proc/kcore",
+            "/proc/keys",
+            "/proc/latency_stats",
+            "/proc/timer_list",
+            "/proc/timer_stats",
+            "/proc/sched_debug",
+            "/sys/firmware",
+            "/sys/devices/virtual/powercap",
+            "/proc/scsi"
+        ]);
+        let read_only = json!(["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]);
+        json!({
+            "CgroupsPath": "/kubepods/burstable/podeb1495ed-331a-44ff-ad6d-fce1a69280cd/4878266238663ca7",
+            "Devices": [], "GIDMappings": [], "UIDMappings": [], "IntelRdt": null, "MountLabel": "", "Seccomp": null,
+            "MaskedPaths": if privileged { json!([]) } else { masked },
+            "ReadonlyPaths": if privileged { json!([]) } else { read_only },
+            "RootfsPropagation": propagation,
+            "Namespaces": [
+                { "Type": "ipc", "Path": "" }, { "Type": "uts", "Path": "" },
+                { "Type": if self.shim == Shim::Go { "mount" } else { "mnt" }, "Path": "" },
+            ],
+            "Resources": { "Devices": [], "CPU": { "Shares": 2 }, "Memory": null },
+            "Sysctl": {},
+        })
+    }
+
+    fn capabilities(&self, set: &[String]) -> Value {
+        let name = |name: &String| match self.shim {
+            Shim::Go => name.clone(),
+            Shim::Rust => name.trim_start_matches("CAP_").to_owned(),
+        };
+        let set: Vec<String> = set.iter().map(name).collect();
+        json!({ "Ambient": [], "Bounding": set, "Effective": set, "Inheritable": [], "Permitted": set })
+    }
 }
 
 fn network() -> Vec<Request> {
@@ -567,7 +638,3 @@ const ALL: &str = "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID 
     NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE \
     SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL \
     SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE";
-
-fn capabilities(set: &[String]) -> Value {
-    json!({ "Ambient": [], "Bounding": set, "Effective": set, "Inheritable": [], "Permitted": set })
-}

@@ -8,3 +8,4 @@ mod generate;
 mod host;
 mod life;
 mod mutation;
+mod recorded;

@@ -1,11 +1,16 @@
-//! Every field of every request that a correct host sends, changed: refused, or explained here.
+//! Every field of every request that a real or a correct host sends, changed: refused, or explained here; and what a
+//! hostile host would put between them.
 
 use std::collections::BTreeSet;
 
-use runtime_policy::Evaluator;
+use runtime_policy::{Evaluator, PodPolicy};
 use serde_json::{Value, json};
 
-use crate::{corpus, host::SANDBOX};
+use crate::{
+    corpus,
+    host::{Request, Shim},
+    recorded,
+};
 
 /// Changes that are still allowed, with the reason why that is right: requests (`CreateContainerRequest` of
 /// the pause container is `CreatePause`), beginnings of paths, kinds of changes (none: all), reason.
@@ -70,6 +75,15 @@ const EXPLAINED: &[Explained] = &[
             "OCI.Solaris",
             "OCI.Windows",
             "shared_mounts",
+            "stdin_port",
+            "stdout_port",
+            "stderr_port",
+            "sandbox_pidns",
+            "OCI.Linux.Resources.BlockIO",
+            "OCI.Linux.Resources.Network",
+            "OCI.Linux.Resources.Pids",
+            "storages.*.driver_options",
+            "storages.*.options",
             "string_user",
             "kernel_modules",
             "process.ApparmorProfile",
@@ -110,15 +124,6 @@ const EXPLAINED: &[Explained] = &[
         "a set: neither order nor repetition means anything (an environment with a name twice is refused)",
     ),
     (
-        &["CreateContainerRequest", "CreatePause"],
-        &[
-            "OCI.Annotations.io·kubernetes·cri·sandbox-memory",
-            "OCI.Annotations.io·kubernetes·cri·sandbox-uid",
-        ],
-        &[],
-        "the guest does not read it",
-    ),
-    (
         &["CreateContainerRequest", "CreatePause", "ExecProcessRequest"],
         &[
             "OCI.Process.OOMScoreAdj",
@@ -145,10 +150,49 @@ const EXPLAINED: &[Explained] = &[
     ),
     (
         &["CreateContainerRequest", "CreatePause"],
-        &["OCI.Linux.Namespaces.network", "OCI.Linux.Namespaces.network.Path"],
+        &["OCI.Linux.MaskedPaths.#"],
         &["changed", "removed"],
-        "a VM has one network; the name of its namespace says nothing",
+        "of more paths than the pod asks for: below /proc and /sys, a path more or less opens nothing",
     ),
+    (
+        &["CreateContainerRequest", "CreatePause"],
+        &["OCI.Version"],
+        &["changed"],
+        "the agent does nothing with it, and each version of containerd has another",
+    ),
+    (
+        &["CreateContainerRequest", "CreatePause"],
+        &["OCI.Mounts./sys.options", "OCI.Mounts./sys/fs/cgroup.options"],
+        &["reordered", "repeated"],
+        "a set, in which nodes have more than the pod asks for",
+    ),
+    (
+        &["CreateContainerRequest"],
+        &[
+            "OCI.Process.Capabilities.Bounding.#",
+            "OCI.Process.Capabilities.Effective.#",
+            "OCI.Process.Capabilities.Permitted.#",
+        ],
+        &["removed"],
+        "a privileged container has what the node's containerd has, and no less than an ordinary one",
+    ),
+    (
+        &["ExecProcessRequest"],
+        &["process.Capabilities", "process.NoNewPrivileges", "process.Terminal"],
+        &["removed"],
+        "null and false, which mean the same",
+    ),
+    (
+        &["CreateContainerRequest", "CreatePause"],
+        &[
+            "OCI.Linux.Resources.Memory",
+            "OCI.Linux.Resources.Memory.**",
+            "OCI.Linux.Resources.HugepageLimits",
+        ],
+        &["changed", "removed", "added"],
+        "limits: the host can starve the VM anyway",
+    ),
+    (&["GuestDetailsRequest"], &["mem_block_size", "mem_hotplug_probe"], &[], "what the host wants to know"),
     (
         &["CreateContainerRequest"],
         &["OCI.Mounts./var/run/secrets/kubernetes·io/serviceaccount"],
@@ -369,31 +413,52 @@ fn explanation(request: &str, mutant: &Mutant) -> Option<usize> {
     })
 }
 
+/// Runs `test` with what real hosts sent, and then with what a host would send for pods that were not recorded.
+fn each(mut test: impl FnMut(&PodPolicy, &[Request])) {
+    recorded::each(|_, policy, requests| test(policy, requests));
+    corpus::each(|policy, host| {
+        if host.shim == Shim::Rust {
+            test(policy, &host.life());
+        }
+    });
+}
+
+/// What is made up anew for each pod does not make a change another one.
+fn without_ids(key: &str) -> String {
+    let ids = regex::Regex::new("[0-9a-f]{16,64}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}").unwrap();
+    ids.replace_all(key, "ID").into_owned()
+}
+
+fn is_pause(request: &Value) -> bool {
+    request["OCI"]["Annotations"]["io.kubernetes.cri.container-type"] == "sandbox"
+}
+
 #[test]
 fn every_changed_field_is_refused_or_explained() {
     let mut survivors = BTreeSet::new();
     let (mut tried, mut used) = (0, BTreeSet::new());
     let mut seen = BTreeSet::new();
-    corpus::each(|policy, host| {
+    each(|policy, requests| {
         let mut evaluator = Evaluator::new(policy.document.rego()).unwrap();
-        for (name, request) in host.life() {
-            let pause = name == "CreateContainerRequest" && request["container_id"] == SANDBOX;
-            let label = if pause { "CreatePause" } else { name.as_str() };
-            for mutant in mutants(&request) {
-                if !seen.insert((name.clone(), mutant.key.clone())) {
+        for (name, request) in requests {
+            let label = if is_pause(request) { "CreatePause" } else { name.as_str() };
+            let before = evaluator.clone();
+            for mutant in mutants(request) {
+                if !seen.insert((label.to_owned(), without_ids(&mutant.key))) {
                     continue;
                 }
                 tried += 1;
                 // An evaluation that fails is a denial, in the agent too.
-                let decision = evaluator.clone().decide(&name, &mutant.request);
+                let decision = evaluator.decide(name, &mutant.request);
                 if decision.is_ok_and(|decision| decision.allowed) {
+                    evaluator = before.clone(); // it remembers what it allowed
                     match explanation(label, &mutant) {
                         Some(entry) => drop(used.insert(entry)),
                         None => drop(survivors.insert(format!("{label} {} {}", mutant.path, mutant.kind))),
                     }
                 }
             }
-            assert!(evaluator.decide(&name, &request).unwrap().allowed, "{name} of {}", policy.workload.name);
+            assert!(evaluator.decide(name, request).unwrap().allowed, "{name} of {}", policy.workload.name);
         }
     });
     let list: Vec<String> = survivors.into_iter().collect();
@@ -402,4 +467,113 @@ fn every_changed_field_is_refused_or_explained() {
         (0..EXPLAINED.len()).filter(|entry| !used.contains(entry)).map(|entry| EXPLAINED[entry].1).collect();
     assert!(unused.is_empty(), "explained, but refused: {unused:?}");
     assert!(tried > 2000, "only {tried} changes were tried");
+}
+
+/// A request that a host may put between others, and whether it may.
+struct Inserted {
+    what: String,
+    request: Request,
+    allowed: bool,
+}
+
+/// What a hostile host would put after the requests `sent` so far.
+fn inserted(policy: &PodPolicy, sent: &[Request]) -> Vec<Inserted> {
+    let data = policy.document.data().unwrap();
+    let mut found = Vec::new();
+    let mut add = |what: String, name: &str, request: Value, allowed: bool| {
+        found.push(Inserted { what, request: (name.to_owned(), request), allowed });
+    };
+    let shared = "/run/kata-containers/shared/containers";
+    let fresh = "e".repeat(64);
+    let file = |path: String, kind: &str, target: Value| {
+        let mode = match kind {
+            "Symlink" => 0o120_000,
+            _ => 0o100_644,
+        };
+        json!({
+            "path": path, "file_type": kind, "symlink_target": target, "file_mode": mode, "dir_mode": 0o755,
+            "file_size": 1, "uid": 0, "gid": 0, "offset": 0,
+        })
+    };
+    let link = format!("{shared}/{fresh}-0123456789abcdef-x");
+    add("a link at the top".into(), "CopyFileRequest", file(link, "Symlink", json!("target")), false);
+    let sandbox = sent.iter().find_map(|(_, request)| request["sandbox_id"].as_str()).unwrap_or("none");
+    for place in ["passthrough/", ""] {
+        let path = format!("{shared}/{place}{sandbox}/rootfs/local/contrast-secrets/mesh-ca.pem");
+        add(format!("a file in {path}"), "CopyFileRequest", file(path, "Regular", Value::Null), false);
+    }
+    add(
+        "an unknown container's end".into(),
+        "RemoveContainerRequest",
+        json!({ "container_id": fresh }),
+        false,
+    );
+    add("a second sandbox".into(), "CreateSandboxRequest", json!({ "sandbox_id": fresh }), false);
+    let mut created: Vec<(String, &Value)> = Vec::new();
+    let mut alive: Vec<&str> = Vec::new();
+    for (name, request) in sent {
+        let id = request["container_id"].as_str().unwrap_or_default();
+        match name.as_str() {
+            "CreateContainerRequest" => {
+                let key = "io.kubernetes.cri.container-name";
+                let container = request["OCI"]["Annotations"][key].as_str().unwrap_or("pause");
+                created.push((container.to_owned(), request));
+                alive.push(id);
+            }
+            "RemoveContainerRequest" => alive.retain(|known| *known != id),
+            _ => {}
+        }
+    }
+    for (container, request) in &created {
+        let id = request["container_id"].as_str().unwrap();
+        let text = request.to_string().replace(id, &fresh);
+        let mut again: Value = serde_json::from_str(&text).unwrap();
+        if is_pause(request) {
+            continue; // its id is the sandbox's
+        }
+        again["OCI"]["Annotations"]["io.kubernetes.cri.sandbox-id"] = json!(sandbox);
+        let entry =
+            data["containers"].as_array().unwrap().iter().find(|entry| entry["name"] == container.as_str());
+        let later = entry.unwrap()["before"].as_array().unwrap();
+        let over = created.iter().any(|(other, _)| later.iter().any(|name| name == other.as_str()));
+        let exists = alive.contains(&id);
+        add(format!("{container} again"), "CreateContainerRequest", again, !over && !exists);
+    }
+    for id in alive {
+        let container = json!({ "container_id": id });
+        add("other limits".into(), "UpdateContainerRequest", container, false);
+        let process =
+            json!({ "Args": ["/bin/sh"], "Cwd": "/", "User": { "UID": 0, "GID": 0, "AdditionalGids": [0] } });
+        let exec = json!({ "container_id": id, "exec_id": "x", "process": process });
+        add("a shell".into(), "ExecProcessRequest", exec, false);
+    }
+    found
+}
+
+#[test]
+fn what_is_put_between_requests_is_refused() {
+    let mut tried = 0;
+    recorded::each(|recording, policy, requests| {
+        let mut evaluator = Evaluator::new(policy.document.rego()).unwrap();
+        for (position, (name, request)) in requests.iter().enumerate() {
+            // What an agent remembers changes with these only.
+            let changes = [
+                "CreateSandboxRequest",
+                "CreateContainerRequest",
+                "StartContainerRequest",
+                "RemoveContainerRequest",
+            ];
+            evaluator.decide(name, request).unwrap();
+            if !changes.contains(&name.as_str()) {
+                continue;
+            }
+            for Inserted { what, request, allowed } in inserted(policy, &requests[..=position]) {
+                let decision = evaluator.clone().decide(&request.0, &request.1);
+                let found = decision.is_ok_and(|decision| decision.allowed);
+                assert_eq!(found, allowed, "{recording}: {what} after request {position}, {name}");
+                tried += 1;
+            }
+        }
+    });
+    assert!(tried > 200, "{tried}");
 }
