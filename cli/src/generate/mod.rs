@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 
 use ::manifest::ReferenceValues;
 use anyhow::Context as _;
-use runtime_policy::{Deployment, Injection, MAX_LINE_BYTES, PodPolicy, PodSecurity, RULES, Settings};
+use runtime_policy::{
+    Deployment, Injection, MAX_LINE_BYTES, PodPolicy, PodSecurity, RULES, Settings, from_host,
+};
 use serde::Serialize;
 
 use crate::{
@@ -187,6 +189,8 @@ struct PodReport {
     name: String,
     policy: String,
     mr_config_id: String,
+    /// For each container the paths that the host fills or writes.
+    from_host: std::collections::BTreeMap<String, Vec<String>>,
 }
 
 pub(crate) async fn run(mut args: Args, workspace: Option<&Path>, printer: &Printer) -> anyhow::Result<()> {
@@ -201,9 +205,13 @@ pub(crate) async fn run(mut args: Args, workspace: Option<&Path>, printer: &Prin
             *file = Some(own);
         }
     }
-    let measured = measured(&mut args, printer)?;
+    let mut senders = Vec::new();
+    let measured = measured(&mut args, &mut senders, printer)?;
     let draft = manifest::Draft::read(&args, measured)?;
-    let settings = settings(args.settings.as_deref())?;
+    let mut settings = settings(args.settings.as_deref())?;
+    for sender in senders {
+        settings = settings.with_sender(sender.each_ref().map(Option::as_deref)).context("launch.json")?;
+    }
     let rules = match &args.policy {
         Some(path) => String::from_utf8(read(path)?).with_context(|| path.display().to_string())?,
         None => RULES.to_owned(),
@@ -272,7 +280,11 @@ fn refuse_published_secrets(deployment: &Deployment) -> anyhow::Result<()> {
 }
 
 /// The reference values that were given, as a file or as bundles. A single bundle's runtime is the pods' runtime class.
-fn measured(args: &mut Args, printer: &Printer) -> anyhow::Result<Option<ReferenceValues>> {
+fn measured(
+    args: &mut Args,
+    senders: &mut Vec<[Option<String>; 2]>,
+    printer: &Printer,
+) -> anyhow::Result<Option<ReferenceValues>> {
     let values = match &args.measurements {
         Some(path) => serde_json::from_slice(&read(path)?).with_context(|| path.display().to_string())?,
         None if args.runtime_bundle.is_empty() => return Ok(None),
@@ -280,6 +292,7 @@ fn measured(args: &mut Args, printer: &Printer) -> anyhow::Result<Option<Referen
             let mut values = ReferenceValues::default();
             for bundle in &args.runtime_bundle {
                 let measured = runtime::measured(bundle, printer)?;
+                senders.push(measured.sender);
                 let found: ReferenceValues = serde_json::from_value(measured.values)?;
                 values.snp.extend(found.snp);
                 values.tdx.extend(found.tdx);
@@ -339,6 +352,13 @@ fn report(
         name: policy.workload.name.clone(),
         policy: policy.document.hash().to_string(),
         mr_config_id: hex::encode(policy.document.mr_config_id()),
+        from_host: policy
+            .document
+            .data()
+            .map(|data| from_host(&data))
+            .unwrap_or_default()
+            .into_iter()
+            .collect(),
     };
     let security = |found: &PodSecurity| PodSecurityReport {
         namespace: found.namespace.clone(),
@@ -360,6 +380,9 @@ fn summary(report: &Report) -> String {
     let mut text = String::new();
     for pod in &report.pods {
         let _ = writeln!(text, "{:.16}…  {} {}/{}", pod.policy, pod.kind, pod.namespace, pod.name);
+        for (container, paths) in &pod.from_host {
+            let _ = writeln!(text, "    the host decides, in {container}: {}", paths.join(", "));
+        }
     }
     let changed = match report.changed_files.len() {
         0 => "No file changed".to_owned(),

@@ -1,9 +1,14 @@
 //! `contrast policy test`.
 
-use std::{collections::BTreeSet, fmt::Write as _, io::IsTerminal as _, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    io::IsTerminal as _,
+    path::PathBuf,
+};
 
 use anyhow::{Context as _, bail};
-use runtime_policy::{Decision, Evaluator, Reason};
+use runtime_policy::{Decision, Evaluator, Reason, looks_like};
 use serde_json::Value;
 
 use super::load_one;
@@ -40,18 +45,49 @@ pub(crate) struct Args {
 pub(super) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
     let policy = load_one(&args.path, args.pod.as_deref())?;
     let mut evaluator = Evaluator::new(policy.document.rego())?;
+    let runtime = policy.data().map(|data| data["runtime"].clone()).unwrap_or_default();
     let mut decisions = Vec::new();
+    let mut others = BTreeMap::new();
     for path in &args.request {
         for (kind, request) in
             requests(path, args.kind.as_deref()).with_context(|| path.display().to_string())?
         {
+            for (name, sign) in looks_like(&request).into_iter().filter(|(name, _)| is_other(&runtime, name))
+            {
+                others.entry(name).or_insert_with(BTreeSet::new).insert(sign);
+            }
             decisions.push(evaluator.decide(&kind, &request)?);
         }
+    }
+    for (name, signs) in others {
+        let signs = signs.into_iter().collect::<Vec<_>>().join(", ");
+        printer.note(&format!(
+            "These look like requests of {name} ({signs}); the policy was made for {}",
+            made_for(&runtime)
+        ));
     }
     printer.result(&text(&decisions), &decisions)?;
     match decisions.iter().filter(|decision| !decision.allowed).count() {
         0 => Ok(()),
         denied => Err(Refused(format!("{denied} of {} requests are denied", decisions.len())).into()),
+    }
+}
+
+fn made_for(runtime: &Value) -> String {
+    let of = |key: &str| runtime[key].as_str().unwrap_or("any").to_owned();
+    format!("shim {}, containerd {}", of("shim"), of("containerd"))
+}
+
+/// Whether a policy is for another runtime than the one of that name.
+fn is_other(runtime: &Value, name: &str) -> bool {
+    let (key, name) = match name.strip_prefix("containerd ") {
+        Some(version) => ("containerd", version),
+        None => ("shim", name),
+    };
+    match runtime[key].as_str().unwrap_or("any") {
+        "any" => name == "contrast",
+        "contrast" => false, // patches of either
+        known => known != name,
     }
 }
 

@@ -48,6 +48,9 @@ struct Launch {
     /// `SEV_FEATURES`.
     #[serde(default = "snp_active")]
     guest_features: u64,
+    /// Whose requests the pods' policies are for, as `kata.shim` and `kata.containerd` of the settings name them.
+    shim: Option<String>,
+    containerd: Option<String>,
 }
 
 fn one() -> Vec<u32> {
@@ -71,6 +74,8 @@ pub(super) struct Guest {
     pub(super) vcpus: Vec<u32>,
     pub(super) cpu_models: BTreeMap<String, String>,
     pub(super) guest_features: u64,
+    /// `kata.shim` and `kata.containerd` of the policies' settings.
+    pub(super) sender: [Option<String>; 2],
     /// The launch digest that the bundle's SNP ID block demands of the firmware.
     pub(super) demanded_digest: Option<Measurement>,
     /// The runtime's name, which follows from its contents.
@@ -108,6 +113,7 @@ impl Guest {
             vcpus: launch.vcpus,
             cpu_models: launch.cpu_models,
             guest_features: launch.guest_features,
+            sender: [launch.shim, launch.containerd],
             demanded_digest: None,
             handler: None,
         })
@@ -154,6 +160,7 @@ impl Guest {
             vcpus: launch.vcpus,
             cpu_models: launch.cpu_models,
             guest_features: launch.guest_features,
+            sender: [launch.shim, launch.containerd],
             demanded_digest: bundle.snp_id.as_ref().map(|(block, _)| id_block_digest(block)).transpose()?,
             handler: handler.ok(),
         })

@@ -60,6 +60,8 @@ pub(crate) struct Measured {
     pub(crate) values: Value,
     /// The runtime's name, if all its files were there.
     pub(crate) handler: Option<HandlerName>,
+    /// `kata.shim` and `kata.containerd` of the policies' settings, if the bundle names them.
+    pub(crate) sender: [Option<String>; 2],
     root: Option<RootFileSystem>,
 }
 
@@ -84,7 +86,7 @@ fn measure(args: &Args, printer: &Printer) -> anyhow::Result<Measured> {
     let guest = Guest::read(&args.bundle, args.files.as_deref(), printer)?;
     let root = guest.image.as_deref().map(|image| root_file_system(image, &guest, printer)).transpose()?;
     let values = if guest.platform.contains("TDX") { tdx(args, &guest, printer)? } else { snp(&guest)? };
-    Ok(Measured { values, handler: guest.handler, root })
+    Ok(Measured { values, handler: guest.handler, sender: guest.sender, root })
 }
 
 fn root_file_system(image: &Path, guest: &Guest, printer: &Printer) -> anyhow::Result<RootFileSystem> {

@@ -31,11 +31,12 @@ pub struct Target {
 impl Deployment {
     /// Whatever does not fit the place.
     pub fn check(&self, target: &Target) -> Vec<Finding> {
-        let mut found = Vec::new();
+        let mut found = self.left_out();
         for workload in self.workloads() {
             let mut warn = |path: &Path, message: String| {
                 found.push(self.place(workload).finding(&workload.kind, &workload.name, path, message));
             };
+            namespace(workload, &mut warn);
             runtime_class(workload, target, &mut warn);
             processors(workload, target, &mut warn);
             gpus(workload, target, &mut warn);
@@ -46,6 +47,14 @@ impl Deployment {
 }
 
 type Warn<'a> = dyn FnMut(&Path, String) + 'a;
+
+fn namespace(workload: &Workload, warn: &mut Warn<'_>) {
+    if !workload.namespace_given {
+        let message = "there is no metadata.namespace, so the policy is for the namespace \"default\": in another one the pod \
+                       would be denied";
+        warn(&workload.path.then("metadata"), message.into());
+    }
+}
 
 fn runtime_class(workload: &Workload, target: &Target, warn: &mut Warn<'_>) {
     let path = workload.spec_path().then("runtimeClassName");
@@ -176,7 +185,7 @@ mod tests {
     use super::*;
 
     fn findings(spec: &str, target: &Target) -> Vec<String> {
-        let pod = format!("kind: Pod\nmetadata: {{name: a}}\nspec: {spec}\n");
+        let pod = format!("kind: Pod\nmetadata: {{name: a, namespace: b}}\nspec: {spec}\n");
         Deployment::read([("a.yml", pod)]).unwrap().check(target).iter().map(ToString::to_string).collect()
     }
 
@@ -225,6 +234,31 @@ mod tests {
         {
             assert_eq!(findings(&image(fine), &target()), Vec::<String>::new(), "{fine}");
         }
+    }
+
+    #[test]
+    fn a_missing_namespace_and_kinds_that_are_not_understood_are_named() {
+        let class = "runtimeClassName: contrast-cc-metal-qemu-snp-0a1b2c3d";
+        let files = format!(
+            "kind: Pod\nmetadata: {{name: a}}\nspec: {{{class}, containers: [{{name: a, image: i}}]}}\n---\n\
+             kind: Rollout\nmetadata: {{name: r}}\nspec:\n  template:\n    spec: {{{class}}}\n"
+        );
+        let found = Deployment::read([("a.yml", files)]).unwrap().check(&target());
+        let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+        assert!(
+            found[0].starts_with(
+                "a.yml:9: Rollout \"r\": spec.template.spec.runtimeClassName: pods of this kind"
+            ),
+            "{found:?}"
+        );
+        assert!(found[1].contains("metadata: there is no metadata.namespace"), "{found:?}");
+    }
+
+    #[test]
+    fn a_limit_for_the_whole_pod_counts() {
+        let spec = "{runtimeClassName: contrast-cc-metal-qemu-snp-0a1b2c3d, resources: {limits: {cpu: 4}}, containers: [\
+            {name: a, image: i, resources: {limits: {cpu: 1}}}]}";
+        assert!(findings(spec, &target())[0].contains("its VM has 5 processors"));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::{
     injection::{self, Injection},
     objects::Objects,
     settings::Settings,
-    workload::{Workload, below_field, resources},
+    workload::{Workload, below_field, left_out, resources},
 };
 
 /// A file and its documents.
@@ -69,6 +69,29 @@ impl Deployment {
         self.files
             .iter()
             .map(|file| (file.name.as_str(), file.documents.iter().map(Document::text).collect()))
+    }
+
+    /// Resources of kinds that are not understood but ask for a confidential runtime class: they are left without a policy.
+    pub(crate) fn left_out(&self) -> Vec<Finding> {
+        let mut found = Vec::new();
+        for (file, content) in self.files.iter().enumerate() {
+            for (document, text) in content.documents.iter().enumerate() {
+                let place = Place { name: &content.name, file, document, text };
+                for (path, resource) in resources(text.value()) {
+                    let Some(at) = left_out(resource) else { continue };
+                    let name = |key: &str| resource.pointer(key).and_then(Value::as_str).unwrap_or_default();
+                    let message = "pods of this kind are not understood, so they get no policy and will not be verified: \
+                                   use a Deployment, StatefulSet, DaemonSet, Job, CronJob or Pod";
+                    found.push(place.finding(
+                        name("/kind"),
+                        name("/metadata/name"),
+                        &path.join(&at),
+                        message,
+                    ));
+                }
+            }
+        }
+        found
     }
 
     pub(crate) fn place(&self, workload: &Workload) -> Place<'_> {

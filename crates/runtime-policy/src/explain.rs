@@ -12,12 +12,36 @@ pub fn explain(data: &Value) -> String {
     for container in containers {
         explain_container(&mut text, container);
     }
+    let _ = writeln!(text, "\nIn these places the host decides what is there:");
+    for (container, places) in from_host(data) {
+        let _ = writeln!(text, "  {container:<12}{}", places.join(", "));
+    }
+    let runtime = &data["runtime"];
+    if let (Some(shim), Some(containerd)) = (runtime["shim"].as_str(), runtime["containerd"].as_str()) {
+        let _ = writeln!(text, "\nMade for requests of: shim {shim}, containerd {containerd}.");
+    }
     let _ = writeln!(text, "\nBeside that the host may:");
     for line in openings(data) {
         let _ = writeln!(text, "  - {line}");
     }
     let _ = writeln!(text, "\nEverything else is denied.");
     text
+}
+
+/// For each container the paths that the host fills or writes: files that it copies in, and disks.
+pub fn from_host(data: &Value) -> Vec<(String, Vec<String>)> {
+    let containers = data["containers"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let places = |container: &Value| -> Vec<String> {
+        let mounts = container["OCI"]["Mounts"].as_object().into_iter().flatten();
+        let copied = mounts.filter(|(_, mount)| is_copied(mount)).map(|(path, _)| path.clone());
+        let devices = container["devices"].as_array().into_iter().flatten();
+        copied.chain(devices.map(|device| format!("{} (a disk)", words(device)))).collect()
+    };
+    containers.iter().map(|container| (words(&container["name"]), places(container))).collect()
+}
+
+fn is_copied(mount: &Value) -> bool {
+    words(&mount["source"]).contains("/shared/containers/$(bundle-id)-")
 }
 
 fn words(value: &Value) -> String {
@@ -71,8 +95,7 @@ fn explain_container(text: &mut String, container: &Value) {
         let made =
             storages.map(|(_, storage)| &storage["mount_point"]).any(|place| *place == mount["source"]);
         let made = if made { ", made by the guest" } else { "" };
-        let copied = words(&mount["source"]).contains("/shared/containers/$(bundle-id)-");
-        let from_host = if copied { ", FROM THE HOST" } else { "" };
+        let from_host = if is_copied(mount) { ", FROM THE HOST" } else { "" };
         line("mount", format!("{destination} ({}){made}{from_host}", words(&mount["options"])));
     }
     line("devices", words(&container["devices"]));

@@ -38,7 +38,7 @@ pub use self::{
     },
     error::{Finding, PolicyError},
     evaluate::{Decision, EvaluationError, Evaluator, Reason},
-    explain::explain,
+    explain::{explain, from_host},
     image::{ContainerImage, Images, UnknownUser},
     injection::Injection,
     pod_security::{PodSecurity, PodSecurityLevel},

@@ -104,10 +104,17 @@ impl Settings {
         Shim::named(&self.text(&["kata", "shim"])).unwrap_or(Shim::Any)
     }
 
-    /// The settings for the shim of a runtime bundle, unless they name one already.
-    pub fn for_shim(mut self, name: &str) -> Result<Self, SettingsError> {
-        if self.text(&["kata", "shim"]) == "any" {
-            self.0["kata"]["shim"] = name.into();
+    /// The settings for a runtime bundle that names its shim and its containerd. Bundles that differ, or that name another than
+    /// the user's settings do, are refused: a pod's policy is for one.
+    pub fn with_sender(mut self, sender: [Option<&str>; 2]) -> Result<Self, SettingsError> {
+        for ((path, key), name) in
+            [("kata.shim", "shim"), ("kata.containerd", "containerd")].into_iter().zip(sender)
+        {
+            let Some(name) = name else { continue };
+            match self.text(&["kata", key]) {
+                known if known == "any" || known == name => self.0["kata"][key] = name.into(),
+                known => return Err(SettingsError::Name { path, found: name.to_owned(), expected: known }),
+            }
         }
         self.check_names()?;
         Ok(self)
@@ -246,6 +253,17 @@ mod tests {
         let wrong = refusal(json!({ "env": { "proxy": "^NO_PROXY=" } }));
         assert_eq!(wrong, "env.proxy: expected a list, as in the default settings");
         assert!(Settings::overlay(b"{").unwrap_err().to_string().contains("line 1"));
+    }
+
+    #[test]
+    fn a_bundle_names_its_shim_once() {
+        let with = |settings: Settings, shim| settings.with_sender([Some(shim), None]);
+        let settings = with(Settings::default(), "kata-go").unwrap();
+        assert_eq!(settings.shim(), Shim::Go);
+        let wrong = with(settings, "kata-rs").unwrap_err().to_string();
+        assert_eq!(wrong, "kata.shim: \"kata-rs\" is not one of kata-go");
+        let wrong = with(Settings::default(), "kata-ocaml").unwrap_err().to_string();
+        assert_eq!(wrong, "kata.shim: \"kata-ocaml\" is not one of any, kata-go, kata-rs, contrast");
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub struct Workload {
     pub kind: String,
     /// Its namespace, `default` if none is given.
     pub namespace: String,
+    /// Whether that was given, or is only what is usual.
+    pub(crate) namespace_given: bool,
     /// Its name, which is its DNS name as well.
     pub name: String,
     /// Extra rights.
@@ -65,6 +67,28 @@ pub(crate) fn resources(document: &Value) -> Vec<(Path, &Value)> {
     }
 }
 
+/// Where a resource of a kind that is not understood names a confidential runtime class.
+pub(crate) fn left_out(resource: &Value) -> Option<Path> {
+    fn search(value: &Value, at: &Path) -> Option<Path> {
+        match value {
+            Value::Object(map) => map.iter().find_map(|(key, value)| {
+                let below = at.then(key.as_str());
+                let class = value.as_str().filter(|_| key == "runtimeClassName");
+                match class.is_some_and(|class| class.starts_with(RUNTIME_CLASS)) {
+                    true => Some(below),
+                    false => search(value, &below),
+                }
+            }),
+            Value::Array(items) => {
+                items.iter().enumerate().find_map(|(index, item)| search(item, &at.then(index)))
+            }
+            _ => None,
+        }
+    }
+    let kind = text(resource, "/kind").unwrap_or_default();
+    if template(kind).is_some() { None } else { search(resource, &Path::default()) }
+}
+
 fn text<'a>(value: &'a Value, pointer: &str) -> Option<&'a str> {
     value.pointer(pointer).and_then(Value::as_str).filter(|text| !text.is_empty())
 }
@@ -91,7 +115,8 @@ impl Workload {
             .map_err(|(path, message)| place.error(kind, name, &path, message))?;
         spec.refuse_unsupported()
             .map_err(|(field, rule)| place.error(kind, name, &below_field(&spec_path, &field), rule))?;
-        let namespace = text(resource, "/metadata/namespace").unwrap_or("default").to_owned();
+        let given = text(resource, "/metadata/namespace");
+        let namespace = given.unwrap_or("default").to_owned();
         let role_path =
             path.then("metadata").then("annotations").then(format!("{ANNOTATION}pod-role").as_str());
         let role = match annotation(pod, "pod-role") {
@@ -108,6 +133,7 @@ impl Workload {
         Ok(Some(Self {
             kind: kind.to_owned(),
             namespace,
+            namespace_given: given.is_some(),
             name: name.to_owned(),
             role,
             workload_secret_id,

@@ -2,17 +2,27 @@
 
 use serde_json::{Number, Value};
 
-/// Resolves an unquoted scalar. Kubernetes' reader keeps YAML 1.1's booleans and octal numbers.
+/// Resolves an unquoted scalar. Kubernetes' reader keeps YAML 1.1's booleans, octal numbers
+/// and underscores in numbers.
 pub(crate) fn resolve(text: &str) -> Value {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => Value::Null,
-        "true" | "True" | "TRUE" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => Value::Bool(true),
-        "false" | "False" | "FALSE" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => Value::Bool(false),
+        "true" | "True" | "TRUE" | "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => {
+            Value::Bool(true)
+        }
+        "false" | "False" | "FALSE" | "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => {
+            Value::Bool(false)
+        }
         _ => number(text).map_or_else(|| Value::String(text.to_owned()), Value::Number),
     }
 }
 
 fn number(text: &str) -> Option<Number> {
+    if !text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.')) {
+        return None;
+    }
+    // `1_000` is a thousand.
+    let text = &text.replace('_', "");
     let (negative, digits) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
         None => (false, text.strip_prefix('+').unwrap_or(text)),
@@ -59,6 +69,11 @@ mod tests {
             ("0x1f", json!(31)),
             ("-5", json!(-5)),
             ("yes", json!(true)),
+            ("y", json!(true)),
+            ("N", json!(false)),
+            ("1_000", json!(1000)),
+            ("1_", json!(1)),
+            ("_1", json!("_1")),
             ("~", json!(null)),
             ("1.5", json!(1.5)),
             ("1e3", json!(1000.0)),

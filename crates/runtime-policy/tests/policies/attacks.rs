@@ -189,6 +189,143 @@ fn a_volume_that_the_guest_makes_cannot_be_replaced_or_hidden() {
 }
 
 #[test]
+fn links_are_only_below_the_folders_that_mounts_begin_at() {
+    frontend(|policy, _| {
+        let evaluator = Evaluator::new(policy.document.rego()).unwrap();
+        let place = format!("{SHARED}/{}-0123456789abcdef-x", id("web"));
+        let link = |path: &str| {
+            let target = format!("{SANDBOX}/rootfs/local/contrast-secrets");
+            let request = json!({
+                "path": path, "file_type": "Symlink", "symlink_target": target, "file_mode": 0o120_000, "dir_mode": 0,
+                "file_size": 1, "uid": 0, "gid": 0, "offset": 0,
+            });
+            ("CopyFileRequest".to_owned(), request)
+        };
+        assert!(reasons(&evaluator, &link(&place)).contains("path: \"links only below the first folder"));
+        assert!(allowed(&mut evaluator.clone(), &link(&format!("{place}/..data"))));
+    });
+}
+
+#[test]
+fn containers_share_the_network_of_the_vm() {
+    frontend(|policy, host| {
+        let (evaluator, request) = before(policy, host, "web");
+        for path in ["", "/run/netns/x", "/proc/1/ns/net"] {
+            let mut other = request.clone();
+            let namespaces = other.1["OCI"]["Linux"]["Namespaces"].as_array_mut().unwrap();
+            namespaces.push(json!({ "Type": "network", "Path": path }));
+            assert!(reasons(&evaluator, &other).contains("no network namespace"), "{path}");
+        }
+        let mut other = request;
+        other.1["OCI"]["Annotations"]["nerdctl/network-namespace"] = json!("/var/run/netns/other");
+        assert!(reasons(&evaluator, &other).contains("nerdctl/network-namespace"));
+    });
+}
+
+#[test]
+fn what_prepares_the_others_does_not_run_again_beside_them() {
+    frontend(|policy, host| {
+        let mut evaluator = Evaluator::new(policy.document.rego()).unwrap();
+        let mut initializer = None;
+        for request in host.start() {
+            assert!(allowed(&mut evaluator, &request));
+            if is_create(&request, "contrast-initializer") {
+                initializer = Some(request);
+            }
+        }
+        let gone =
+            ("RemoveContainerRequest".to_owned(), json!({ "container_id": id("contrast-initializer") }));
+        assert!(allowed(&mut evaluator, &gone));
+        let text = initializer.unwrap().1.to_string().replace(&id("contrast-initializer"), &"e".repeat(64));
+        let again = ("CreateContainerRequest".to_owned(), serde_json::from_str(&text).unwrap());
+        assert!(reasons(&evaluator, &again).contains("only before contrast-service-mesh was created"));
+    });
+}
+
+/// A pod with mounts of one base name, and GPUs.
+fn like_named(then: impl Fn(Evaluator, Request)) {
+    let pod = "kind: Pod\nmetadata: {name: tool, namespace: shop}\nspec:\n  runtimeClassName: contrast-cc\n  containers:\n  \
+               - name: tool\n    image: registry.example/shop/tool:3\n    resources: {limits: {nvidia.com/pgpu: 2}}\n    volumeMounts:\n    \
+               - {name: a, mountPath: /a/conf}\n    - {name: b, mountPath: /b/conf}\n  volumes:\n  - {name: a, secret: {secretName: a}}\n  \
+               - {name: b, secret: {secretName: b}}\n";
+    let deployment = runtime_policy::Deployment::read([("tool.yml", pod)]).unwrap();
+    let settings = runtime_policy::Settings::default();
+    let policies = deployment.policies(&corpus::images(), &settings, runtime_policy::RULES).unwrap().0;
+    let resource = yaml_edit::read(pod).unwrap()[0].value().clone();
+    let (images, values) = (corpus::images(), corpus::values());
+    let host = Host {
+        pod: &resource,
+        name: "tool",
+        namespace: "shop",
+        images: &images,
+        values: &values,
+        shim: crate::host::Shim::Rust,
+    };
+    let mut evaluator = Evaluator::new(policies[0].document.rego()).unwrap();
+    for mut request in host.start() {
+        if is_create(&request, "tool") {
+            let digest = corpus::images()["registry.example/shop/tool:3"].reference.clone();
+            let text = request.1.to_string().replace("registry.example/shop/tool:3", &digest);
+            request.1 = serde_json::from_str(&text).unwrap();
+            with_gpus(&mut request.1, &["0", "1"]);
+            return then(evaluator, request);
+        }
+        assert!(allowed(&mut evaluator, &request));
+    }
+}
+
+fn with_gpus(request: &mut Value, gpus: &[&str]) {
+    let annotations = request["OCI"]["Annotations"].as_object_mut().unwrap();
+    annotations.retain(|key, _| !key.starts_with("cdi.k8s.io/"));
+    for gpu in gpus {
+        annotations.insert(format!("cdi.k8s.io/vfio1{gpu}"), json!(format!("nvidia.com/gpu={gpu}")));
+    }
+    let metadata = json!({ "metadata": request["OCI"]["Annotations"] });
+    request["storages"][0]["driver_options"] = json!([format!("image_guest_pull={metadata}")]);
+    let device = |gpu: &&str| {
+        json!({
+            "container_path": format!("/dev/vfio/devices/vfio1{gpu}"), "id": format!("vfio1{gpu}"), "type_": "vfio-pci-gk",
+            "vm_path": "", "options": [format!("0000:0{gpu}:00.0=02/0{gpu}")],
+        })
+    };
+    request["devices"] = gpus.iter().map(device).collect();
+}
+
+#[test]
+fn mounts_that_end_alike_are_not_exchanged_and_gpus_are_as_many_as_declared() {
+    like_named(|evaluator, request| {
+        assert_eq!(evaluator.clone().decide(&request.0, &request.1).unwrap().reasons, []);
+        let mut turned = request.clone();
+        let mounts = turned.1["OCI"]["Mounts"].as_array_mut().unwrap();
+        let at = |path: &str| mounts.iter().position(|mount| mount["destination"] == path).unwrap();
+        let (a, b) = (at("/a/conf"), at("/b/conf"));
+        let source = mounts[a]["source"].clone();
+        mounts[a]["source"] = mounts[b]["source"].clone();
+        mounts[b]["source"] = source;
+        assert!(reasons(&evaluator, &turned).contains("copied after the source of /a/conf"));
+        let mut twice = request.clone();
+        let mounts = twice.1["OCI"]["Mounts"].as_array_mut().unwrap();
+        mounts[b]["destination"] = json!("/a/conf");
+        assert!(reasons(&evaluator, &twice).contains("each destination once"));
+
+        for gpus in [&[][..], &["0"], &["0", "1", "2"]] {
+            let mut other = request.clone();
+            with_gpus(&mut other.1, gpus);
+            assert!(reasons(&evaluator, &other).contains("2 GPUs, each with an annotation"), "{gpus:?}");
+        }
+        let mut there_from_the_start = request.clone();
+        there_from_the_start.1["devices"] = json!([]);
+        assert!(allowed(&mut evaluator.clone(), &there_from_the_start));
+    });
+    frontend(|policy, host| {
+        let (evaluator, mut request) = before(policy, host, "web");
+        request.1["devices"] =
+            json!([{ "container_path": "/dev/vfio/7", "type_": "vfio-pci-gk", "options": [] }]);
+        assert!(reasons(&evaluator, &request).contains("0 GPUs"));
+    });
+}
+
+#[test]
 fn what_has_a_form_hides_nothing_and_is_there_once() {
     frontend(|policy, host| {
         let (evaluator, request) = before(policy, host, "web");

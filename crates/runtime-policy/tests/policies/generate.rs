@@ -214,6 +214,110 @@ fn what_no_policy_can_hold_is_refused_or_warned_of() {
     assert!(warnings[0].to_string().contains("neither secret nor protected"), "{warnings:?}");
 }
 
+/// The first container of the policy that a pod gets, and the pod's own part.
+fn made(metadata: &str, spec: &str) -> Result<(Value, Value), String> {
+    let (kind, rest) = metadata.split_once(' ').unwrap();
+    let pod = format!("{{runtimeClassName: contrast-cc, {spec}}}");
+    let text = match kind {
+        "Pod" => format!("kind: Pod\nmetadata: {rest}\nspec: {pod}\n"),
+        _ => format!(
+            "kind: {kind}\nmetadata: {{name: j, namespace: shop}}\nspec: {{{rest}, template: {{spec: {pod}}}}}\n"
+        ),
+    };
+    let deployment = Deployment::read([("a.yml", text)]).map_err(|error| error.to_string())?;
+    let images = corpus::images();
+    let made =
+        deployment.policies(&images, &Settings::default(), RULES).map_err(|error| error.to_string())?;
+    let data = made.0[0].document.data().unwrap();
+    Ok((data["containers"][1].clone(), data))
+}
+
+#[test]
+fn pods_mean_what_kubernetes_takes_them_for() {
+    let pod = "Pod {name: a, namespace: shop}";
+    let image = "image: registry.example/shop/tool:3";
+    let container = |rest: &str| format!("containers: [{{name: a, {image}, {rest}}}]");
+    let of = |spec: &str| made(pod, spec).unwrap().0;
+
+    let (first, data) = made("Job completionMode: Indexed", &container("tty: y")).unwrap();
+    assert_eq!(first["OCI"]["Process"]["Terminal"], true);
+    assert_eq!(
+        first["OCI"]["Process"]["EnvForms"]["JOB_COMPLETION_INDEX"]["pattern"],
+        "^JOB_COMPLETION_INDEX=([0-9]+)$"
+    );
+    assert_eq!(data["sandbox"]["hostname"]["pattern"], "^j-([0-9]+)$");
+
+    let args =
+        of(&container("args: [\"$(KUBERNETES_SERVICE_HOST)\", \"$(DB_PORT_5432_TCP_ADDR)\", \"$(OTHER)\"]"));
+    let args = args["OCI"]["Process"]["Args"].as_array().unwrap();
+    assert_eq!(args[1]["pattern"], "^([0-9a-f.:]+)$");
+    assert_eq!(args[2]["pattern"], "^([0-9a-f.:]+|\\$\\(DB_PORT_5432_TCP_ADDR\\))$");
+    assert_eq!(args[3], "$(OTHER)");
+
+    let spec = format!(
+        "securityContext: {{runAsUser: 1_000, sysctls: [{{name: net/ipv4/conf/eth0.1/x, value: \"1\"}}]}}, {}",
+        container("tty: n")
+    );
+    let (first, data) = made(pod, &spec).unwrap();
+    assert_eq!(first["users"], json!([{ "UID": 1000, "GID": 1001, "AdditionalGids": [1001, 1002] }]));
+    let pause = &data["containers"][0];
+    assert_eq!(pause["users"], json!([{ "UID": 1000, "GID": 0, "AdditionalGids": [0] }]));
+    assert_eq!(pause["OCI"]["Linux"]["Sysctl"]["required"], json!(["net.ipv4.conf.eth0/1.x"]));
+
+    let account = "env: [{name: A, valueFrom: {fieldRef: {fieldPath: spec.serviceAccountName}}}]";
+    let first = of(&format!("serviceAccount: builder, {}", container(account)));
+    assert!(first["OCI"]["Process"]["Env"].to_string().contains("A=builder"));
+
+    let spec = format!("setHostnameAsFQDN: true, subdomain: web, {}", container("tty: n"));
+    assert_eq!(
+        made(pod, &spec).unwrap().1["sandbox"]["hostname"]["pattern"],
+        "^(a)\\.web\\.shop\\.svc\\.([A-Za-z0-9.-]+)$"
+    );
+    let long = format!("Pod {{name: {}, namespace: shop}}", "a".repeat(62) + "-b.c");
+    assert_eq!(
+        made(&long, &container("tty: n")).unwrap().1["sandbox"]["hostname"]["pattern"],
+        format!("^{}$", "a".repeat(62))
+    );
+
+    let mount = "volumeMounts: [{name: v, mountPath: /v}]";
+    for volume in ["{name: v}", "{name: v, emptyDir: null}", "{name: v, emptyDir: {}}"] {
+        assert_eq!(
+            of(&format!("volumes: [{volume}], {}", container(mount)))["made_mounts"],
+            json!(["/v"]),
+            "{volume}"
+        );
+    }
+    let twice = container("volumeMounts: [{name: v, mountPath: /v}, {name: w, mountPath: /v/}]");
+    let refused = made(pod, &format!("volumes: [{{name: v}}, {{name: w}}], {twice}")).unwrap_err();
+    assert!(refused.contains("containers[0].volumeMounts[1].mountPath: /v/ is mounted twice"), "{refused}");
+}
+
+#[test]
+fn volumes_of_images_are_covered_or_refused_and_binary_data_sets_nothing() {
+    let mut images = corpus::images();
+    for image in images.values_mut() {
+        image.volumes = vec!["/var/www/html/".into()];
+    }
+    let with = |mounts: &str| {
+        let pod = format!(
+            "kind: ConfigMap\nmetadata: {{name: c}}\ndata: {{A: text}}\nbinaryData: {{B: AAAA}}\n---\nkind: Pod\nmetadata: {{name: a}}\n\
+             spec: {{runtimeClassName: contrast-cc, containers: [{{name: a, image: \"registry.example/shop/tool:3\", \
+             envFrom: [{{configMapRef: {{name: c}}}}], volumeMounts: [{mounts}]}}], volumes: [{{name: v}}]}}\n"
+        );
+        Deployment::read([("a.yml", pod)]).unwrap().policies(&images, &Settings::default(), RULES)
+    };
+    let refused = with("").unwrap_err().to_string();
+    assert!(
+        refused.contains("spec.containers[0].image: the image")
+            && refused.contains("declares VOLUME /var/www/html"),
+        "{refused}"
+    );
+    let (policies, _) = with("{name: v, mountPath: /var/www/html}").unwrap();
+    let data = policies[0].document.data().unwrap();
+    let env = data["containers"][1]["OCI"]["Process"]["Env"].to_string();
+    assert!(env.contains("A=text") && !env.contains("B="), "{env}");
+}
+
 #[test]
 fn same_input_same_bytes_and_a_changed_annotation_is_refused() {
     let hashes = || corpus::policies().iter().map(|policy| policy.document.hash()).collect::<Vec<_>>();
