@@ -181,10 +181,14 @@ CreateSandboxReasons := union({
 	one_of(["sandbox_pidns"], [null, false]),
 	one_of(["guest_userns"], [null, false]),
 	is_id(["sandbox_id"]),
-	text(["hostname"], policy_data.sandbox.hostname),
+	hostname_reasons,
 	sandbox_storages,
 	first_sandbox,
 })
+
+# An agent always says the name; what is written down by hand may lack it.
+hostname_reasons := set() if object.get(input, "hostname", null) == null
+else := text(["hostname"], policy_data.sandbox.hostname)
 
 # Shared memory between containers is the guest's own. Fields that agents of some versions leave out are empty.
 sandbox_storages := set() if {
@@ -201,7 +205,7 @@ first_sandbox := {{"field": "sandbox_id", "found": input.sandbox_id, "expected":
 
 CreateSandboxRequest := allowed_with([
 	put("sandbox_id", input.sandbox_id),
-	put("hostname", input.hostname),
+	put("hostname", object.get(input, "hostname", "")),
 ]) if count(CreateSandboxReasons) == 0
 
 # ---- Containers ----
@@ -829,6 +833,7 @@ state_reasons(container) := union({same_id, twice, early, late, renamed_host}) i
 	}
 	# The name that the sandbox was given is the one that `gethostname` yields.
 	renamed_host := {reason(["OCI", "Hostname"], data.pstate.hostname) |
+		data.pstate.hostname != ""
 		not input.OCI.Hostname in ["", data.pstate.hostname]
 	}
 }

@@ -235,11 +235,12 @@ const EXPLAINED: &[Explained] = &[
         &["removed", "changed"],
         "which disk of the VM is behind a declared device is the host's to say; what is on it is checked by its encryption",
     ),
+    (&["CreateSandboxRequest"], &["dns**"], &[], "name resolution is not trusted"),
     (
         &["CreateSandboxRequest"],
-        &["dns**", "hostname"],
-        &[],
-        "name resolution is not trusted; the name of the pod is fixed by the first container",
+        &["hostname"],
+        &["removed"],
+        "an agent always says it; the pod's containers would be denied then",
     ),
     (
         &["ExecProcessRequest", "WaitProcessRequest", "SignalProcessRequest", "RemoveContainerRequest"],
