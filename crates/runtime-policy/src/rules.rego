@@ -529,7 +529,7 @@ mount_reasons(container) := union({each, missing, hidden, homeless, turned}) if 
 
 else := {{
 	"field": "OCI.Mounts",
-	"found": [mount.destination | some mount in input.OCI.Mounts],
+	"found": found_at(["OCI", "Mounts"]),
 	"expected": "mounts with every field, and each destination once",
 }}
 
@@ -746,7 +746,7 @@ else := set() if {
 
 else := {{
 	"field": "devices",
-	"found": {"devices": object.get(input, "devices", null), "annotations": [key | some key, value in annotations; startswith(key, "cdi.k8s.io/")]},
+	"found": object.get(input, "devices", null),
 	"expected": sprintf("%d GPUs, each with an annotation of its own", [object.get(container, "gpus", 0)]),
 }}
 
@@ -776,10 +776,11 @@ namespace_reasons(linux) := set() if {
 	not "network" in types
 } else := {{
 	"field": "OCI.Linux.Namespaces",
-	"found": [namespace | some namespace in input.OCI.Linux.Namespaces; namespace.Type == "network"],
+	"found": input.OCI.Linux.Namespaces,
 	"expected": "no network namespace: all containers of a VM have its one network",
 }} if {
-	"network" in [namespace.Type | some namespace in input.OCI.Linux.Namespaces]
+	some namespace in input.OCI.Linux.Namespaces
+	namespace.Type == "network"
 } else := {reason(["OCI", "Linux", "Namespaces"], linux.Namespaces)}
 
 # Superset: masked paths keep a container from the kernel's own files, read-only ones from changing them. Nodes mask more
