@@ -30,7 +30,8 @@ pub use self::{
         Active, Adopt, AdoptError, ApproveProposal, CaRecord, Entry, Follow, Ledger, LedgerError, NotInForce,
         Permit, Phase, Proposal, ProposalReply, ProposeManifest, RecordHeads, Recover, RecoverError,
         RecoverReply, SeedShare, SeedShareRecord, SeedShares, SetManifest, SetManifestError,
-        SetManifestReply, Snapshot, State, WithdrawProposal, replica_heads, verify_stream, verify_streams,
+        SetManifestReply, Snapshot, State, Vouch, Voucher, WithdrawProposal, replica_heads, verify_stream,
+        verify_streams,
     },
     peer_recovery::{HandOver, HandOverError, HandedOver, Recovery},
 };

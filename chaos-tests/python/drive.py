@@ -143,7 +143,7 @@ def check_leaf(chain, mesh_ca, root_ca, key, seed, salt, secret):
         "CN=system:coordinator:root",
     ]
     value = lambda oid: leaf.extensions.get_extension_for_oid(x509.ObjectIdentifier(oid)).value
-    assert value("2.5.29.17").get_values_for_type(x509.DNSName) == ["web", "*"]
+    assert value("2.5.29.17").get_values_for_type(x509.DNSName) == ["web"]
     assert value("1.3.9901.3.1").value == b"\x04\x03web"
     assert value("1.3.9901.2.1.23").value == b"\x04\x20" + WEB, "HOSTDATA as a claim"
     pods = derive(seed, salt, "POD STATE SECRET")
@@ -301,10 +301,13 @@ def web_api():
     status, answer = post(http_, "/v1/mesh-cert", ask)
     assert status == 200, answer
     opened = hpke_open(hpke, unb64(answer["encapsulated_key"]), b"contrast mesh-cert v2", unb64(answer["ciphertext"]))
-    inner = {name: unb64(value) for name, value in json.loads(opened).items()}
+    inner = json.loads(opened)
+    assert inner.pop("vouchers") == []
+    inner = {name: unb64(value) for name, value in inner.items()}
     check_leaf(inner["cert_chain"], inner["mesh_ca"], inner["root_ca"], key, seed, salt, inner["workload_secret"])
     status, answer = post(http_, "/v1/mesh-cert", ask)
     assert status == 401, "the same nonce again"
+    remember(checkpoint=json.loads(request(http_, "GET", "/v1/checkpoint")[1])["checkpoint"])
 
 
 def purposes():
@@ -363,6 +366,35 @@ def purposes():
     assert one(call(tls.channel(), MESH + "NewMeshCert", b""), 2)
 
 
+def sealed(recipient, key, seed, salt, checkpoint=""):
+    encapsulated, seal = hpke_seal(recipient, b"contrast recover v2")
+    signed = labelled(b"contrast recover v2", recipient, encapsulated, salt, seed, checkpoint.encode())
+    pss = padding.PSS(padding.MGF1(hashes.SHA256()), 32)
+    inner = {
+        "seed": b64(seed), "salt": b64(salt), "public_key": b64(pkcs1(key.public_key())),
+        "signature": b64(key.sign(signed, pss, hashes.SHA256())),
+        "checkpoint": checkpoint,
+    }
+    return {"encapsulated_key": b64(encapsulated), "ciphertext": b64(seal(json.dumps(inner).encode()))}
+
+
+def rollback():
+    """The storage is the one of before an update. Whoever asks the owner's own client is told by it; here the seed is
+    sent all the same, as through a proxy that repeats an answer of before. The Coordinator itself refuses it."""
+    document = json.load(open(path("seedshares.json")))
+    oaep = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), b"seedshare")
+    seed = seedshare_owner.decrypt(bytes.fromhex(document["SeedShares"][0]["EncryptedSeed"]), oaep)
+    salt = bytes.fromhex(document["Salt"])
+    note = open(path("checkpoint.note")).read().split("\n\n", 1)[1]
+    text = "does not extend the checkpoint that you verified"
+    ask = message((1, seed), (2, salt), (1000, note))
+    refused(Code.FAILED_PRECONDITION, text, user(seedshare_owner), USER + "Recover", ask)
+    recipient = unb64(json.loads(request(config["http"], "GET", "/capabilities")[1])["hpkePublicKey"])
+    status, answer = post(config["http"], "/v1/recover", sealed(recipient, seedshare_owner, seed, salt, note))
+    assert (status, answer["code"]) == (412, "manifest_conflict") and text in answer["error"], answer
+    assert json.loads(request(config["http"], "GET", "/v1/status")[1])["status"] == "coordinator is in recovery mode"
+
+
 def recovery():
     known = recall()
     seed, salt = unb64(known["seed"]), unb64(known["salt"])
@@ -392,22 +424,16 @@ def recovery():
     assert verify_evidence(unb64(answer["raw_attestation_doc"]), expected, manifest) == COORDINATOR
     recipient = unb64(json.loads(capabilities)["hpkePublicKey"])
 
-    def sealed(key, seed_, checkpoint=""):
-        encapsulated, seal = hpke_seal(recipient, b"contrast recover v2")
-        signed = labelled(b"contrast recover v2", recipient, encapsulated, salt, seed_, checkpoint.encode())
-        pss = padding.PSS(padding.MGF1(hashes.SHA256()), 32)
-        inner = {
-            "seed": b64(seed_), "salt": b64(salt), "public_key": b64(pkcs1(key.public_key())),
-            "signature": b64(key.sign(signed, pss, hashes.SHA256())),
-            "checkpoint": checkpoint,
-        }
-        return {"encapsulated_key": b64(encapsulated), "ciphertext": b64(seal(json.dumps(inner).encode()))}
-
-    status, answer = post(config["http"], "/v1/recover", sealed(stranger, seed))
+    status, answer = post(config["http"], "/v1/recover", sealed(recipient, stranger, seed, salt))
     assert (status, answer["code"]) == (403, "permission_denied"), answer
-    status, answer = post(config["http"], "/v1/recover", sealed(seedshare_owner, os.urandom(64)))
+    status, answer = post(config["http"], "/v1/recover", sealed(recipient, seedshare_owner, os.urandom(64), salt))
     assert (status, answer["code"]) == (400, "invalid_argument"), answer
-    status, answer = post(config["http"], "/v1/recover", sealed(seedshare_owner, seed))
+    # The checkpoint of another log, and then that of this one, as it was before the restart.
+    foreign = known["checkpoint"].replace("contrast/", "contrast/0", 1)
+    status, answer = post(config["http"], "/v1/recover", sealed(recipient, seedshare_owner, seed, salt, foreign))
+    assert (status, answer["code"]) == (412, "manifest_conflict"), answer
+    status, answer = post(
+        config["http"], "/v1/recover", sealed(recipient, seedshare_owner, seed, salt, known["checkpoint"]))
     assert status == 200 and answer["recovered"], answer
     refused(Code.FAILED_PRECONDITION, "coordinator is already recovered", user(seedshare_owner), USER + "Recover", ask)
     history(user(), [unb64(item) for item in known["manifests"]], seed, salt)
@@ -502,7 +528,7 @@ def transit():
 
 
 STEPS = {
-    "first": first, "update": update, "mesh": mesh, "http": web_api, "purposes": purposes, "recovery": recovery,
+    "first": first, "update": update, "mesh": mesh, "http": web_api, "purposes": purposes, "rollback": rollback, "recovery": recovery,
     "handshakes": handshakes, "transit": transit,
 }
 STEPS[sys.argv[1]]()

@@ -166,6 +166,11 @@ impl Deployment {
         }
     }
 
+    /// The Coordinator's process id, while it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     /// A file of the deployment.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)

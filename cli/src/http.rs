@@ -7,6 +7,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use anyhow::{Context as _, bail, ensure};
 use attestation::{Claims, Evidence, EvidenceOid, ReportData};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use continuity::Voucher;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
     Method, Request, StatusCode, Uri,
@@ -34,6 +35,8 @@ use crate::{
 
 /// Longest request.
 const REQUEST: Duration = Duration::from_secs(60);
+/// What a Coordinator says of its state while it waits for the seed.
+pub(crate) const IN_RECOVERY: &str = "coordinator is in recovery mode";
 /// Largest answer, in bytes.
 const MAX_ANSWER_BYTES: usize = 256 << 20;
 
@@ -85,6 +88,8 @@ pub(crate) struct Attested {
     pub(crate) policies: Vec<Vec<u8>>,
     pub(crate) root_ca: Vec<u8>,
     pub(crate) mesh_ca: Vec<u8>,
+    /// Beside the evidence: each is a signature that the caller verifies.
+    pub(crate) vouchers: Vec<Voucher>,
 }
 
 impl<'a> HttpCoordinator<'a> {
@@ -160,7 +165,12 @@ impl<'a> HttpCoordinator<'a> {
         let expected =
             ReportData::history(&nonce, latest.as_bytes(), &root_ca, &mesh_ca, Some(&capabilities));
         let claims = self.verify(&shown, &expected).await?;
-        Ok(Attested { claims, manifests, policies, root_ca, mesh_ca })
+        let voucher = |shown: &Value| {
+            Ok(Voucher { public_key: bytes(shown, "public_key")?, signature: bytes(shown, "signature")? })
+        };
+        let vouchers = shown["vouchers"].as_array().into_iter().flatten().map(voucher);
+        let vouchers = vouchers.collect::<anyhow::Result<_>>()?;
+        Ok(Attested { claims, manifests, policies, root_ca, mesh_ca, vouchers })
     }
 
     /// Verifies the Coordinator by the manifest, whatever state it is in. Its head comes with a proof that it extends
@@ -191,6 +201,12 @@ impl<'a> HttpCoordinator<'a> {
             "a proof with a node that is no hash"
         );
         let checkpoint = shown["checkpoint"].as_str().unwrap_or_default().to_owned();
+        // Only a Coordinator that waits for its seed cannot sign it.
+        if checkpoint.is_empty() && !signed_head.is_empty() && state != IN_RECOVERY {
+            return Err(
+                Refused("the answer lacks the checkpoint: somebody on the way took it out".into()).into()
+            );
+        }
         let hpke_key =
             bytes(&serde_json::from_slice(&capabilities).context("capabilities")?, "hpkePublicKey")?;
         let head = HeadResponse { signed_head, consistency, checkpoint };
@@ -241,6 +257,14 @@ impl<'a> HttpCoordinator<'a> {
         let answer = self.post("/v1/recover", &body).await?;
         let number = |name: &str| answer[name].as_u64().and_then(|number| u32::try_from(number).ok());
         Ok((number("shares_received").unwrap_or_default(), number("shares_needed").unwrap_or_default()))
+    }
+
+    /// Hands in an owner's word for the deployment.
+    pub(crate) async fn vouch(&self, public_key: &[u8], signature: &[u8]) -> anyhow::Result<()> {
+        let body = json!({
+            "public_key": BASE64_STANDARD.encode(public_key), "signature": BASE64_STANDARD.encode(signature),
+        });
+        self.post("/v1/vouch", &body).await.map(drop)
     }
 
     /// Sets a manifest; gives the answer as gRPC would.

@@ -22,6 +22,7 @@ mod source;
 mod status;
 mod store;
 mod verify;
+mod vouch;
 mod whole_file;
 mod workspace;
 
@@ -58,6 +59,7 @@ enum Command {
     Policy(policy::Args),
     Set(set::Args),
     Verify(verify::Args),
+    Vouch(vouch::Args),
     Recover(recover::Args),
     Sign(sign::Args),
     Proposals(proposals::Args),
@@ -84,6 +86,7 @@ async fn main() -> ExitCode {
         cli = program::parse_command(workspace::inside(Cli::command(), folder), Some("contrast.toml"));
     }
     cli.log.init();
+    program::keep_secrets();
     let printer = Printer::new(cli.output);
     let cache = endorsements::Cache::with(cli.endorsements);
     let outcome = match cli.command {
@@ -92,6 +95,7 @@ async fn main() -> ExitCode {
         Command::Policy(args) => policy::run(args, &printer),
         Command::Set(args) => set::run(args, &printer).await,
         Command::Verify(args) => verify::run(args, &printer).await,
+        Command::Vouch(args) => vouch::run(args, &printer).await,
         Command::Recover(args) => recover::run(args, &printer).await,
         Command::Sign(args) => sign::run(args, &printer),
         Command::Proposals(args) => proposals::run(args, &printer).await,

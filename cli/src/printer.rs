@@ -48,8 +48,10 @@ impl Printer {
     /// A result: `text` for people, `value` for machines.
     pub(crate) fn result(&self, text: &str, value: &impl Serialize) -> anyhow::Result<()> {
         match self.format {
-            OutputFormat::Text => self.text(&format!("{}\n", text.trim_end())),
-            OutputFormat::Json => self.text(&format!("{}\n", serde_json::to_string_pretty(value)?)),
+            OutputFormat::Text => self.text(&format!("{}\n", harmless(text.trim_end()))),
+            OutputFormat::Json => {
+                self.text(&format!("{}\n", harmless_json(&serde_json::to_string_pretty(value)?)))
+            }
         }
     }
 
@@ -78,7 +80,7 @@ impl Printer {
             .and_then(|program| Command::new(program).args(words).stdin(Stdio::piped()).spawn().ok());
         let Some(mut pager) = started else { return self.result(text, value) };
         if let Some(mut stdin) = pager.stdin.take() {
-            let _ = stdin.write_all(text.as_bytes()); // fails when the reader has seen enough
+            let _ = stdin.write_all(harmless(text).as_bytes()); // fails when the reader has seen enough
         }
         pager.wait()?;
         Ok(())
@@ -112,7 +114,7 @@ impl Printer {
 
     /// A line of progress.
     pub(crate) fn note(&self, text: &str) {
-        let _ = writeln!(std::io::stderr(), "{text}");
+        let _ = writeln!(std::io::stderr(), "{}", harmless(text));
     }
 
     /// Starts a step: a spinner on a terminal, one line when it is done.
@@ -127,6 +129,47 @@ impl Printer {
         let mark = if self.colour { "\x1b[31merror:\x1b[0m" } else { "error:" };
         self.note(&format!("{mark} {error:#}"));
     }
+}
+
+/// Colours that this program prints itself. They hide nothing.
+const COLOURS: [&str; 3] = ["\x1b[31m", "\x1b[32m", "\x1b[0m"];
+
+/// What a terminal does not only show but obeys: control characters, and those that turn the direction of text.
+fn is_obeyed(c: char) -> bool {
+    let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    (c.is_control() && c != '\n' && c != '\t') || turns
+}
+
+/// Text in which nothing that came from somebody else moves the cursor, hides a line or writes to the clipboard: names
+/// in manifests and certificates, reasons, messages of a peer that is not verified yet.
+fn harmless(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        if let Some(colour) = COLOURS.iter().find(|colour| rest.starts_with(**colour)) {
+            shown.push_str(colour);
+            rest = &rest[colour.len()..];
+            continue;
+        }
+        match is_obeyed(c) {
+            true => shown.extend(c.escape_default()),
+            false => shown.push(c),
+        }
+        rest = &rest[c.len_utf8()..];
+    }
+    shown
+}
+
+/// JSON escapes control characters below a space itself. The others stand in strings only.
+fn harmless_json(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match is_obeyed(c) {
+            true => shown.push_str(&format!("\\u{:04x}", u32::from(c))),
+            false => shown.push(c),
+        }
+    }
+    shown
 }
 
 /// Times in results are RFC 3339.
@@ -149,5 +192,25 @@ impl Step<'_> {
         let mark = if self.printer.colour { "\x1b[32m✔\x1b[0m" } else { "✔" };
         let seconds = self.started.elapsed().as_secs_f64();
         self.printer.note(&format!("{mark} {} ({seconds:.1} s): {found}", self.what));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_text_cannot_move_the_cursor() {
+        let evil = "\x1b[2K\r\x1b[1A\x1b[32mVerified\x1b[0m \x1b]52;c;ZXZpbA==\x07 \u{9b}2J \u{202e}txt";
+        let shown = harmless(evil);
+        assert!(!shown.contains(['\r', '\x07', '\u{9b}', '\u{202e}']), "{shown:?}");
+        assert_eq!(shown.matches('\x1b').count(), 2, "only the colours are left: {shown:?}");
+        assert!(shown.contains("\\u{1b}]52;c;"), "{shown:?}");
+        assert_eq!(harmless("two\n\tlines: ✔ é"), "two\n\tlines: ✔ é");
+
+        let json = serde_json::to_string(&evil).unwrap();
+        let shown = harmless_json(&json);
+        assert!(!shown.contains(is_obeyed), "{shown:?}");
+        assert_eq!(serde_json::from_str::<String>(&shown).unwrap(), evil, "machines read the same");
     }
 }

@@ -9,15 +9,12 @@ use zeroize::Zeroizing;
 
 use crate::{
     client::{Coordinator, failure, read, read_manifest},
-    http::{HttpCoordinator, HttpOptions, is_http},
+    http::{HttpCoordinator, HttpOptions, IN_RECOVERY, is_http},
     printer::{Printer, Refused},
     remembered::{self, Memory},
     seed_shares::SeedSharesFile,
     set::read_key,
 };
-
-/// What a Coordinator says of its state while it waits for the seed.
-const IN_RECOVERY: &str = "coordinator is in recovery mode";
 
 /// Give a restarted Coordinator its seed back.
 #[derive(Debug, clap::Args)]

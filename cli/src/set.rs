@@ -25,6 +25,8 @@ use crate::{
     remembered::{self, Memory},
     seed_shares::{self, Place},
     sign::{latest_of, latest_transition, transition_after},
+    verify,
+    vouch::{self, Way},
     whole_file::replace,
 };
 
@@ -91,6 +93,8 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
         paths => deployed_policies(paths, &args.manifest, &manifest)?,
     };
     let owner = Owner::of(&args)?;
+    let beside = args.manifest.with_file_name(OWNER_KEY);
+    let key_file = args.workload_owner_key.clone().unwrap_or(beside);
     let signatures = args.signature.iter().map(|path| read(path)).collect::<anyhow::Result<Vec<_>>>()?;
     let previous = match (args.atomic, args.latest_transition) {
         (false, _) => None,
@@ -122,8 +126,17 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
         // Before anything else that could fail: nobody can make seed shares again.
         let stored = store(&args.workspace_dir, place, &answer, printer)?;
         remembered::check(&coordinator, &memory).await.context(WAS_SET)?;
-        return report(&stored, &manifest, &answer, printer);
+        report(&stored, &manifest, &answer, printer)?;
+        let demanded = vouch::demanded(&manifest, &policies);
+        if demanded.is_empty() {
+            return Ok(());
+        }
+        let verified = verify::check_http(&coordinator, &memory).await.context(WAS_SET)?;
+        let way = Way::Http(&coordinator);
+        let vouched = vouch::after_set(&way, &verified, &manifest, &demanded, &key_file, printer).await;
+        return vouched.context(WAS_SET);
     }
+    let demanded = vouch::demanded(&manifest, &policies);
     let change = Change { manifest: &manifest, policies, signatures, previous };
     let key = owner.key.as_deref().map(String::as_str);
     let coordinator = Coordinator::through(stream, &args.coordinator, &manifest, key).await?;
@@ -132,7 +145,14 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let answer = send_to(&coordinator, change).await.map_err(|error| owner.explain(error, is_first))?;
     let stored = store(&args.workspace_dir, place, &answer, printer)?;
     remembered::check(&coordinator, &memory).await.context(WAS_SET)?;
-    report(&stored, &manifest, &answer, printer)
+    report(&stored, &manifest, &answer, printer)?;
+    if demanded.is_empty() {
+        return Ok(());
+    }
+    let verified = verify::check_through(&coordinator, &manifest, &memory).await.context(WAS_SET)?;
+    let way = Way::Grpc(&coordinator);
+    let vouched = vouch::after_set(&way, &verified, &manifest, &demanded, &key_file, printer).await;
+    vouched.context(WAS_SET)
 }
 
 /// By whose key a change is made.

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use manifest::{Manifest, ManifestHash, PolicyHash, TransitionHash};
+use continuity::Voucher;
+use manifest::{KeyDigest, Manifest, ManifestHash, PolicyHash, TransitionHash};
 use serde::Serialize;
 use wire::user::GetManifestsRequest;
 
@@ -13,6 +14,7 @@ use crate::{
     printer::{Printer, Refused},
     remembered::{self, Known, Memory},
     sign::latest_of,
+    vouch,
     whole_file::replace,
 };
 
@@ -49,6 +51,8 @@ pub(crate) struct Verified {
     /// Events of the checkpoint that was remembered and that the history extends; none on the first contact.
     pub(crate) extends: Option<u64>,
     pub(crate) checkpoint: String,
+    /// Workload owners who vouch for the root.
+    pub(crate) vouched_by: Vec<KeyDigest>,
     #[serde(skip)]
     pub(crate) manifests: Vec<Vec<u8>>,
     #[serde(skip)]
@@ -77,13 +81,18 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     };
     let text = format!(
         "Verified: {} on {}\n  TCB: {}\n  manifests: {}, in force: {}\n  history: {} events; \
-         {extends}\n  log key: {}\n  files: {}",
+         {extends}\n  vouched for by: {}\n  log key: {}\n  files: {}",
         args.coordinator,
         verified.platform,
         verified.tcb,
         verified.history.len(),
         manifest.hash(),
         verified.events,
+        match verified.vouched_by.as_slice() {
+            [] => "no workload owner: pods take any genuine Coordinator, unless their policies name owners"
+                .to_owned(),
+            owners => owners.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        },
         verified.log,
         args.directory.display(),
     );
@@ -93,7 +102,16 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
 /// Connects and checks everything that can be checked from outside.
 pub(crate) async fn check(address: &str, manifest: &Manifest, memory: &Path) -> anyhow::Result<Verified> {
     let coordinator = Coordinator::connect(address, manifest, None).await?;
-    let known = remembered::check(&coordinator, memory).await?;
+    check_through(&coordinator, manifest, memory).await
+}
+
+/// The same through a connection that stands.
+pub(crate) async fn check_through(
+    coordinator: &Coordinator,
+    manifest: &Manifest,
+    memory: &Path,
+) -> anyhow::Result<Verified> {
+    let known = remembered::check(coordinator, memory).await?;
     let known = known.ok_or_else(|| Refused("no manifest configured".into()))?;
     let answer =
         coordinator.user().get_manifests(GetManifestsRequest {}).await.map_err(failure)?.into_inner();
@@ -104,11 +122,14 @@ pub(crate) async fn check(address: &str, manifest: &Manifest, memory: &Path) -> 
         );
     }
     let shown = Attested {
-        claims: coordinator.claims,
+        claims: coordinator.claims.clone(),
         manifests: answer.manifests,
         policies: answer.policies,
         root_ca: answer.root_ca,
         mesh_ca: answer.mesh_ca,
+        vouchers: (answer.vouchers.into_iter())
+            .map(|voucher| Voucher { public_key: voucher.public_key, signature: voucher.signature })
+            .collect(),
     };
     judge(shown, manifest, known)
 }
@@ -122,7 +143,7 @@ pub(crate) async fn check_http(coordinator: &HttpCoordinator<'_>, memory: &Path)
 }
 
 fn judge(shown: Attested, manifest: &Manifest, known: Known) -> anyhow::Result<Verified> {
-    let Attested { claims, manifests, policies, root_ca, mesh_ca } = shown;
+    let Attested { claims, manifests, policies, root_ca, mesh_ca, vouchers } = shown;
     let history: Vec<ManifestHash> = manifests.iter().map(|bytes| ManifestHash::of(bytes)).collect();
     let in_force = manifests.last().map(Vec::as_slice).unwrap_or_default();
     if in_force != manifest.bytes() {
@@ -150,7 +171,7 @@ fn judge(shown: Attested, manifest: &Manifest, known: Known) -> anyhow::Result<V
             );
         }
     }
-    Ok(Verified {
+    let mut verified = Verified {
         platform: claims.platform().to_string(),
         tcb: claims.tcb(),
         coordinator_policy: claims.policy_hash(),
@@ -164,7 +185,10 @@ fn judge(shown: Attested, manifest: &Manifest, known: Known) -> anyhow::Result<V
         policies,
         root_pem: String::from_utf8(root_ca).context("root CA is not PEM")?,
         mesh_pem: String::from_utf8(mesh_ca).context("mesh CA is not PEM")?,
-    })
+        vouched_by: Vec::new(),
+    };
+    verified.vouched_by = vouch::vouching(&verified, manifest, &vouchers)?;
+    Ok(verified)
 }
 
 fn write(directory: &std::path::Path, verified: &Verified) -> anyhow::Result<()> {

@@ -156,6 +156,7 @@ fn yaml_becomes_ready_to_apply_and_a_second_run_changes_nothing() {
     for added in [
         "contrast-initializer",
         "mountPath: /contrast",
+        "CONTRAST_WORKLOAD_OWNERS",
         "image: \"registry.example/web:1@sha256:",
         "cc_init_data",
     ] {
@@ -183,7 +184,8 @@ fn yaml_becomes_ready_to_apply_and_a_second_run_changes_nothing() {
     assert_eq!(fs::read(workspace.path("manifest.json")).unwrap(), before);
 
     // A change of the pod makes another policy; what the user wrote into the manifest stays.
-    let text = String::from_utf8(before).unwrap().replace("\"web\",", "\"web\",\n        \"shop.example\",");
+    let text =
+        String::from_utf8(before).unwrap().replace("\"web\"\n", "\"web\",\n        \"shop.example\"\n");
     fs::write(workspace.path("manifest.json"), text).unwrap();
     fs::write(workspace.path("yaml/shop.yml"), yaml.replace("value: \"on\"", "value: \"off\"")).unwrap();
     succeeded(workspace.generate(&["yaml"]));

@@ -30,6 +30,7 @@ fn main() -> anyhow::Result<()> {
     program::memory::few_arenas();
     let config: Config = program::parse(None);
     config.log.init();
+    program::keep_secrets();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.context("cannot start the asynchronous runtime")?.block_on(wiring::run(config))
 }

@@ -79,6 +79,17 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The log holds no secrets, but who got what is nobody else's business.
+fn own_directory(directory: &std::path::Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
+    if let Err(error) = std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700)) {
+        // A volume that somebody else owns.
+        tracing::warn!(directory = %directory.display(), %error, "other users may read the state directory");
+    }
+    Ok(())
+}
+
 /// This Coordinator's policy as its evidence names it. A machine that makes none ends the start here,
 /// not at the first handshake.
 async fn own_policy(issuer: Arc<dyn Issuer>) -> anyhow::Result<PolicyHash> {
@@ -117,6 +128,7 @@ async fn actor_system(config: Config, stop: watch::Receiver<bool>) -> anyhow::Re
 fn start_actors(config: &Config, stop: watch::Receiver<bool>) -> anyhow::Result<Desk> {
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let replica = ReplicaId::from_bytes(keys::random()?);
+    own_directory(&config.state_dir)?;
     let (store, standing) = replicas::open_store(&config.state_dir, &config.replicas)?;
     let store = Arc::new(store);
     let cache = config.state_dir.join("endorsements");

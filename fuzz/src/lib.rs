@@ -338,6 +338,8 @@ fn kubernetes(bytes: &[u8]) {
         trusted_store: Some("10Gi".into()),
         runtime_class: Some("contrast-cc-x".into()),
         image_replacements: Vec::new(),
+        workload_owners: Vec::new(),
+        workload_owners_needed: 1,
     };
     if deployment.inject(&injection).is_ok() {
         let _ = deployment.policies(&Images::new(), &Settings::default(), "package agent_policy");

@@ -22,13 +22,14 @@ pub(crate) fn write(
     directory: &Path,
     key: &ConnectionKey,
     identity: &NewMeshCertResponse,
+    secret: &[u8],
 ) -> anyhow::Result<()> {
     let (tls, secrets) = (directory.join("tls-config"), directory.join("secrets"));
     for directory in [&tls, &secrets] {
         fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
     }
-    if !identity.workload_secret.is_empty() {
-        let hex = Zeroizing::new(hex::encode(&identity.workload_secret));
+    if !secret.is_empty() {
+        let hex = Zeroizing::new(hex::encode(secret));
         put(&secrets.join("workload-secret-seed"), SECRET, hex.as_bytes())?;
     }
     put(&tls.join("key.pem"), SECRET, key.to_pem().as_bytes())?;

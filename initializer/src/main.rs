@@ -1,10 +1,12 @@
 //! The initializer: attests to the Coordinator and writes what the workload needs
 //! (docs/spec/control-plane.md, section 11).
 //!
-//! Unless it is given a manifest, it does not verify the Coordinator: the workload's certificate is worth
-//! what the data owner verified, and a false Coordinator can only hand out certificates that nobody trusts.
+//! It keeps to the deployment that it met first (`deployment.rs`), and where the pod's policy names workload owners, it
+//! takes only one that they vouch for. With neither owners nor a manifest, as upstream's, it takes the first that
+//! answers: then a host can have it join a deployment of the host's own at the pod's start.
 
 mod coordinator;
+mod deployment;
 mod files;
 mod refusal;
 mod sidecar;
@@ -16,13 +18,15 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use atls::{ClientConfig, ConnectionKey};
 use clap::{Parser, Subcommand};
+use continuity::Owners;
 use hyper_util::rt::TokioIo;
-use manifest::Timestamp;
+use manifest::{KeyDigest, Timestamp};
 use refusal::Remembering;
 use tokio::{net::TcpStream, signal::unix::SignalKind, sync::Mutex};
 use tonic::{Code, Status, transport::Endpoint};
 use waiting::{GaveUp, Patience};
 use wire::mesh::{NewMeshCertRequest, NewMeshCertResponse, mesh_api_client::MeshApiClient};
+use zeroize::Zeroizing;
 
 /// Pauses between attempts double from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -70,6 +74,13 @@ struct Args {
     /// image or the pod's policy: a file that the host can change proves nothing.
     #[arg(long, env = "CONTRAST_VERIFY_COORDINATOR", value_name = "MANIFEST")]
     verify_coordinator: Option<PathBuf>,
+    /// SHA-256 of the public keys of workload owners (PKIX DER, hex), joined by commas: only a deployment that they
+    /// vouch for is taken. `contrast generate` writes them into the pod, whose policy then pins them.
+    #[arg(long, env = "CONTRAST_WORKLOAD_OWNERS", value_delimiter = ',', value_name = "DIGESTS")]
+    workload_owners: Vec<KeyDigest>,
+    /// How many of them must vouch.
+    #[arg(long, env = "CONTRAST_WORKLOAD_OWNERS_NEEDED", default_value_t = 1)]
+    workload_owners_needed: usize,
     /// Stay, and renew the certificate before it expires and when the service mesh asks.
     #[arg(long, env = "CONTRAST_SIDECAR")]
     sidecar: bool,
@@ -148,6 +159,7 @@ enum Command {
 async fn main() -> ExitCode {
     let args: Args = program::parse(None);
     args.log.init();
+    program::keep_secrets();
     match run(args).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -245,6 +257,7 @@ struct Pod {
     key: Arc<ConnectionKey>,
     judge: Option<coordinator::Judge>,
     report: waiting::Report,
+    owners: Owners,
 }
 
 impl Pod {
@@ -257,7 +270,9 @@ impl Pod {
         };
         let judge = args.verify_coordinator.as_deref().map(coordinator::Judge::read).transpose()?;
         let report = waiting::Report::new(args.termination_log.clone(), &directory);
-        Ok(Self { address, directory, issuer, key: Arc::new(ConnectionKey::generate()?), judge, report })
+        let owners = Owners { keys: args.workload_owners.clone(), needed: args.workload_owners_needed };
+        let key = Arc::new(ConnectionKey::generate()?);
+        Ok(Self { address, directory, issuer, key, judge, report, owners })
     }
 
     /// Asks until the Coordinator issues a certificate, and writes the files. Returns from when to when the
@@ -278,13 +293,13 @@ impl Pod {
             )
             .await;
             let error = match answer {
-                Ok(Ok(identity)) => {
-                    let validity = sidecar::Validity::of(&identity.cert_chain)?;
-                    files::write(&self.directory, &self.key, &identity)?;
-                    tracing::info!(directory = %self.directory.display(), "certificate and secret written");
-                    self.report.done();
-                    return Ok((validity, now()));
-                }
+                Ok(Ok(identity)) => match self.take(identity) {
+                    Ok(validity) => {
+                        self.report.done();
+                        return Ok((validity, now()));
+                    }
+                    Err(error) => error,
+                },
                 Ok(Err(error)) => error,
                 Err(_) => {
                     anyhow::anyhow!("the Coordinator at {} gave no answer within {ATTEMPT:?}", self.address)
@@ -298,6 +313,18 @@ impl Pod {
             tokio::time::sleep(pause).await;
             pause = LONGEST_PAUSE.min(2 * pause);
         }
+    }
+}
+
+impl Pod {
+    /// Writes the files, if the answer is of this pod's deployment.
+    fn take(&self, mut identity: NewMeshCertResponse) -> anyhow::Result<sidecar::Validity> {
+        let secret = Zeroizing::new(std::mem::take(&mut identity.workload_secret));
+        let validity = sidecar::Validity::of(&identity.cert_chain)?;
+        deployment::accept(&self.directory, &self.owners, &self.key.spki_der(), &identity, &secret)?;
+        files::write(&self.directory, &self.key, &identity, &secret)?;
+        tracing::info!(directory = %self.directory.display(), "certificate and secret written");
+        Ok(validity)
     }
 }
 

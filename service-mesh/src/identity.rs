@@ -2,7 +2,8 @@
 //!
 //! New connections use the newest files; connections that exist go on with what they began with. A set of
 //! files that does not fit together (the initializer replaces them one by one) is not used, and the old
-//! one stays until it does.
+//! one stays until it does. Neither is one of another deployment than the first, whoever wrote it: a host can have
+//! a pod's initializer run once more and lead it to a Coordinator of its own.
 
 use std::{
     collections::BTreeMap,
@@ -13,6 +14,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
+use continuity::{Answer, Pin};
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     client::{Resumption, danger::ServerCertVerifier as _},
@@ -74,18 +76,39 @@ impl Identity {
         Arc::clone(self.client_by_name.get(egress).unwrap_or(&self.client))
     }
 
-    fn load(sources: &Sources) -> anyhow::Result<Self> {
+    /// Loads the files, if they are of the deployment that was met first; gives what is kept of it from now on.
+    fn load(sources: &Sources, kept: Option<&Pin>) -> anyhow::Result<(Self, Pin)> {
         let directory = sources.directory.join("tls-config");
-        let ca = match sources.trust {
-            Trust::MeshCa => directory.join("mesh-ca.pem"),
-            Trust::Root => directory.join("coordinator-root-ca.pem"),
+        let read = |name: &str| {
+            let path = directory.join(name);
+            let content = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            anyhow::Ok((path, content))
+        };
+        let (root_ca, mesh_ca) = (read("coordinator-root-ca.pem")?, read("mesh-ca.pem")?);
+        let (chain_file, chain) = read("certChain.pem")?;
+        let answer = Answer::read(&root_ca.1, &mesh_ca.1, &chain)?;
+        // The initializer's memory, and ours: either may be of an earlier start.
+        let known = Pin::load(&sources.directory)?;
+        let pin = Pin::after(known.as_ref(), &answer, &[])?;
+        let pin = match kept {
+            Some(kept) => Pin::after(Some(kept), &answer, &[])?,
+            None => pin,
+        };
+        if known.is_none()
+            && let Err(error) = pin.store(&sources.directory)
+        {
+            tracing::warn!("whose deployment this is will not outlive this process: {error}");
+        }
+
+        let (ca, ca_pem) = match sources.trust {
+            Trust::MeshCa => mesh_ca,
+            Trust::Root => root_ca,
         };
         let mut roots = RootCertStore::empty();
-        for certificate in certificates(&ca)? {
+        for certificate in certificates(&ca, &ca_pem)? {
             roots.add(certificate).with_context(|| ca.display().to_string())?;
         }
-        let chain_file = directory.join("certChain.pem");
-        let chain = certificates(&chain_file)?;
+        let chain = certificates(&chain_file, &chain)?;
         let key_file = directory.join("key.pem");
         let key = PrivateKeyDer::from_pem_file(&key_file)
             .with_context(|| format!("cannot read {}", key_file.display()))?;
@@ -118,13 +141,13 @@ impl Identity {
                 made.client_by_name.insert(key.clone(), client(&provider, &certified, verifier)?);
             }
         }
-        Ok(made)
+        Ok((made, pin))
     }
 }
 
-fn certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
-    let read = || CertificateDer::pem_file_iter(path)?.collect::<Result<Vec<_>, _>>();
-    let found = read().with_context(|| format!("cannot read {}", path.display()))?;
+fn certificates(path: &Path, pem: &[u8]) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let found = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
+    let found = found.with_context(|| format!("cannot read {}", path.display()))?;
     ensure!(!found.is_empty(), "{} holds no certificate", path.display());
     Ok(found)
 }
@@ -190,7 +213,7 @@ pub(crate) type Current = watch::Receiver<Option<Arc<Identity>>>;
 /// Loads the files whenever they change, for ever.
 pub(crate) async fn watch(sources: Sources, current: watch::Sender<Option<Arc<Identity>>>) {
     let sources = Arc::new(sources);
-    let mut loaded = None;
+    let (mut loaded, mut kept) = (None, None::<Pin>);
     let mut failing_since = None;
     let mut pause = Duration::ZERO;
     loop {
@@ -204,11 +227,12 @@ pub(crate) async fn watch(sources: Sources, current: watch::Sender<Option<Arc<Id
             continue;
         }
         // Blocking: files, and signatures to check.
-        let Ok(outcome) = tokio::task::spawn_blocking(move || Identity::load(&to_load)).await else {
-            continue;
-        };
+        let known = kept.clone();
+        let load = move || Identity::load(&to_load, known.as_ref());
+        let Ok(outcome) = tokio::task::spawn_blocking(load).await else { continue };
         match outcome {
-            Ok(identity) => {
+            Ok((identity, pin)) => {
+                kept = Some(pin);
                 let first = current.send_replace(Some(Arc::new(identity))).is_none();
                 tracing::info!(first, "certificate and CA loaded");
                 loaded = found;
@@ -239,4 +263,65 @@ fn fingerprint(directory: &Path) -> Option<Vec<(u64, u64, i64, i64)>> {
 
 fn now() -> UnixTime {
     UnixTime::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use keys::{CaKey, LeafRequest, MeshCa, Salt, Seed, SeedEngine};
+    use manifest::Timestamp;
+
+    use super::*;
+
+    /// Files as an initializer writes them, under the root that follows from the seed.
+    fn write(directory: &Path, seed: u8, generation: u64) {
+        let (seed, salt) = (Seed::from_bytes(&[seed; 64]).unwrap(), Salt::from_bytes(&[1; 32]).unwrap());
+        let engine = SeedEngine::new(seed, salt).unwrap();
+        let now = Timestamp::from_millis(super::now().as_secs() * 1000);
+        let ca = MeshCa::new(&engine, CaKey::generate().unwrap(), now).unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let leaf = LeafRequest {
+            spki_der: &rcgen::PublicKeyData::subject_public_key_info(&key),
+            sans: &["web".into()],
+            workload_secret_id: None,
+            claims: &keys::leaf_claim_extensions(None, generation).unwrap(),
+            lifetime: Duration::from_hours(1),
+        };
+        let (leaf, public) = (ca.issue(&leaf, now).unwrap(), ca.public());
+        let tls = directory.join("tls-config");
+        std::fs::create_dir_all(&tls).unwrap();
+        for (name, content) in [
+            ("key.pem", key.serialize_pem()),
+            ("coordinator-root-ca.pem", public.root_pem.clone()),
+            ("mesh-ca.pem", public.mesh_pem.clone()),
+            ("certChain.pem", format!("{}{}", leaf.pem, public.intermediate_pem)),
+        ] {
+            std::fs::write(tls.join(name), content).unwrap();
+        }
+    }
+
+    #[test]
+    fn files_of_another_deployment_are_not_loaded() {
+        let directory = tempfile::tempdir().unwrap();
+        let sources =
+            Sources { directory: directory.path().to_owned(), trust: Trust::MeshCa, peers: Peers::default() };
+        let load = |kept: Option<&Pin>| Identity::load(&sources, kept).map(|(_, pin)| pin);
+        let refused = |kept: Option<&Pin>| format!("{:#}", load(kept).unwrap_err());
+        write(directory.path(), 1, 2);
+        let first = load(None).unwrap();
+        write(directory.path(), 1, 3); // a new manifest: another mesh CA under the same root
+        let newer = load(Some(&first)).unwrap();
+        write(directory.path(), 1, 2);
+        assert!(refused(Some(&newer)).contains("this pod has seen manifest 3"));
+        write(directory.path(), 2, 9);
+        assert!(refused(Some(&newer)).contains("a new deployment needs a new pod"));
+        // It started anew, and the file in guest memory remembers; or the file is gone, and it remembers itself.
+        assert!(refused(None).contains("a new deployment needs a new pod"));
+        std::fs::remove_file(directory.path().join("deployment.json")).unwrap();
+        assert!(refused(Some(&newer)).contains("a new deployment needs a new pod"));
+        // A mesh CA of one deployment beside the root of another.
+        let root = std::fs::read(directory.path().join("tls-config/coordinator-root-ca.pem")).unwrap();
+        write(directory.path(), 1, 3);
+        std::fs::write(directory.path().join("tls-config/coordinator-root-ca.pem"), root).unwrap();
+        assert!(refused(None).contains("not of one deployment"));
+    }
 }

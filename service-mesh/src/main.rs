@@ -135,6 +135,7 @@ enum Unlisted {
 fn main() -> ExitCode {
     let args: Args = program::parse(None);
     args.log.init();
+    program::keep_secrets();
     match start(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -117,6 +117,17 @@ pub enum Fact {
         #[serde(default, with = "serde_bytes")]
         document: Vec<u8>,
     },
+    /// A workload owner vouched for this deployment's root, for pods that ask for that. Control stream.
+    DeploymentVouched {
+        /// SHA-256 of the owner's key, PKIX DER.
+        owner: KeyDigest,
+        /// The owner's key, PKIX DER.
+        #[serde(with = "serde_bytes")]
+        public_key: Vec<u8>,
+        /// Over `keys::root_voucher`, ECDSA with SHA-256, ASN.1 DER.
+        #[serde(with = "serde_bytes")]
+        signature: Vec<u8>,
+    },
     /// A seedshare owner gave a restarted Coordinator its seed. Control stream.
     RecoveredByUser {
         /// SHA-256 of the owner's key, PKCS#1 DER; where several were needed, of the last one.
@@ -287,6 +298,7 @@ impl Fact {
             Self::ProposalApproved { .. } => "ProposalApproved",
             Self::ProposalWithdrawn { .. } => "ProposalWithdrawn",
             Self::SeedSharesCreated { .. } => "SeedSharesCreated",
+            Self::DeploymentVouched { .. } => "DeploymentVouched",
             Self::RecoveredByUser { .. } => "RecoveredByUser",
             Self::RecoveryGranted { .. } => "RecoveryGranted",
             Self::RecoveryReceived { .. } => "RecoveryReceived",

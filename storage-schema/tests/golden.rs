@@ -88,6 +88,14 @@ fn facts() -> Vec<(u8, Fact)> {
         (1, shares_created(0, vec![], vec![])),
         (2, shares_created(2, vec![ShareCommitment([21; 32])], vec![])),
         (3, shares_created(2, vec![ShareCommitment([21; 32])], vec![26; 32])),
+        (
+            1,
+            Fact::DeploymentVouched {
+                owner: KeyDigest::from_bytes([19; 32]),
+                public_key: vec![28; 120],
+                signature: vec![29; 104],
+            },
+        ),
         (1, recovered(vec![])),
         (2, recovered(vec![KeyDigest::from_bytes([22; 32])])),
         (

@@ -203,8 +203,11 @@ impl Sign {
             listed: active.manifest.policies.len(),
         })?;
         let secret_id = WorkloadSecretId::new(&entry.workload_secret_id);
-        let extensions: Vec<ClaimExtension> =
+        let secret = secret_id.as_ref().map(|id| active.engine.workload_secret(id)).transpose()?;
+        let mut extensions: Vec<ClaimExtension> =
             claims.extensions().into_iter().map(|(oid, der)| ClaimExtension { oid, der }).collect();
+        // The pod holds the secret beside it, and what it is told later, against these.
+        extensions.extend(keys::leaf_claim_extensions(secret.as_ref(), active.generation)?);
         let request = LeafRequest {
             spki_der: msg.certified_key.as_deref().unwrap_or(&msg.spki_der),
             sans: &entry.sans,
@@ -213,7 +216,6 @@ impl Sign {
             lifetime: msg.lifetime,
         };
         let certificate = active.ca.issue(&request, now)?;
-        let secret = secret_id.as_ref().map(|id| active.engine.workload_secret(id)).transpose()?;
         let mut facts = vec![Fact::CertificateIssued {
             serial: certificate.serial,
             certificate: certificate.der.clone(),

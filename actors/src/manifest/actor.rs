@@ -13,7 +13,7 @@ use super::{
     follow::{Adopt, AdoptError, Follow, Unsure},
     messages::{
         ApproveProposal, LedgerError, ProposalReply, ProposeManifest, RecordHeads, Recover, RecoverError,
-        RecoverReply, SeedShares, SetManifest, SetManifestError, SetManifestReply, WithdrawProposal,
+        RecoverReply, SeedShares, SetManifest, SetManifestError, SetManifestReply, Vouch, WithdrawProposal,
     },
     recovery::ReceivedShares,
     state::{Active, Entry, Phase, Snapshot, State},
@@ -229,6 +229,7 @@ handler!(SetManifest, set_manifest, SetManifestReply, SetManifestError);
 handler!(ProposeManifest, propose, ProposalReply, SetManifestError);
 handler!(ApproveProposal, approve, ProposalReply, SetManifestError);
 handler!(WithdrawProposal, withdraw, (), SetManifestError);
+handler!(Vouch, vouch, (), SetManifestError);
 handler!(Recover, recover, RecoverReply, RecoverError);
 handler!(RecordHeads, record_heads, (), LedgerError);
 handler!(Follow, follow, u64, LedgerError);

@@ -11,7 +11,7 @@ use super::{
     follow::Unsure,
     messages::{
         ApproveProposal, LedgerError, ProposalReply, ProposeManifest, SeedShare, SeedShares, SetManifest,
-        SetManifestError, SetManifestReply, WithdrawProposal,
+        SetManifestError, SetManifestReply, Vouch, WithdrawProposal,
     },
     proposals::{Permit, permit},
     state::{Active, Phase, decide_platforms},
@@ -173,6 +173,22 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
         }
         let needed = active.manifest.workload_owners_needed();
         Ok(ProposalReply::Pending { transition, signed: signed.into_keys().collect(), needed })
+    }
+
+    pub(super) fn vouch(&mut self, cmd: &Vouch) -> Result<(), SetManifestError> {
+        let active = self.in_force()?;
+        let Vouch { public_key, signature, request } = cmd;
+        let root_key = active.engine.root_key().public_der();
+        let owner = self.state.decide_vouch(public_key, signature, &root_key, &active.manifest)?;
+        if self.state.vouchers().contains_key(&owner) {
+            return Ok(()); // its word stands: nothing is news
+        }
+        let fact =
+            Fact::DeploymentVouched { owner, public_key: public_key.clone(), signature: signature.clone() };
+        self.commit(vec![fact], *request, &active.engine)?;
+        self.publish(Phase::Active(active));
+        tracing::info!(%owner, "an owner vouches for this deployment");
+        Ok(())
     }
 
     pub(super) fn withdraw(&mut self, cmd: &WithdrawProposal) -> Result<(), SetManifestError> {

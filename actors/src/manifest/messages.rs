@@ -50,6 +50,18 @@ pub struct ApproveProposal {
     pub request: RequestId,
 }
 
+/// Vouches for this deployment's root, as a workload owner.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<(), SetManifestError>")]
+pub struct Vouch {
+    /// The owner's key, PKIX DER.
+    pub public_key: Vec<u8>,
+    /// Over `keys::root_voucher`, ASN.1 DER.
+    pub signature: Vec<u8>,
+    /// The request.
+    pub request: RequestId,
+}
+
 /// Withdraws a proposal.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), SetManifestError>")]
@@ -191,6 +203,18 @@ pub enum SetManifestError {
         /// How many valid ones came.
         valid: usize,
     },
+    /// A name in it is somebody else's.
+    #[error(transparent)]
+    Names(#[from] manifest::ManifestError),
+    /// Somebody withdrew this change; its signatures count no more.
+    #[error(
+        "change {0} was withdrawn: its signatures do not count until another manifest is set; to make it all the same, \
+         change the manifest by a space and sign that"
+    )]
+    Withdrawn(TransitionHash),
+    /// More owners than pods can be given.
+    #[error("{0} owners vouch for this deployment already")]
+    TooManyVouchers(usize),
     /// No such proposal.
     #[error("there is no proposal {0}: it was withdrawn, or another manifest was set since")]
     UnknownProposal(TransitionHash),

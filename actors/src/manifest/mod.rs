@@ -19,10 +19,11 @@ pub use checkpoints::{replica_heads, verify_stream, verify_streams};
 pub use follow::{Adopt, AdoptError, Follow};
 pub use messages::{
     ApproveProposal, LedgerError, ProposalReply, ProposeManifest, RecordHeads, Recover, RecoverError,
-    RecoverReply, SeedShare, SeedShares, SetManifest, SetManifestError, SetManifestReply, WithdrawProposal,
+    RecoverReply, SeedShare, SeedShares, SetManifest, SetManifestError, SetManifestReply, Vouch,
+    WithdrawProposal,
 };
 pub use proposals::{Permit, Proposal};
-pub use state::{Active, CaRecord, Entry, NotInForce, Phase, SeedShareRecord, Snapshot, State};
+pub use state::{Active, CaRecord, Entry, NotInForce, Phase, SeedShareRecord, Snapshot, State, Voucher};
 
 #[cfg(test)]
 mod owner_tests;

@@ -192,9 +192,33 @@ fn proposals_survive_a_restart_can_be_withdrawn_and_are_void_after_another_chang
     withdraw(&mut ledger, Some(ben.digest())).unwrap();
     assert_eq!(ledger.state.proposals().len(), 1);
 
-    propose(&mut ledger, &change, &anna).unwrap();
     assert!(matches!(propose(&mut ledger, &other, &anna), Ok(ProposalReply::Set(_))), "the second signature");
     assert!(ledger.state.proposals().is_empty(), "the first begins at a past transition");
+}
+
+/// Signatures of a withdrawn change are in the history for everybody to read, and valid for ever.
+#[test]
+fn a_withdrawn_change_is_refused_until_history_moves() {
+    let [anna, ben] = std::array::from_fn(|_| Owner::workload());
+    let store = Arc::default();
+    let mut ledger = open(&store);
+    set(&mut ledger, with_owners(1, 2, &[&anna, &ben]), vec![]).unwrap();
+    let change = with_owners(2, 2, &[&anna, &ben]);
+    let transition = next(&ledger, &change);
+    propose(&mut ledger, &change, &anna).unwrap();
+    ledger.withdraw(&WithdrawProposal { transition, caller: Some(anna.digest()), request: REQUEST }).unwrap();
+    let is_withdrawn = |error| matches!(error, SetManifestError::Withdrawn(found) if found == transition);
+    let both = || vec![anna.sign(&transition), ben.sign(&transition)];
+    assert!(
+        is_withdrawn(set(&mut ledger, change.clone(), both()).unwrap_err()),
+        "the old signature and another"
+    );
+    assert!(is_withdrawn(propose(&mut ledger, &change, &ben).unwrap_err()), "taken back by another owner");
+    let latest = ledger.state.latest().unwrap().transition;
+    assert_eq!(open(&store).state.latest().unwrap().transition, latest, "and after a restart");
+    let other = with_owners(3, 2, &[&anna, &ben]);
+    let transition = next(&ledger, &other);
+    set(&mut ledger, other, vec![anna.sign(&transition), ben.sign(&transition)]).unwrap();
 }
 
 #[test]

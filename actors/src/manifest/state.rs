@@ -17,6 +17,9 @@ use super::{
     proposals::{MAX_PROPOSALS, Permit, Proposal, approvals, permit},
 };
 
+/// Most owners who vouch for a deployment, over all manifests: every pod is given all of them.
+const MAX_VOUCHERS: usize = 64;
+
 /// The fold over the control stream.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct State {
@@ -24,6 +27,12 @@ pub struct State {
     recoveries: u64,
     heads: BTreeMap<StreamId, StreamHead>,
     proposals: BTreeMap<TransitionHash, Proposal>,
+    /// Changes that were withdrawn since the last manifest was set: signatures of them count no more.
+    #[serde(default)]
+    withdrawn: BTreeSet<TransitionHash>,
+    /// Owners who vouch for this deployment.
+    #[serde(default)]
+    vouchers: BTreeMap<KeyDigest, Voucher>,
     seed_shares: SeedShareRecord,
     ca: Option<CaRecord>,
     /// What the entries name: hashes of manifests and policies, each once.
@@ -58,6 +67,15 @@ pub struct SeedShareRecord {
     /// Digest of the document with the encrypted shares; empty in deployments of earlier versions.
     #[serde(default)]
     pub document: Vec<u8>,
+}
+
+/// An owner's word for this deployment's root.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Voucher {
+    /// The owner's key, PKIX DER.
+    pub public_key: Vec<u8>,
+    /// Over `keys::root_voucher`, ASN.1 DER.
+    pub signature: Vec<u8>,
 }
 
 /// The certificate authority that is in force.
@@ -100,6 +118,11 @@ impl State {
         &self.proposals
     }
 
+    /// Owners who vouch for this deployment's root, for pods that ask for that.
+    pub fn vouchers(&self) -> &BTreeMap<KeyDigest, Voucher> {
+        &self.vouchers
+    }
+
     /// How the seed was handed out.
     pub fn seed_shares(&self) -> &SeedShareRecord {
         &self.seed_shares
@@ -133,6 +156,7 @@ impl State {
                 self.manifests.insert(*manifest);
                 self.policies.extend(policies);
                 self.proposals.clear(); // they begin where history was, not where it is
+                self.withdrawn.clear();
                 self.entries.push(Entry {
                     at: event.at,
                     manifest: *manifest,
@@ -162,6 +186,7 @@ impl State {
             }
             Fact::ProposalWithdrawn { transition, .. } => {
                 self.proposals.remove(transition);
+                self.withdrawn.insert(*transition);
             }
             Fact::SeedSharesCreated { owners, threshold, commitments, document } => {
                 self.seed_shares = SeedShareRecord {
@@ -170,6 +195,10 @@ impl State {
                     commitments: commitments.clone(),
                     document: document.clone(),
                 };
+            }
+            Fact::DeploymentVouched { owner, public_key, signature } => {
+                let voucher = Voucher { public_key: public_key.clone(), signature: signature.clone() };
+                self.vouchers.insert(*owner, voucher);
             }
             Fact::RecoveryGranted { .. }
             | Fact::RecoveryReceived { .. }
@@ -197,18 +226,40 @@ impl State {
         {
             return Err(self.stale(got, &cmd.manifest));
         }
-        let transition = self.would_be(&cmd.manifest, &cmd.policies, current)?;
+        // Who asks comes before what is asked: anybody can send 16 MiB of policies to be hashed.
+        let transition = self.transition_of(&cmd.manifest);
+        let permit = self.permit(cmd, current, transition, bootstrap)?;
+        self.check_acceptable(&cmd.manifest, &cmd.policies, current)?;
+        Ok(permit)
+    }
+
+    fn permit(
+        &self,
+        cmd: &SetManifest,
+        current: Option<&Manifest>,
+        transition: TransitionHash,
+        bootstrap: Option<&OwnerKey>,
+    ) -> Result<Permit, SetManifestError> {
         let Some(current) = current else { return first(cmd, transition, bootstrap) };
+        if !cmd.signatures.is_empty() {
+            self.not_withdrawn(&transition)?;
+        }
         authorise(current, cmd, transition)
     }
 
-    /// The transition that a manifest makes, if it and its policies are acceptable as such.
-    fn would_be(
+    /// The transition that a manifest would make now.
+    fn transition_of(&self, manifest: &Manifest) -> TransitionHash {
+        TransitionHash::chain(self.latest().map(|entry| entry.transition), manifest.hash())
+    }
+
+    /// Whether a manifest and its policies are acceptable as such.
+    fn check_acceptable(
         &self,
         manifest: &Manifest,
         policies: &[Vec<u8>],
         current: Option<&Manifest>,
-    ) -> Result<TransitionHash, SetManifestError> {
+    ) -> Result<(), SetManifestError> {
+        manifest.check_names(current.map(Manifest::body))?;
         let documents: BTreeSet<PolicyHash> = policies.iter().map(|policy| PolicyHash::of(policy)).collect();
         if let Some(hash) = manifest.policies.keys().find(|hash| !documents.contains(hash)) {
             return Err(SetManifestError::PolicyMissing(*hash));
@@ -233,7 +284,36 @@ impl State {
         if !current.is_none_or(same_owners) {
             return Err(SetManifestError::SeedshareOwnersChanged);
         }
-        Ok(TransitionHash::chain(self.latest().map(|entry| entry.transition), manifest.hash()))
+        Ok(())
+    }
+
+    /// A signature stays valid for its transition for ever, and everybody has read it in the history: whoever withdrew
+    /// it would have withdrawn nothing, if it counted again.
+    fn not_withdrawn(&self, transition: &TransitionHash) -> Result<(), SetManifestError> {
+        match self.withdrawn.contains(transition) {
+            true => Err(SetManifestError::Withdrawn(*transition)),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether an owner may vouch for the deployment with this root key.
+    pub fn decide_vouch(
+        &self,
+        public_key: &[u8],
+        signature: &[u8],
+        root_key: &[u8],
+        current: &Manifest,
+    ) -> Result<KeyDigest, SetManifestError> {
+        let owner = KeyDigest::of(public_key);
+        if !current.workload_owner_digests().any(|listed| listed == owner) {
+            return Err(SetManifestError::NotAnOwner(owner));
+        }
+        if !self.vouchers.contains_key(&owner) && self.vouchers.len() >= MAX_VOUCHERS {
+            return Err(SetManifestError::TooManyVouchers(MAX_VOUCHERS));
+        }
+        keys::verify_ecdsa_sha256(public_key, keys::root_voucher(root_key).as_bytes(), signature)
+            .map_err(|_| SetManifestError::UntrustedSignature)?;
+        Ok(owner)
     }
 
     /// Why a change that begins at `got` cannot be: maybe it was made already and only the answer to
@@ -268,11 +348,13 @@ impl State {
         signature: &[u8],
         current: &Manifest,
     ) -> Result<(TransitionHash, BTreeMap<KeyDigest, Vec<u8>>), SetManifestError> {
-        let transition = self.would_be(manifest, policies, Some(current))?;
+        let transition = self.transition_of(manifest);
+        self.not_withdrawn(&transition)?;
         let mut signed = approvals(current, &transition, [signature].into_iter());
         if signed.is_empty() {
             return Err(SetManifestError::UntrustedSignature);
         }
+        self.check_acceptable(manifest, policies, Some(current))?;
         match self.proposals.get(&transition) {
             Some(proposal) => signed.extend(proposal.approvals.clone()),
             None if self.proposals.len() >= MAX_PROPOSALS => {
@@ -383,7 +465,7 @@ fn authorise(
 }
 
 impl Projection for State {
-    const NAME: &'static str = "manifest history 4";
+    const NAME: &'static str = "manifest history 5";
 
     fn apply(&mut self, _: u64, event: &Event) {
         Self::apply(self, event);

@@ -93,6 +93,18 @@ async fn flood(source: [u8; 4], to: SocketAddr, stop: Arc<AtomicBool>) {
     }
 }
 
+/// A host sets `core_pattern`, and the disk of a node is read by others.
+#[test]
+fn a_coordinator_leaves_no_core_and_its_directory_is_its_own() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let deployment = Deployment::start(&[], |_, _| {}).unwrap();
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", deployment.id().unwrap())).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{core}");
+    let mode = std::fs::metadata(deployment.path("event-log")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+}
+
 #[test]
 fn honest_workloads_are_served_while_others_attack() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();

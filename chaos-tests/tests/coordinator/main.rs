@@ -3,10 +3,12 @@
 
 mod attacks;
 mod certificates;
+mod continuity;
 mod floods;
 mod metrics;
 mod owners;
 mod proxy;
+mod rewriting;
 mod storage;
 
 use std::{

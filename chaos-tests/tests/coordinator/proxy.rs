@@ -118,3 +118,33 @@ fn setting_verifying_and_recovering_work_through_a_proxy_that_ends_tls() {
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     assert!(stderr(&output).contains("this is another Coordinator"), "{}", stderr(&output));
 }
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    let _ = fs::remove_dir_all(to);
+    let mut cp = Command::new("cp");
+    run(cp.arg("-r").arg(from).arg(to));
+}
+
+#[test]
+fn a_coordinator_whose_storage_was_rolled_back_refuses_the_seed_itself() {
+    let mut deployment = Deployment::start(&[], |_, _| {}).unwrap();
+    done(&deployment, &["set"]);
+    deployment.kill();
+    copy(&deployment.path("event-log"), &deployment.path("before"));
+    deployment.launch().unwrap();
+    done(&deployment, &["recover"]);
+    let mut next = deployment.manifest().unwrap().body().clone();
+    next.minimum_api_version = "v1".into();
+    fs::write(deployment.path("next.json"), next.to_json()).unwrap();
+    done(&deployment, &["set", "-m", "next.json", "--workload-owner-key", "workload-owner.pem"]);
+    deployment.kill();
+    copy(&deployment.path("before"), &deployment.path("event-log"));
+    deployment.launch().unwrap();
+    let url = format!("http://{}", deployment.ports.http);
+    for address in [deployment.ports.user.to_string(), url] {
+        let output = deployment.contrast_at(&address, &["recover"]).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        assert!(stderr(&output).contains("the Coordinator shows a past"), "{}", stderr(&output));
+    }
+    crate::drive(&deployment, "rollback");
+}

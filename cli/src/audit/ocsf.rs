@@ -122,6 +122,10 @@ fn shape(fact: &Fact) -> Shape {
             let message = format!("The seed was made and encrypted to {} seedshare owners", owners.len());
             of(EntityManagement, create, Informational, message, entity("Seed shares", "seed-shares".into()))
         }
+        Fact::DeploymentVouched { owner, .. } => {
+            let message = format!("Workload owner {owner} vouched for the deployment");
+            of(EntityManagement, update, Informational, message, entity("Deployment", owner.to_string()))
+        }
         Fact::ManifestProposed { manifest, transition, approval, .. } => {
             let message = format!("Workload owner {} proposed manifest {manifest}", approval.owner);
             let fields = entity("Manifest proposal", transition.to_string());

@@ -46,12 +46,13 @@ impl Filter {
 }
 
 /// Every kind of event, as `--kind` names them.
-pub(crate) const KINDS: [&str; 16] = [
+pub(crate) const KINDS: [&str; 17] = [
     "ManifestSet",
     "ManifestProposed",
     "ProposalApproved",
     "ProposalWithdrawn",
     "SeedSharesCreated",
+    "DeploymentVouched",
     "RecoveredByUser",
     "RecoveryGranted",
     "RecoveryReceived",

@@ -132,6 +132,8 @@ fn policies(files: &[(String, String)], printer: &Printer) -> anyhow::Result<Vec
         trusted_store: None,
         runtime_class: None,
         image_replacements: Vec::new(),
+        workload_owners: Vec::new(),
+        workload_owners_needed: 1,
     })?;
     for finding in deployment.published_secrets() {
         printer.note(&format!("warning: {finding}; `contrast generate` refuses this"));

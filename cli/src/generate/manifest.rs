@@ -4,8 +4,8 @@ use std::{fs, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path, str
 
 use anyhow::{Context as _, ensure};
 use manifest::{
-    ManifestBody, Measurement, OwnerKey, PolicyEntry, ReferenceValues, Role, SnpReferenceValues, SnpTcb,
-    TdxReferenceValues,
+    KeyDigest, ManifestBody, Measurement, OwnerKey, PolicyEntry, ReferenceValues, Role, SnpReferenceValues,
+    SnpTcb, TdxReferenceValues,
 };
 use runtime_policy::{PodPolicy, Target, Workload};
 use serde_json::{Value, json};
@@ -84,6 +84,20 @@ impl Draft {
         Ok(Self { existing, body, unknown })
     }
 
+    /// The workload owners whose word pods demand, and how many of them. Makes keys that are not there, as they have to
+    /// be in the pods before the manifest is written.
+    pub(super) fn owners(
+        &mut self,
+        args: &Args,
+        printer: &Printer,
+    ) -> anyhow::Result<(Vec<KeyDigest>, usize)> {
+        add_keys(args, &mut self.body, printer)?;
+        let mut digests: Vec<KeyDigest> = self.body.workload_owner_digests().collect();
+        digests.sort();
+        digests.dedup();
+        Ok((digests, self.body.workload_owners_needed()))
+    }
+
     /// What pods should fit.
     pub(super) fn target(&self, args: &Args) -> Target {
         let values = &self.body.reference_values;
@@ -127,7 +141,11 @@ impl Draft {
                     && (entry.role == Role::None || entry.sans.contains(&policy.workload.name))
             };
             let known = old.get(&hash).or_else(|| old.values().find(same));
-            let entry = known.cloned().unwrap_or_else(|| entry(&policy.workload));
+            let mut entry = known.cloned().unwrap_or_else(|| entry(&policy.workload));
+            // Earlier versions wrote it, and some clients take it for any name of one label.
+            if entry.sans.iter().any(|san| san != "*") {
+                entry.sans.retain(|san| san != "*");
+            }
             body.policies.insert(hash, entry);
         }
         if args.keep_coordinators {
@@ -139,7 +157,6 @@ impl Draft {
         if body.policies.values().all(|entry| entry.role != Role::Coordinator) {
             printer.note("warning: no pod has the annotation contrast.edgeless.systems/pod-role: coordinator; `contrast set` needs one");
         }
-        add_keys(args, body, printer)?;
         let bytes = if self.unknown.is_empty() {
             body.to_json()
         } else {
@@ -180,7 +197,7 @@ fn existing_body(path: &Path, bytes: &[u8]) -> anyhow::Result<(ManifestBody, Vec
 
 pub(crate) fn entry(workload: &Workload) -> PolicyEntry {
     PolicyEntry {
-        sans: vec![workload.name.clone(), "*".into()],
+        sans: vec![workload.name.clone()],
         workload_secret_id: workload.workload_secret_id.clone(),
         role: workload.role,
     }
@@ -194,6 +211,7 @@ fn add_keys(args: &Args, body: &mut ManifestBody, printer: &Printer) -> anyhow::
     } else {
         for path in &args.add_workload_owner_key {
             let public = public_key(
+                args,
                 path,
                 keys::workload_owner_public_key,
                 keys::generate_workload_owner_key,
@@ -210,8 +228,13 @@ fn add_keys(args: &Args, body: &mut ManifestBody, printer: &Printer) -> anyhow::
         }
     }
     for path in &args.add_seedshare_owner_key {
-        let public =
-            public_key(path, keys::seedshare_owner_public_key, keys::generate_seedshare_owner_key, printer)?;
+        let public = public_key(
+            args,
+            path,
+            keys::seedshare_owner_public_key,
+            keys::generate_seedshare_owner_key,
+            printer,
+        )?;
         let key = OwnerKey::from_der(public);
         if !body.seedshare_owner_pub_keys.contains(&key) {
             body.seedshare_owner_pub_keys.push(key);
@@ -225,6 +248,7 @@ fn add_keys(args: &Args, body: &mut ManifestBody, printer: &Printer) -> anyhow::
 type Generated = Result<(Zeroizing<String>, Vec<u8>), keys::KeyError>;
 
 fn public_key(
+    args: &Args,
     path: &Path,
     read: fn(&str) -> Result<Vec<u8>, keys::KeyError>,
     generate: fn() -> Generated,
@@ -235,6 +259,10 @@ fn public_key(
         return read(&pem).with_context(|| path.display().to_string());
     }
     let (pem, public) = generate()?;
+    if args.dry_run {
+        printer.note(&format!("{} would be made: what pods say of it is an example", path.display()));
+        return Ok(public);
+    }
     let write = || {
         let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         file.write_all(pem.as_bytes())

@@ -7,7 +7,7 @@ mod preview;
 
 use std::path::{Path, PathBuf};
 
-use ::manifest::ReferenceValues;
+use ::manifest::{KeyDigest, ReferenceValues};
 use anyhow::Context as _;
 use runtime_policy::{
     Deployment, Injection, MAX_LINE_BYTES, PodPolicy, PodSecurity, RULES, Settings, from_host,
@@ -132,7 +132,7 @@ struct InjectArgs {
 }
 
 impl InjectArgs {
-    fn injection(&self) -> anyhow::Result<Injection> {
+    fn injection(&self, (owners, needed): (Vec<KeyDigest>, usize)) -> anyhow::Result<Injection> {
         let mut replacements = Vec::new();
         if let Some(path) = &self.image_replacements {
             let text = String::from_utf8_lossy(&read(path)?).into_owned();
@@ -159,6 +159,8 @@ impl InjectArgs {
             trusted_store: (!self.skip_trusted_store).then(|| self.trusted_store_size.clone()),
             runtime_class: self.runtime_class.clone(),
             image_replacements: replacements,
+            workload_owners: owners.iter().map(ToString::to_string).collect(),
+            workload_owners_needed: needed,
         })
     }
 }
@@ -207,7 +209,7 @@ pub(crate) async fn run(mut args: Args, workspace: Option<&Path>, printer: &Prin
     }
     let mut senders = Vec::new();
     let measured = measured(&mut args, &mut senders, printer)?;
-    let draft = manifest::Draft::read(&args, measured)?;
+    let mut draft = manifest::Draft::read(&args, measured)?;
     let mut settings = settings(args.settings.as_deref())?;
     for sender in senders {
         settings = settings.with_sender(sender.each_ref().map(Option::as_deref)).context("launch.json")?;
@@ -224,7 +226,18 @@ pub(crate) async fn run(mut args: Args, workspace: Option<&Path>, printer: &Prin
     if !args.publish_secrets {
         refuse_published_secrets(&deployment)?;
     }
-    let mut warnings = deployment.inject(&args.inject.injection()?)?;
+    if workspace != Path::new("") && !args.dry_run {
+        let made = std::fs::create_dir_all(workspace);
+        made.with_context(|| format!("cannot make the folder {}", workspace.display()))?;
+    }
+    let owners = draft.owners(&args, printer)?;
+    if owners.0.is_empty() && !args.inject.skip_initializer {
+        printer.note(
+            "warning: there is no workload owner, so nobody can vouch for the deployment: at its start a pod takes \
+             certificate and secret from any genuine Coordinator, also from one that the host runs for itself",
+        );
+    }
+    let mut warnings = deployment.inject(&args.inject.injection(owners)?)?;
 
     let images = images::resolve(&args.images, &deployment, printer).await?;
     deployment.pin(&images.by_given)?;
@@ -243,10 +256,6 @@ pub(crate) async fn run(mut args: Args, workspace: Option<&Path>, printer: &Prin
     }
     if args.dry_run {
         return preview::show(&changes, &policies, printer);
-    }
-    if workspace != Path::new("") {
-        let made = std::fs::create_dir_all(workspace);
-        made.with_context(|| format!("cannot make the folder {}", workspace.display()))?;
     }
     let to_fill_in = draft.write(&args, &policies, printer)?;
     files::write(&args.paths, args.output_file.as_deref(), &deployment, &changes, printer)?;

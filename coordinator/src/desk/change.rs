@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use actors::{
     ApproveProposal, Phase, Proposal, ProposalReply, ProposeManifest, SetManifest, SetManifestError,
-    SetManifestReply, WithdrawProposal,
+    SetManifestReply, Vouch, Voucher, WithdrawProposal,
 };
 use manifest::{KeyDigest, Timestamp, TransitionHash};
 use storage_schema::{BlobHash, EventStore};
@@ -86,6 +86,16 @@ impl<L: EventStore> Desk<L> {
         signature: Vec<u8>,
     ) -> Result<ProposalReply, Failure> {
         Ok(self.ledger.ask(ApproveProposal { transition, signature, request: request_id()? }).await??)
+    }
+
+    /// Takes an owner's word for this deployment's root.
+    pub(crate) async fn vouch(&self, public_key: Vec<u8>, signature: Vec<u8>) -> Result<(), Failure> {
+        Ok(self.ledger.ask(Vouch { public_key, signature, request: request_id()? }).await??)
+    }
+
+    /// Owners who vouch for this deployment's root. Whoever is given them verifies them.
+    pub(crate) fn vouchers(&self) -> Vec<Voucher> {
+        self.snapshot.borrow().state.vouchers().values().cloned().collect()
     }
 
     pub(crate) async fn withdraw(

@@ -156,16 +156,19 @@ fn ask(error: AskError) -> Kind {
 
 fn set_manifest(error: &SetManifestError) -> Kind {
     match error {
-        SetManifestError::StaleTransition { .. } | SetManifestError::AlreadySet { .. } => Kind::Conflict,
+        SetManifestError::StaleTransition { .. }
+        | SetManifestError::AlreadySet { .. }
+        | SetManifestError::Withdrawn(_) => Kind::Conflict,
         SetManifestError::NothingToChange => Kind::NoManifest,
         SetManifestError::NeedsRecovery | SetManifestError::SetBeforeRestart { .. } => Kind::NeedsRecovery,
         SetManifestError::InsecureNotAllowed
         | SetManifestError::TooManySignatures { .. }
+        | SetManifestError::Names(_)
         | SetManifestError::SeedshareOwnerKey { .. }
         | SetManifestError::OwnerKey { .. } => Kind::Malformed,
         SetManifestError::PolicyMissing(_) => Kind::Incomplete,
         SetManifestError::UnknownProposal(_) => Kind::NotFound,
-        SetManifestError::TooManyProposals(_) => Kind::Busy,
+        SetManifestError::TooManyProposals(_) | SetManifestError::TooManyVouchers(_) => Kind::Busy,
         SetManifestError::SeedshareOwnersChanged
         | SetManifestError::UpdatesDisabled
         | SetManifestError::NotAnOwner(_) => Kind::Denied,

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
-use actors::Active;
+use actors::{Active, Voucher};
 use keys::WorkloadSecret;
 use manifest::Timestamp;
 use storage_schema::EventStore;
@@ -23,6 +23,8 @@ pub(crate) struct Issued {
     pub(crate) chain_pem: String,
     /// Its secret, if its manifest entry names one.
     pub(crate) secret: Option<WorkloadSecret>,
+    /// Owners who vouch for the root, for a pod that demands that.
+    pub(crate) vouchers: Vec<Voucher>,
 }
 
 /// What a workload gets that has no connection of its own to be fresh on.
@@ -58,6 +60,7 @@ impl<L: EventStore> Desk<L> {
             mesh_pem: public.mesh_pem.clone(),
             chain_pem: [identity.certificate.pem.as_str(), &public.intermediate_pem].concat(),
             secret: identity.secret,
+            vouchers: self.vouchers(),
         })
     }
 

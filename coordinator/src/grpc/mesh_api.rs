@@ -2,7 +2,7 @@
 
 use tonic::{Request, Response, Status};
 use wire::mesh::{
-    NewMeshCertRequest, NewMeshCertResponse, RecoverRequest, RecoverResponse,
+    NewMeshCertRequest, NewMeshCertResponse, RecoverRequest, RecoverResponse, Voucher,
     mesh_api_server::{MeshApi as Service, MeshApiServer},
 };
 
@@ -38,6 +38,9 @@ impl Service for MeshApi {
             cert_chain: issued.chain_pem.into(),
             root_ca_cert: issued.root_pem.into(),
             workload_secret: issued.secret.map(|secret| secret.expose().to_vec()).unwrap_or_default(),
+            vouchers: (issued.vouchers.into_iter())
+                .map(|voucher| Voucher { public_key: voucher.public_key, signature: voucher.signature })
+                .collect(),
         }))
     }
 

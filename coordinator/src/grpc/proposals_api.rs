@@ -4,8 +4,8 @@ use actors::ProposalReply;
 use manifest::{KeyDigest, TransitionHash};
 use tonic::{Request, Response, Status};
 use wire::proposals::{
-    ApproveRequest, ListRequest, ListResponse, Proposal, ProposalStatus, ProposeRequest, WithdrawRequest,
-    WithdrawResponse,
+    ApproveRequest, ListRequest, ListResponse, Proposal, ProposalStatus, ProposeRequest, VouchRequest,
+    VouchResponse, WithdrawRequest, WithdrawResponse,
     proposals_server::{Proposals as Service, ProposalsServer},
 };
 
@@ -79,6 +79,13 @@ impl Service for ProposalsApi {
     async fn approve(&self, request: Request<ApproveRequest>) -> Result<Response<ProposalStatus>, Status> {
         let ApproveRequest { transition: name, signature } = request.into_inner();
         Ok(Response::new(status(self.0.approve(transition(&name)?, signature).await?)))
+    }
+
+    #[tracing::instrument(skip_all, fields(request))]
+    async fn vouch(&self, request: Request<VouchRequest>) -> Result<Response<VouchResponse>, Status> {
+        let VouchRequest { public_key, signature } = request.into_inner();
+        self.0.vouch(public_key, signature).await?;
+        Ok(Response::new(VouchResponse {}))
     }
 
     #[tracing::instrument(skip_all, fields(request))]

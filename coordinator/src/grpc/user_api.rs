@@ -6,7 +6,7 @@ use manifest::TransitionHash;
 use tonic::{Request, Response, Status};
 use wire::user::{
     GetManifestsRequest, GetManifestsResponse, LatestTransition, RecoverRequest, RecoverResponse, SeedShare,
-    SeedShareDocument, SetManifestRequest, SetManifestResponse,
+    SeedShareDocument, SetManifestRequest, SetManifestResponse, Voucher,
     user_api_server::{UserApi as Service, UserApiServer},
 };
 use zeroize::Zeroizing;
@@ -83,6 +83,9 @@ impl Service for UserApi {
                 transition_hash: active.transition.as_bytes().to_vec(),
                 signature: active.signature.clone(),
             }),
+            vouchers: (self.0.vouchers().into_iter())
+                .map(|voucher| Voucher { public_key: voucher.public_key, signature: voucher.signature })
+                .collect(),
         });
         answer.extensions_mut().insert(held);
         Ok(answer)

@@ -13,6 +13,7 @@ use super::{
     answers::{Base64, answer, read, source_of},
     api::Api,
     error::ApiError,
+    vouch::Voucher,
 };
 use crate::{budget::Right, desk::Failure};
 
@@ -33,6 +34,8 @@ struct Attested {
     policies: Vec<Base64>,
     root_ca: Base64,
     mesh_ca: Base64,
+    /// Ours: owners who vouch for the root; each verifies itself.
+    vouchers: Vec<Voucher>,
 }
 
 #[derive(Deserialize)]
@@ -116,6 +119,7 @@ async fn attest(
         policies: active.policies.iter().map(|bytes| Base64(bytes.to_vec())).collect(),
         root_ca: Base64(public.root_pem.clone().into()),
         mesh_ca: Base64(public.mesh_pem.clone().into()),
+        vouchers: api.desk.vouchers().into_iter().map(Voucher::from).collect(),
     })?;
     answer.extensions_mut().insert(held);
     Ok(answer)

@@ -19,6 +19,7 @@ use super::{
     api::Api,
     error::{ApiError, Code},
     server::json,
+    vouch::Voucher,
 };
 use crate::{
     clock::now,
@@ -70,6 +71,7 @@ struct Inner {
     cert_chain: Base64,
     root_ca: Base64,
     workload_secret: Base64,
+    vouchers: Vec<Voucher>,
 }
 
 pub(super) async fn issue(api: Arc<Api>, request: Request) -> Result<Response, ApiError> {
@@ -88,6 +90,7 @@ pub(super) async fn issue(api: Arc<Api>, request: Request) -> Result<Response, A
         mesh_ca: Base64(issued.mesh_pem.into()),
         cert_chain: Base64(issued.chain_pem.into()),
         root_ca: Base64(issued.root_pem.into()),
+        vouchers: issued.vouchers.into_iter().map(Voucher::from).collect(),
         workload_secret: Base64(issued.secret.map(|secret| secret.expose().to_vec()).unwrap_or_default()),
     };
     let plain = serde_json::to_vec(&inner).map(zeroize::Zeroizing::new);

@@ -11,6 +11,7 @@ mod mesh_cert;
 mod recover;
 mod server;
 mod status;
+mod vouch;
 
 use std::sync::Arc;
 
@@ -50,6 +51,7 @@ fn routes(api: &Arc<Api>) -> Router {
         .route("/v1/attest-key", answered(MethodFilter::POST, api, attest::attest_key))
         .route("/v1/manifest", answered(MethodFilter::POST, api, manifest::set))
         .route("/v1/recover", answered(MethodFilter::POST, api, recover::recover))
+        .route("/v1/vouch", answered(MethodFilter::POST, api, vouch::vouch))
         .route("/v1/mesh-cert", answered(MethodFilter::POST, api, mesh_cert::issue))
         .route("/v1/status", get(async move || status::status(&status)))
         .route("/v1/checkpoint", answered(MethodFilter::GET, api, status::checkpoint))
@@ -72,7 +74,7 @@ where
 
 /// The label of a path in metrics, and the largest request there.
 fn route(path: &str) -> (&'static str, usize) {
-    const ROUTES: [(&str, usize); 10] = [
+    const ROUTES: [(&str, usize); 11] = [
         ("/attest", attest::MAX_REQUEST_BYTES),
         ("/verify", attest::MAX_REQUEST_BYTES),
         ("/capabilities", 0),
@@ -80,6 +82,7 @@ fn route(path: &str) -> (&'static str, usize) {
         ("/v1/attest-key", attest::MAX_REQUEST_BYTES),
         ("/v1/manifest", manifest::MAX_REQUEST_BYTES),
         ("/v1/recover", recover::MAX_REQUEST_BYTES),
+        ("/v1/vouch", vouch::MAX_REQUEST_BYTES),
         ("/v1/mesh-cert", mesh_cert::MAX_REQUEST_BYTES),
         ("/v1/status", 0),
         ("/v1/checkpoint", 0),

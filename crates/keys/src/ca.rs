@@ -218,7 +218,11 @@ fn leaf_params(
     request: &LeafRequest<'_>,
     now: Timestamp,
 ) -> Result<(CertificateParams, SerialNumber), KeyError> {
-    let sans = request.sans.iter().map(|name| classify(name)).collect::<Result<Vec<_>, _>>()?;
+    // Go's verifier takes `*` for any name of one label, the Coordinator's among them. Manifests of before have it in
+    // every entry; one that has nothing else keeps it, or its pods would get no certificate.
+    let others = request.sans.iter().any(|name| name != "*");
+    let sans = request.sans.iter().filter(|name| !others || *name != "*");
+    let sans = sans.map(|name| classify(name)).collect::<Result<Vec<_>, _>>()?;
     let first_dns = sans.iter().find_map(|san| match san {
         SanType::DnsName(name) => Some(name.as_str().to_owned()),
         _ => None,
@@ -399,8 +403,7 @@ mod tests {
             [
                 GeneralName::IPAddress([10, 0, 0, 7]),
                 GeneralName::URI("spiffe://mesh/web"),
-                GeneralName::DNSName("web.default"),
-                GeneralName::DNSName("*")
+                GeneralName::DNSName("web.default")
             ]
         ));
         let value = |oid: &str| {

@@ -6,6 +6,7 @@
 //! Source: docs/spec/control-plane.md, sections 4 and 5.
 
 mod ca;
+mod continuity;
 mod deterministic;
 mod engine;
 mod owner;
@@ -19,6 +20,7 @@ pub use ca::{
     ClaimExtension, DEFAULT_LEAF_LIFETIME, IssuedCert, LeafRequest, MeshCa, PublicCa, key_of_csr,
     valid_until, workload_secret_id_of,
 };
+pub use continuity::{LeafClaims, leaf_claim_extensions, leaf_claims, root_voucher, secret_commitment};
 pub use engine::{Salt, Seed, SeedEngine, WorkloadSecret, WorkloadSecretId};
 pub use owner::{
     check_workload_owner_key, recover_signer, sign_ecdsa_sha256, sign_rsa_pss, verify_ecdsa_sha256,

@@ -12,6 +12,7 @@ mod digest;
 mod json;
 mod keys;
 mod manifest;
+mod names;
 mod reference_values;
 mod time;
 

@@ -172,7 +172,7 @@ impl std::ops::Deref for Manifest {
     }
 }
 
-fn invalid(path: impl Into<String>, rule: &'static str, found: impl ToString) -> ManifestError {
+pub(crate) fn invalid(path: impl Into<String>, rule: &'static str, found: impl ToString) -> ManifestError {
     ManifestError::Invalid { path: path.into(), rule, found: found.to_string() }
 }
 

@@ -2,10 +2,12 @@
 //! own evidence, memory.
 
 mod evidence;
+mod hygiene;
 mod log;
 pub mod memory;
 mod options;
 
 pub use evidence::EvidenceOptions;
+pub use hygiene::keep_secrets;
 pub use log::LogOptions;
 pub use options::{FileError, parse, parse_command};

@@ -32,6 +32,11 @@ pub struct Injection {
     pub runtime_class: Option<String>,
     /// Images to replace, by the reference in the YAML.
     pub image_replacements: Vec<(String, String)>,
+    /// SHA-256 of the workload owners' public keys, hex: pods take only a deployment that they vouch for. Empty: pods
+    /// take the first one that answers.
+    pub workload_owners: Vec<String>,
+    /// How many of them must vouch.
+    pub workload_owners_needed: usize,
 }
 
 struct Change<'a> {
@@ -173,7 +178,10 @@ pub(crate) fn inject(
             }
             None => injected::initializer(workload, initializer, injection.lift_default_deny),
         };
-        let first = first.map_err(|wrong| change.annotation_error(wrong))?;
+        let mut first = first.map_err(|wrong| change.annotation_error(wrong))?;
+        if let Some(environment) = first["env"].as_array_mut() {
+            environment.extend(owners(injection));
+        }
         if let Some(text) = workload.annotation("secure-pv") {
             secure_volume(&mut change, text, initializer)?;
         }
@@ -185,6 +193,20 @@ pub(crate) fn inject(
         Some(size) => trusted_store(&mut change, size),
         None => Ok(()),
     }
+}
+
+/// Whose word the initializer demands. In the policy, and so in the evidence: a host cannot have the pod believe others.
+fn owners(injection: &Injection) -> Vec<Value> {
+    let mut environment = Vec::new();
+    if !injection.workload_owners.is_empty() {
+        let owners = injection.workload_owners.join(",");
+        environment.push(json!({ "name": "CONTRAST_WORKLOAD_OWNERS", "value": owners }));
+    }
+    if injection.workload_owners_needed > 1 {
+        let needed = injection.workload_owners_needed.to_string();
+        environment.push(json!({ "name": "CONTRAST_WORKLOAD_OWNERS_NEEDED", "value": needed }));
+    }
+    environment
 }
 
 /// A block volume that lives as long as the pod. The first container has it, whose creation makes the agent set it up

@@ -18,6 +18,8 @@ pub(crate) fn injection() -> Injection {
         trusted_store: Some("10Gi".into()),
         runtime_class: Some("contrast-cc-metal-qemu-snp-0a1b2c3d".into()),
         image_replacements: Vec::new(),
+        workload_owners: Vec::new(),
+        workload_owners_needed: 1,
     }
 }
 

@@ -1,0 +1,71 @@
+//! What lets a pod keep to its deployment: claims in its certificate, and the owner's word for a root.
+
+use p384::pkcs8::der::{Decode, Encode as _, asn1::OctetStringRef};
+use x509_parser::{certificate::X509Certificate, oid_registry::Oid, prelude::FromDer as _};
+
+use crate::{ClaimExtension, KeyError, WorkloadSecret};
+
+/// Extension with the commitment to the workload secret. Numbers from 1001 on are ours.
+const SECRET_OID: [u64; 5] = [1, 3, 9901, 3, 1001];
+/// Extension with the number of the manifest in force.
+const GENERATION_OID: [u64; 5] = [1, 3, 9901, 3, 1002];
+
+/// What a workload's certificate says about the answer that it came with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeafClaims {
+    /// Commitment to the workload secret that was released with it.
+    pub secret_commitment: Option<[u8; 32]>,
+    /// Number of the manifest that was in force.
+    pub generation: Option<u64>,
+}
+
+/// Identifies a workload secret without giving it away: it has 64 bytes that nobody guesses.
+pub fn secret_commitment(secret: &[u8]) -> [u8; 32] {
+    crate::sha256(&[b"contrast workload secret commitment v1\0", secret])
+}
+
+/// What a workload owner signs to vouch for a deployment: its root's public key (SubjectPublicKeyInfo DER). A text of
+/// one line without a line break, so that a signer in hardware can be given it.
+pub fn root_voucher(root_key_der: &[u8]) -> String {
+    let digest: String = crate::sha256(&[root_key_der]).iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("contrast deployment root v1: {digest}")
+}
+
+/// The claims as extensions of a certificate.
+pub fn leaf_claim_extensions(
+    secret: Option<&WorkloadSecret>,
+    generation: u64,
+) -> Result<Vec<ClaimExtension>, KeyError> {
+    let library = |_| KeyError::Library("encoding an extension");
+    let mut claims =
+        vec![ClaimExtension { oid: GENERATION_OID.to_vec(), der: generation.to_der().map_err(library)? }];
+    if let Some(secret) = secret {
+        let commitment = secret_commitment(secret.expose());
+        let der = OctetStringRef::new(&commitment).and_then(|octets| octets.to_der()).map_err(library)?;
+        claims.push(ClaimExtension { oid: SECRET_OID.to_vec(), der });
+    }
+    Ok(claims)
+}
+
+/// Reads the claims of a certificate, whose signature is the caller's to check. One of upstream has none.
+pub fn leaf_claims(certificate_der: &[u8]) -> Result<LeafClaims, KeyError> {
+    let malformed = || KeyError::Malformed { what: "certificate", expected: "X.509 with claims of ours" };
+    let (_, certificate) = X509Certificate::from_der(certificate_der).map_err(|_| malformed())?;
+    let value = |oid: &[u64]| {
+        let oid = Oid::from(oid).map_err(|_| malformed())?;
+        let found = certificate.get_extension_unique(&oid).map_err(|_| malformed())?;
+        Ok::<_, KeyError>(found.map(|extension| extension.value))
+    };
+    let secret_commitment = match value(&SECRET_OID)? {
+        Some(der) => {
+            let octets = <OctetStringRef as Decode>::from_der(der).map_err(|_| malformed())?;
+            Some(<[u8; 32]>::try_from(octets.as_bytes()).map_err(|_| malformed())?)
+        }
+        None => None,
+    };
+    let generation = match value(&GENERATION_OID)? {
+        Some(der) => Some(<u64 as Decode>::from_der(der).map_err(|_| malformed())?),
+        None => None,
+    };
+    Ok(LeafClaims { secret_commitment, generation })
+}
