@@ -386,8 +386,13 @@ else := {reason(path, users)}
 # could make a program keep rights that it tries to give up.
 privilege_reasons(process) := union({
 	differing(["OCI", "Process"], ["Terminal", "NoNewPrivileges"], process),
+	has_capability_sets,
 	capability_reasons(["OCI", "Process", "Capabilities"], process),
 })
+
+# Without the sets, empty ones too, the agent takes nothing away from a container's process.
+has_capability_sets := set() if is_object(found_at(["OCI", "Process", "Capabilities"]))
+else := {reason(["OCI", "Process", "Capabilities"], "sets, which may be empty")}
 
 capability_sets := ["Ambient", "Bounding", "Effective", "Inheritable", "Permitted"]
 

@@ -239,8 +239,8 @@ const EXPLAINED: &[Explained] = &[
     (
         &["CreateSandboxRequest"],
         &["hostname"],
-        &["removed"],
-        "an agent always says it; the pod's containers would be denied then",
+        &["removed", "changed"],
+        "an agent always says it; of a pod whose name has only a form, it is fixed here for all its containers",
     ),
     (
         &["ExecProcessRequest", "WaitProcessRequest", "SignalProcessRequest", "RemoveContainerRequest"],
