@@ -19,7 +19,7 @@ pub fn named_policy(evidence: &Evidence) -> Option<PolicyHash> {
     let host_data = match evidence.oid {
         EvidenceOid::Snp => {
             let snp = SnpEvidence::from_protobuf(&evidence.document).ok()?;
-            snp::Report::new(&snp.report).ok()?.host_data()
+            snp::Report::new(&snp.report).ok()?.get(snp::place::HOST_DATA)
         }
         EvidenceOid::Tdx => tdx::named_policy(&TdxEvidence::from_protobuf(&evidence.document).ok()?.quote)?,
         EvidenceOid::Insecure => insecure::decode(&evidence.document).ok()?.1,

@@ -11,7 +11,7 @@ use crate::{
     CollateralDates, CollateralError, CrlDates, Evidence, EvidenceOid, Refusal, SnpEvidence, Tcb,
     TdxCollateral, TdxEvidence,
     checklist::{Checklist, Stop},
-    snp::{self, AmdKeys, Report, SigningKey},
+    snp::{self, AmdKeys, Report, SigningKey, place},
     tdx,
 };
 
@@ -41,13 +41,33 @@ impl VcekId {
 
 impl fmt::Display for VcekId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Tcb { fmc, bootloader, tee, snp, microcode } = self.tcb;
-        write!(f, "{:?}-{}-", self.product, hex::encode(&self.chip))?;
-        if let Some(fmc) = fmc {
-            write!(f, "{fmc}.")?;
-        }
-        write!(f, "{bootloader}.{tee}.{snp}.{microcode}")
+        write!(f, "{:?}-{}-{}", self.product, hex::encode(&self.chip), versions(&self.tcb))
     }
+}
+
+/// Names the certificate of a provider's key at one state of firmware. A report does not say which
+/// provider signed it, so one state of firmware may have several.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct VlekId {
+    /// The processor line.
+    pub product: SnpProduct,
+    /// First half of the certificate's SHA-256.
+    pub certificate: [u8; 16],
+    /// The firmware.
+    pub tcb: Tcb,
+}
+
+impl fmt::Display for VlekId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}-{}-{}", self.product, hex::encode(self.certificate), versions(&self.tcb))
+    }
+}
+
+/// The versions of firmware in a name.
+fn versions(tcb: &Tcb) -> String {
+    let Tcb { fmc, bootloader, tee, snp, microcode } = tcb;
+    let fmc = fmc.map_or(String::new(), |fmc| format!("{fmc}."));
+    format!("{fmc}{bootloader}.{tee}.{snp}.{microcode}")
 }
 
 /// Which of Intel's authorities certified a platform.
@@ -87,9 +107,8 @@ pub enum Endorsed {
         evidence: SnpEvidence,
         /// Processor lines that it may be of.
         products: Vec<SnpProduct>,
-        /// Certificates that would do, if it brings none; empty for a provider's key and where the
-        /// chip hides its name.
-        vcek: Vec<VcekId>,
+        /// The key that signed it.
+        key: ReportKey,
     },
     /// A quote.
     Tdx {
@@ -100,6 +119,15 @@ pub enum Endorsed {
     },
 }
 
+/// The key that a report says it was signed by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReportKey {
+    /// A chip's. Any of these certificates would do; none is listed where the chip hides its name.
+    Chip(Vec<VcekId>),
+    /// A provider's, at firmware that depends on the processor line.
+    Provider(Vec<(SnpProduct, Tcb)>),
+}
+
 impl Endorsed {
     /// Looks into evidence. `None`: nothing can be said of it, and its verifier will say why.
     pub fn of(evidence: &Evidence) -> Option<Self> {
@@ -108,11 +136,14 @@ impl Endorsed {
                 let evidence = SnpEvidence::from_protobuf(&evidence.document).ok()?;
                 let report = Report::new(&evidence.report).ok()?;
                 let products = products(&report);
-                let vcek = match report.signing_key()? {
-                    SigningKey::Vcek => vcek_ids(&report, &products),
-                    SigningKey::Vlek => Vec::new(),
+                let reported = |product| report.tcb(place::REPORTED_TCB, product);
+                let key = match report.signing_key()? {
+                    SigningKey::Vcek => ReportKey::Chip(vcek_ids(&report, &products)),
+                    SigningKey::Vlek => {
+                        ReportKey::Provider(products.iter().map(|p| (*p, reported(*p))).collect())
+                    }
                 };
-                Some(Self::Snp { evidence, products, vcek })
+                Some(Self::Snp { evidence, products, key })
             }
             EvidenceOid::Tdx => {
                 let evidence = TdxEvidence::from_protobuf(&evidence.document).ok()?;
@@ -128,7 +159,7 @@ fn products(report: &Report) -> Vec<SnpProduct> {
     match report.product() {
         Some(product) => vec![product],
         // Only Turin leaves most of a chip id zero.
-        None if report.chip_id()[8..] == [0; 56] => {
+        None if report.get(place::CHIP_ID)[8..] == [0; 56] => {
             vec![SnpProduct::Turin, SnpProduct::Milan, SnpProduct::Genoa]
         }
         None => vec![SnpProduct::Milan, SnpProduct::Genoa],
@@ -136,14 +167,14 @@ fn products(report: &Report) -> Vec<SnpProduct> {
 }
 
 fn vcek_ids(report: &Report, products: &[SnpProduct]) -> Vec<VcekId> {
-    let chip = report.chip_id();
+    let chip = report.get(place::CHIP_ID);
     if chip == [0; 64] {
         return Vec::new(); // masked: nobody can ask for its certificate
     }
     let id = |product: SnpProduct| VcekId {
         product,
         chip: if product == SnpProduct::Turin { chip[..8].to_vec() } else { chip.to_vec() },
-        tcb: Tcb::from_report(report.bytes(0x180), product),
+        tcb: report.tcb(place::REPORTED_TCB, product),
     };
     products.iter().copied().map(id).collect()
 }
@@ -187,6 +218,56 @@ impl Anchors {
         checked(|list| snp::verify_vcek(der, id, self.amd(id.product), list))
     }
 
+    /// The same two for the certificate of a provider's key.
+    pub fn identify_vlek(&self, product: SnpProduct, der: &[u8]) -> Result<VlekId, Refusal> {
+        checked(|list| snp::identify_vlek(der, product, self.amd(product), list))
+    }
+
+    /// Verifies that AMD signed this certificate of a provider's key.
+    pub fn verify_vlek(&self, id: &VlekId, der: &[u8]) -> Result<(), Refusal> {
+        checked(|list| snp::verify_vlek(der, id, self.amd(id.product), list))
+    }
+
+    /// Whether evidence brings certificates that are whole under another root, such as a simulated
+    /// one: what these vendors signed is of no use to it then.
+    pub fn are_strangers_to(&self, evidence: &Endorsed) -> bool {
+        match evidence {
+            Endorsed::Snp { evidence, .. } => snp::is_foreign(evidence, &self.amd),
+            Endorsed::Tdx { evidence, .. } => {
+                let Some(json) = &evidence.collateral else { return false };
+                tdx::is_foreign(json, self.intel)
+            }
+        }
+    }
+
+    /// The processor line for which the report's own certificate is good: AMD signed it, for the chip
+    /// or provider and for the firmware that the report names. `None`: it brings no such certificate.
+    pub fn brought_key(
+        &self,
+        evidence: &SnpEvidence,
+        products: &[SnpProduct],
+        key: &ReportKey,
+    ) -> Option<SnpProduct> {
+        let report = Report::new(&evidence.report).ok()?;
+        let fits = |product: &SnpProduct| match key {
+            ReportKey::Chip(ids) => {
+                let Ok(found) = self.identify_vcek(*product, &evidence.vcek) else { return false };
+                // A chip that hides its name is known by its signature.
+                let hidden = || found.tcb == report.tcb(place::REPORTED_TCB, *product);
+                if ids.is_empty() {
+                    hidden() && snp::signs(&evidence.vcek, &report)
+                } else {
+                    ids.contains(&found)
+                }
+            }
+            ReportKey::Provider(firmware) => {
+                let Ok(found) = self.identify_vlek(*product, &evidence.vlek) else { return false };
+                firmware.contains(&(*product, found.tcb)) && snp::signs(&evidence.vlek, &report)
+            }
+        };
+        products.iter().copied().find(fits)
+    }
+
     /// Verifies that AMD's root of a product signed a revocation list.
     pub fn verify_crl(&self, product: SnpProduct, der: &[u8]) -> Result<CrlDates, Refusal> {
         checked(|list| snp::verify_crl(der, self.amd(product), list))
@@ -196,6 +277,12 @@ impl Anchors {
     pub fn verify_collateral(&self, collateral: &TdxCollateral) -> Result<CollateralDates, CollateralError> {
         collateral.verify_under(self.intel)
     }
+}
+
+/// Whether the key of a certificate signed the report that evidence carries. Who signed the
+/// certificate is not looked at.
+pub fn signs(der: &[u8], evidence: &SnpEvidence) -> bool {
+    Report::new(&evidence.report).is_ok_and(|report| snp::signs(der, &report))
 }
 
 fn checked<T>(check: impl FnOnce(&mut Checklist) -> Result<T, Stop>) -> Result<T, Refusal> {

@@ -130,17 +130,17 @@ pub enum IssueError {
     Platform(String),
 }
 
-/// Why bytes are not an evidence document.
+/// Why bytes are not an evidence document: what was found instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EvidenceError {
     /// Over the limit.
-    #[error("evidence has {0} bytes, at most {MAX_DOCUMENT_BYTES} are accepted")]
+    #[error("{0} bytes, at most {MAX_DOCUMENT_BYTES} are accepted")]
     TooLarge(usize),
     /// Not the protobuf message.
-    #[error("evidence is malformed: {0}")]
+    #[error("{0}")]
     Malformed(String),
     /// A field of the wrong size.
-    #[error("evidence is malformed: {field} has {found} bytes, expected {expected}")]
+    #[error("{field} of {found} instead of {expected} bytes")]
     Length {
         /// The field.
         field: &'static str,

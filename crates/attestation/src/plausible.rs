@@ -51,12 +51,12 @@ fn of_report(
         Ok(report) => report,
         Err(error) => return list.fail("report", "1184 bytes", error),
     };
-    list.equal("report data", expected.as_bytes(), &report.report_data());
+    list.equal("report data", expected.as_bytes(), &report.get(snp::place::REPORT_DATA));
     first_fit(&reference.snp, list, |entry, list| {
         snp::compare(&report, entry, list);
         Ok(())
     })?;
-    Ok(report.host_data())
+    Ok(report.get(snp::place::HOST_DATA))
 }
 
 fn of_quote(

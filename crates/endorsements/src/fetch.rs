@@ -73,6 +73,9 @@ pub enum FetchError {
         /// What is wrong with it.
         reason: String,
     },
+    /// No service gives it to strangers.
+    #[error("no service hands out providers' certificates (VLEK): the provider's hosts have it")]
+    OnlyHosts,
 }
 
 /// Asks over HTTP: bounded in size and time, without following redirects, leaving alone for a while
@@ -119,6 +122,7 @@ impl Fetcher {
     pub(crate) fn fetch(&self, name: &Name) -> Result<Vec<u8>, FetchError> {
         match name {
             Name::Vcek(id) => Ok(self.ask(&self.services.amd, &id.service_path())?.body),
+            Name::Vlek(_) => Err(FetchError::OnlyHosts),
             Name::Crl(product) => {
                 Ok(self.ask(&self.services.amd, &format!("/vcek/v1/{product:?}/crl"))?.body)
             }

@@ -10,7 +10,8 @@ use std::{
 };
 
 use attestation::{
-    Anchors, Endorsed, Evidence, EvidenceOid, PlatformId, SnpEvidence, TdxCollateral, TdxEvidence, VcekId,
+    Anchors, Endorsed, Evidence, EvidenceOid, PlatformId, ReportKey, SnpEvidence, Tcb, TdxCollateral,
+    TdxEvidence, VlekId,
 };
 use manifest::{SnpProduct, Timestamp};
 
@@ -84,9 +85,10 @@ impl Endorsements {
     /// Adds what evidence lacks, and replaces what is older than what is known.
     pub fn complete(&self, evidence: Evidence, now: Timestamp, reach: Reach) -> Completed {
         let mut lacking = Vec::new();
-        let document = match Endorsed::of(&evidence) {
-            Some(Endorsed::Snp { evidence, products, vcek }) => {
-                self.complete_snp(evidence, &products, &vcek, now, reach, &mut lacking)
+        let endorsed = Endorsed::of(&evidence);
+        let document = match endorsed.filter(|endorsed| !self.store.anchors().are_strangers_to(endorsed)) {
+            Some(Endorsed::Snp { evidence, products, key }) => {
+                self.complete_snp(evidence, &products, &key, now, reach, &mut lacking)
             }
             Some(Endorsed::Tdx { evidence, platform }) => {
                 self.complete_tdx(evidence, platform, now, reach, &mut lacking)
@@ -105,29 +107,41 @@ impl Endorsements {
         &self,
         mut evidence: SnpEvidence,
         products: &[SnpProduct],
-        ids: &[VcekId],
+        key: &ReportKey,
         now: Timestamp,
         reach: Reach,
         lacking: &mut Vec<String>,
     ) -> Option<Vec<u8>> {
         let mut changed = false;
-        let mut product = if let &[only] = products { Some(only) } else { None };
-        if evidence.vcek.is_empty() && !ids.is_empty() {
-            let found = ids.iter().find_map(|id| Some((id, self.find(Name::Vcek(id.clone()), now, reach)?)));
-            match found {
+        let brought = self.store.anchors().brought_key(&evidence, products, key);
+        let mut product = brought.or(if let &[only] = products { Some(only) } else { None });
+        match (brought, key) {
+            (Some(product), ReportKey::Provider(_)) => self.keep_vlek(product, &evidence.vlek),
+            (Some(_), ReportKey::Chip(_)) => {}
+            // What came along is of no use to this report: the right one replaces it.
+            (None, ReportKey::Chip(ids)) => {
+                let found =
+                    ids.iter().find_map(|id| Some((id, self.find(Name::Vcek(id.clone()), now, reach)?)));
+                match (found, ids.as_slice()) {
+                    (Some((id, entry)), _) => {
+                        evidence.vcek = entry.bytes.to_vec();
+                        product = Some(id.product);
+                        changed = true;
+                    }
+                    (None, [first, ..]) => lacking.push(format!("the certificate of chip {first}")),
+                    // A chip that hides its name: nobody can ask for its certificate.
+                    (None, []) => {}
+                }
+            }
+            (None, ReportKey::Provider(firmware)) => match self.find_vlek(&evidence, firmware) {
                 Some((id, entry)) => {
-                    evidence.vcek = entry.bytes.to_vec();
+                    evidence.vlek = entry.bytes.to_vec();
                     product = Some(id.product);
                     changed = true;
                 }
-                None => lacking.push(format!("the certificate of chip {}", ids[0])),
-            }
+                None => lacking.push("the certificate of the provider's key (VLEK)".to_owned()),
+            },
         }
-        let anchors = self.store.anchors();
-        let product = product.or_else(|| {
-            let vcek = &evidence.vcek;
-            products.iter().copied().find(|product| anchors.identify_vcek(*product, vcek).is_ok())
-        });
         let Some(product) = product else { return changed.then(|| evidence.to_protobuf().ok()).flatten() };
         let name = Name::Crl(product);
         // A list that came along and is new is worth keeping; one that is nobody's is left to the verifier.
@@ -151,6 +165,26 @@ impl Endorsements {
             None => {}
         }
         changed.then(|| evidence.to_protobuf().ok()).flatten()
+    }
+
+    /// A provider's certificate that came with a report which its key signed serves the reports that come
+    /// without one. Who keeps it has verified AMD's signature on it.
+    fn keep_vlek(&self, product: SnpProduct, der: &[u8]) {
+        if let Ok(id) = self.store.anchors().identify_vlek(product, der) {
+            let _ = self.offer(&Name::Vlek(id), der);
+        }
+    }
+
+    /// The kept certificate of the key that signed this report. Providers' names stand in no report, so
+    /// those of its firmware are tried: a fleet has one or two.
+    fn find_vlek(&self, evidence: &SnpEvidence, firmware: &[(SnpProduct, Tcb)]) -> Option<(VlekId, Entry)> {
+        let entries = self.entries();
+        entries.iter().find_map(|(name, entry)| match name {
+            Name::Vlek(id) if firmware.contains(&(id.product, id.tcb)) => {
+                attestation::signs(&entry.bytes, evidence).then(|| (id.clone(), entry.clone()))
+            }
+            _ => None,
+        })
     }
 
     fn complete_tdx(
@@ -263,6 +297,9 @@ impl Endorsements {
         for product in [SnpProduct::Milan, SnpProduct::Genoa, SnpProduct::Turin] {
             if let Ok(id) = anchors.identify_vcek(product, bytes) {
                 return Some(Name::Vcek(id));
+            }
+            if let Ok(id) = anchors.identify_vlek(product, bytes) {
+                return Some(Name::Vlek(id));
             }
             if anchors.verify_crl(product, bytes).is_ok() {
                 return Some(Name::Crl(product));

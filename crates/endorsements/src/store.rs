@@ -10,7 +10,9 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use attestation::{Anchors, CollateralError, PlatformCa, PlatformId, Refusal, Tcb, TdxCollateral, VcekId};
+use attestation::{
+    Anchors, CollateralError, PlatformCa, PlatformId, Refusal, Tcb, TdxCollateral, VcekId, VlekId,
+};
 use manifest::{SnpProduct, Timestamp};
 
 /// Largest endorsement, in bytes; the same limit holds for what is fetched.
@@ -23,6 +25,8 @@ const MAX_ENTRIES: usize = 20_000;
 pub enum Name {
     /// Certificate of a chip's key.
     Vcek(VcekId),
+    /// Certificate of a provider's key. Only the provider's hosts hand it out.
+    Vlek(VlekId),
     /// Revocation list of a product's root.
     Crl(SnpProduct),
     /// Collateral of a family of Intel platforms.
@@ -45,7 +49,7 @@ pub struct Validity {
 pub struct Entry {
     /// DER, or JSON for collateral.
     pub bytes: Arc<[u8]>,
-    /// Absent for certificates of chips, which are replaced by others and never expire here.
+    /// Absent for certificates of chips and providers, which are replaced by others and never expire here.
     pub validity: Option<Validity>,
 }
 
@@ -184,6 +188,7 @@ fn verify(anchors: &Anchors, name: &Name, bytes: Vec<u8>) -> Result<Entry, PutEr
     let refused = |source| PutError::Refused { name: name.clone(), source };
     let validity = match name {
         Name::Vcek(id) => anchors.verify_vcek(id, &bytes).map(|()| None).map_err(refused)?,
+        Name::Vlek(id) => anchors.verify_vlek(id, &bytes).map(|()| None).map_err(refused)?,
         Name::Crl(product) => {
             let dates = anchors.verify_crl(*product, &bytes).map_err(refused)?;
             let (number, this_update, next_update) = (dates.number, dates.this_update, dates.next_update);
@@ -226,6 +231,7 @@ impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Vcek(id) => write!(f, "vcek-{id}.der"),
+            Self::Vlek(id) => write!(f, "vlek-{id}.der"),
             Self::Crl(product) => write!(f, "crl-{product:?}.der"),
             Self::Collateral(PlatformId { fmspc, ca }) => write!(f, "collateral-{fmspc}-{ca}.json"),
         }
@@ -243,6 +249,7 @@ impl FromStr for Name {
     fn from_str(text: &str) -> Result<Self, InvalidName> {
         let name = || match text.split_once('-')? {
             ("vcek", rest) => vcek_id(rest.strip_suffix(".der")?).map(Self::Vcek),
+            ("vlek", rest) => vlek_id(rest.strip_suffix(".der")?).map(Self::Vlek),
             ("crl", rest) => product(rest.strip_suffix(".der")?).map(Self::Crl),
             ("collateral", rest) => {
                 let (fmspc, ca) = rest.strip_suffix(".json")?.split_once('-')?;
@@ -270,10 +277,10 @@ fn product(text: &str) -> Option<SnpProduct> {
     }
 }
 
-/// The reverse of the id's text.
-fn vcek_id(text: &str) -> Option<VcekId> {
+/// The parts of an id's text: product, a name in hex, firmware.
+fn id_parts(text: &str) -> Option<(SnpProduct, Vec<u8>, Tcb)> {
     let mut parts = text.split('-');
-    let (product, chip, versions) =
+    let (product, name, versions) =
         (product(parts.next()?)?, hex::decode(parts.next()?).ok()?, parts.next()?);
     let versions: Vec<u8> = versions.split('.').map(str::parse).collect::<Result<_, _>>().ok()?;
     let (fmc, rest) = match (product, versions.as_slice()) {
@@ -281,8 +288,20 @@ fn vcek_id(text: &str) -> Option<VcekId> {
         (_, rest) => (None, rest),
     };
     let &[bootloader, tee, snp, microcode] = rest else { return None };
-    let id = VcekId { product, chip, tcb: Tcb { fmc, bootloader, tee, snp, microcode } };
-    (parts.next().is_none() && matches!(id.chip.len(), 8 | 64) && id.to_string() == text).then_some(id)
+    parts.next().is_none().then_some((product, name, Tcb { fmc, bootloader, tee, snp, microcode }))
+}
+
+/// The reverse of the id's text.
+fn vcek_id(text: &str) -> Option<VcekId> {
+    let (product, chip, tcb) = id_parts(text)?;
+    let id = VcekId { product, chip, tcb };
+    (matches!(id.chip.len(), 8 | 64) && id.to_string() == text).then_some(id)
+}
+
+fn vlek_id(text: &str) -> Option<VlekId> {
+    let (product, certificate, tcb) = id_parts(text)?;
+    let id = VlekId { product, certificate: certificate.try_into().ok()?, tcb };
+    (id.to_string() == text).then_some(id)
 }
 
 #[cfg(test)]
@@ -299,6 +318,7 @@ mod tests {
                 chip: vec![1; 64],
                 tcb: Tcb { fmc: None, ..tcb },
             }),
+            Name::Vlek(VlekId { product: SnpProduct::Turin, certificate: [7; 16], tcb }),
             Name::Crl(SnpProduct::Genoa),
             Name::Collateral(PlatformId { fmspc: "b0c06f000000".into(), ca: PlatformCa::Platform }),
         ];
@@ -310,7 +330,7 @@ mod tests {
     proptest::proptest! {
         /// A file's name comes from an untrusted directory: it names nothing outside of it.
         #[test]
-        fn whatever_parses_is_its_own_text(text in "(vcek|crl|collateral)-[./a-zA-Z0-9-]{0,40}") {
+        fn whatever_parses_is_its_own_text(text in "(vcek|vlek|crl|collateral)-[./a-zA-Z0-9-]{0,40}") {
             if let Ok(name) = text.parse::<Name>() {
                 proptest::prop_assert_eq!(name.to_string(), text);
             }

@@ -26,8 +26,8 @@ pub use self::{
     keys::OwnerKey,
     manifest::{MAX_MANIFEST_BYTES, MAX_POLICIES, Manifest, ManifestBody, ManifestError, PolicyEntry, Role},
     reference_values::{
-        GuestPolicy, PlatformInfo, ReferenceValues, Revocation, SnpProduct, SnpReferenceValues, SnpTcb,
-        TcbStatus, TdxReferenceValues,
+        GuestPolicy, PlatformInfo, ReferenceValues, Revocation, SnpProduct, SnpReferenceValues,
+        SnpSigningKey, SnpTcb, TcbStatus, TdxReferenceValues,
     },
     time::{InvalidTimestamp, Timestamp},
 };

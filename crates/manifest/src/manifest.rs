@@ -9,7 +9,7 @@ use crate::{
     digest::KeyDigest,
     json,
     keys::OwnerKey,
-    reference_values::{SnpReferenceValues, TdxReferenceValues},
+    reference_values::{GuestPolicy, PlatformInfo, SnpReferenceValues, TdxReferenceValues},
 };
 
 /// Largest accepted manifest, in bytes.
@@ -363,6 +363,15 @@ impl SnpReferenceValues {
             let rule = "expected APEIP and VCPUSignature together, or neither";
             return Err(invalid(format!("{path}.{missing}"), rule, "nothing"));
         }
+        let masks = [
+            ("AllowedGuestPolicyBits", self.allowed_guest_policy_bits & GuestPolicy::NAMED_BITS),
+            ("AllowedPlatformInfoBits", self.allowed_platform_info_bits & PlatformInfo::NAMED_BITS),
+        ];
+        if let Some((name, named)) = masks.iter().find(|(_, named)| *named != 0) {
+            let rule =
+                "expected only bits without a name; named ones belong into GuestPolicy and PlatformInfo";
+            return Err(invalid(format!("{path}.{name}"), rule, format!("{named:#x}")));
+        }
         let policy = &self.guest_policy;
         if policy.debug || policy.migrate_ma {
             let name = if policy.debug { "Debug" } else { "MigrateMA" };
@@ -439,7 +448,13 @@ mod tests {
 
     #[test]
     fn each_broken_rule_is_named_with_its_path() {
-        let cases: [(&str, String); 6] = [
+        let cases: [(&str, String); 8] = [
+            ("ReferenceValues.snp[0].AllowedGuestPolicyBits: expected only bits without a name", {
+                refusal(|m| m["ReferenceValues"]["snp"][0]["AllowedGuestPolicyBits"] = json!(1_u64 << 19))
+            }),
+            ("AllowedPlatformInfoBits: expected only bits without a name", {
+                refusal(|m| m["ReferenceValues"]["snp"][0]["AllowedPlatformInfoBits"] = json!(257))
+            }),
             ("ReferenceValues.snp[0].TrustedMeasurement: expected the measurement of a guest", {
                 refusal(|m| m["ReferenceValues"]["snp"][0]["TrustedMeasurement"] = json!("00".repeat(48)))
             }),

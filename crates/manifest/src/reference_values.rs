@@ -68,6 +68,16 @@ pub struct SnpReferenceValues {
     /// Expected platform info; absent means not compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform_info: Option<PlatformInfo>,
+    /// Mask of guest policy bits that are accepted although [`GuestPolicy`] has no name for them; any
+    /// other such bit is refused. Ours, not upstream's.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub allowed_guest_policy_bits: u64,
+    /// The same for bits of the platform info that [`PlatformInfo`] has no name for.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub allowed_platform_info_bits: u64,
+    /// Kinds of keys that may have signed the report; empty means any. Ours, not upstream's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allowed_signing_keys: Vec<SnpSigningKey>,
     /// Bits that the launch and current mitigation vectors must have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub minimum_mitigation_vector: Option<u64>,
@@ -105,6 +115,17 @@ pub enum SnpProduct {
     Genoa,
     /// Fifth generation EPYC.
     Turin,
+}
+
+/// Who holds the key that signs a platform's reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum SnpSigningKey {
+    /// One chip: the key is derived from its fuses and its firmware.
+    Vcek,
+    /// A cloud provider: AMD gave it the key for all its chips with one firmware, so the certificate
+    /// names no chip.
+    Vlek,
 }
 
 /// Security versions of an SNP platform. All but `FMCVersion` are required in a manifest: a
@@ -163,6 +184,12 @@ pub struct GuestPolicy {
     pub page_swap_disable: bool,
 }
 
+impl GuestPolicy {
+    /// Bits of a report's guest policy that have a meaning here: the ABI version (0 to 15), the flags
+    /// above (16 and 18 to 25), and bit 17, which is always set.
+    pub const NAMED_BITS: u64 = 0x03ff_ffff;
+}
+
 impl Default for GuestPolicy {
     fn default() -> Self {
         Self {
@@ -210,6 +237,11 @@ pub struct PlatformInfo {
     pub iommu_write_safe: bool,
 }
 
+impl PlatformInfo {
+    /// Bits of a report's platform info that have a meaning here.
+    pub const NAMED_BITS: u64 = 0xff;
+}
+
 /// One allowed Intel TDX platform.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -226,7 +258,8 @@ pub struct TdxReferenceValues {
     pub rtmrs: [Measurement; 4],
     /// Extended features.
     pub xfam: Xfam,
-    /// Expected attributes; absent: none that let the host debug or move the TD.
+    /// Expected attributes; absent: none that let the host debug or move the TD. Whatever stands here, a
+    /// TD without `SEPT_VE_DISABLE` (bit 28) is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub td_attributes: Option<TdAttributes>,
     /// Minimum `tcbEvaluationDataNumber` of the collateral.

@@ -1,13 +1,14 @@
 //! The table of certificates that a host hands to its SEV-SNP guests (AMD 56421, GHCB, 4.1.8.1):
 //! entries of a GUID, an offset and a length, ended by zeros; the certificates behind them.
 
-use crate::SnpEvidence;
+use crate::{SnpEvidence, pem};
 
 /// Most entries that are read.
 const MAX_ENTRIES: usize = 16;
 const ENTRY_BYTES: usize = 24;
 
-/// The certificates of a table, DER each; empty where the host sent none.
+/// The certificates of a table, DER each; empty where the host sent none. Hosts store what their admins
+/// gave them, so PEM is read too.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CertificateTable {
     /// Chip endorsement key.
@@ -58,7 +59,7 @@ impl CertificateTable {
             let (offset, length) = (number(0), number(4));
             let outside = TableError::Outside { offset, length, size: bytes.len() };
             let end = offset.checked_add(length).ok_or_else(|| outside.clone())?;
-            let certificate = bytes.get(offset..end).ok_or(outside)?.to_vec();
+            let certificate = pem::to_der(bytes.get(offset..end).ok_or(outside)?.to_vec());
             match guid_text(guid).as_str() {
                 "63da758d-e664-4564-adc5-f4b93be8accd" => table.vcek = certificate,
                 "a8074bc2-a25a-483e-aae6-39c045a0b8a1" => table.vlek = certificate,

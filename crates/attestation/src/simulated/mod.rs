@@ -90,7 +90,7 @@ impl SimulatedMachine {
     pub(crate) fn amd_keys(&self) -> AmdKeys {
         match &self.0 {
             Machine::Snp(processor) => processor.keys(),
-            Machine::Tdx(_) => AmdKeys { ask: Vec::new(), ark: Vec::new() },
+            Machine::Tdx(_) => AmdKeys { ask: Vec::new(), asvk: Vec::new(), ark: Vec::new() },
         }
     }
 

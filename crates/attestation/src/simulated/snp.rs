@@ -32,7 +32,7 @@ use x509_cert::{
 use super::{LIFETIME, label, platform, read, write};
 use crate::{
     IssueError, ReportData, SnpEvidence,
-    snp::{AmdKeys, REPORT_BYTES, SIGNED_BYTES},
+    snp::{AmdKeys, Place, REPORT_BYTES, SIGNED_BYTES, place},
 };
 
 /// Security versions: bootloader, TEE, SNP, microcode.
@@ -144,7 +144,7 @@ impl Processor {
     }
 
     pub(super) fn keys(&self) -> AmdKeys {
-        AmdKeys { ask: self.chain.ask.clone(), ark: self.chain.ark.clone() }
+        AmdKeys { ask: self.chain.ask.clone(), asvk: self.chain.ask.clone(), ark: self.chain.ark.clone() }
     }
 
     /// What a manifest says of the guests of this processor.
@@ -163,6 +163,9 @@ impl Processor {
             },
             guest_policy: GuestPolicy::default(),
             platform_info: None,
+            allowed_guest_policy_bits: 0,
+            allowed_platform_info_bits: 0,
+            allowed_signing_keys: Vec::new(),
             minimum_mitigation_vector: None,
             allowed_chip_ids: Vec::new(),
             trusted_id_key_digests: Vec::new(),
@@ -182,21 +185,20 @@ impl Processor {
         change: fn(&mut [u8]),
     ) -> Result<SnpEvidence, IssueError> {
         let mut report = vec![0; REPORT_BYTES];
-        let mut put = |at: usize, bytes: &[u8]| report[at..at + bytes.len()].copy_from_slice(bytes);
-        put(0x00, &3_u32.to_le_bytes());
-        put(0x08, &0x3_0000_u64.to_le_bytes()); // SMT, and the bit that is always set
-        put(0x34, &1_u32.to_le_bytes());
-        put(0x40, &1_u64.to_le_bytes());
-        put(0x50, data.as_bytes());
-        put(0x90, measurement().as_bytes());
-        put(0xc0, policy.as_bytes());
-        for at in [0x38, 0x180, 0x1e0, 0x1f0] {
-            put(at, &TCB_BYTES);
+        put(&mut report, place::VERSION, 3_u32.to_le_bytes());
+        put(&mut report, place::POLICY, 0x3_0000_u64.to_le_bytes()); // SMT, and the bit that is always set
+        put(&mut report, place::SIGNATURE_ALGORITHM, 1_u32.to_le_bytes());
+        put(&mut report, place::PLATFORM_INFO, 1_u64.to_le_bytes());
+        put(&mut report, place::REPORT_DATA, *data.as_bytes());
+        put(&mut report, place::MEASUREMENT, *measurement().as_bytes());
+        put(&mut report, place::HOST_DATA, *policy.as_bytes());
+        for tcb in [place::CURRENT_TCB, place::REPORTED_TCB, place::COMMITTED_TCB, place::LAUNCH_TCB] {
+            put(&mut report, tcb, TCB_BYTES);
         }
-        put(0x188, &[0x19, 0x01, 0x01]); // Milan
-        put(0x1a0, &self.chip_id);
+        put(&mut report, place::PROCESSOR, [0x19, 0x01, 0x01]); // Milan
+        put(&mut report, place::CHIP_ID, self.chip_id);
         change(&mut report);
-        let by_provider = report[0x48] >> 2 & 7 == 1;
+        let by_provider = report[place::KEY_INFO.0] >> 2 & 7 == 1;
         let key = if by_provider { &self.provider_key } else { &self.key };
         let signature = key.sign(&SystemRandom::new(), &report[..SIGNED_BYTES]).map_err(platform)?;
         for (half, at) in signature.as_ref().chunks_exact(48).zip([SIGNED_BYTES, SIGNED_BYTES + 72]) {
@@ -212,6 +214,10 @@ impl Processor {
         }
         Ok(evidence)
     }
+}
+
+fn put<const N: usize>(report: &mut [u8], Place(at): Place<N>, bytes: [u8; N]) {
+    report[at..at + N].copy_from_slice(&bytes);
 }
 
 /// Launch digest of every simulated guest.

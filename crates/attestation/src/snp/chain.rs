@@ -1,7 +1,7 @@
 //! The chain of certificates: root (ARK), signing key (ASK, or ASVK for provider keys), and the
 //! key that signed the report (VCEK, VLEK). Checked over the bytes as received.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, thread::LocalKey};
 
 use aws_lc_rs::{
     digest::{self, SHA256},
@@ -12,9 +12,9 @@ use x509_parser::{
     certificate::X509Certificate, prelude::FromDer as _, revocation_list::CertificateRevocationList,
 };
 
-use super::{Report, SigningKey, SnpEvidence, Tcb};
+use super::{Report, SigningKey, SnpEvidence, Tcb, report::place};
 use crate::{
-    VcekId,
+    VcekId, VlekId,
     checklist::{Checklist, Stop},
 };
 
@@ -54,7 +54,7 @@ pub(crate) fn verify(
     list: &mut Checklist,
 ) -> Result<KeyDigest, Stop> {
     let Some(kind) = report.signing_key() else {
-        return list.fail("signing key", "VCEK or VLEK", format!("{:#x}", report.u32(0x48)));
+        return list.fail("signing key", "VCEK or VLEK", format!("{:#x}", report.u32(place::KEY_INFO)));
     };
     let (ask, ark) = match root {
         Root::Hardware => built_in(product, kind).unwrap_or_default(),
@@ -75,9 +75,12 @@ pub(crate) fn verify(
     }
     let ark = parse(ROOT, &ark, list)?;
     let ask = parse(SIGNER, &ask, list)?;
+    if vek.is_empty() {
+        return list.fail(LEAF, missing(kind), "none");
+    }
     let vek = parse(LEAF, vek, list)?;
     authority(&ask, &ark, list)?;
-    issued(LEAF, &vek, &ask, list)?;
+    leaf(&vek, &ask, list)?;
     // None of these hides another: they are all looked at, and so is what the manifest says.
     for (name, certificate) in [(ROOT, &ark), (SIGNER, &ask), (LEAF, &vek)] {
         in_date(name, certificate, terms.now, list);
@@ -93,12 +96,32 @@ pub(crate) fn verify(
     let Some(signature) = report.signature() else {
         return list.fail("report signature", "zeros in its reserved bytes", "other values");
     };
-    let key = vek.public_key().subject_public_key.data.as_ref();
-    let genuine = UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, key)
-        .verify(report.signed_part(), &signature)
-        .is_ok();
+    let genuine = has_signed(&vek, report, &signature);
     list.demand("report signature", genuine, "made by the report key", signature_text(genuine))?;
     Ok(digest)
+}
+
+/// Who has the certificate that is missing.
+fn missing(kind: SigningKey) -> &'static str {
+    match kind {
+        SigningKey::Vcek => "the chip's certificate (VCEK), with the evidence or cached",
+        SigningKey::Vlek => {
+            "the provider's certificate (VLEK), with the evidence or cached; its hosts hand it to their guests"
+        }
+    }
+}
+
+fn has_signed(certificate: &X509Certificate<'_>, report: &Report, signature: &[u8; 96]) -> bool {
+    let key = certificate.public_key().subject_public_key.data.as_ref();
+    UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, key).verify(report.signed_part(), signature).is_ok()
+}
+
+/// Whether the key of a certificate signed a report. Who signed the certificate is not looked at.
+pub(crate) fn signs(der: &[u8], report: &Report) -> bool {
+    match (X509Certificate::from_der(der), report.signature()) {
+        (Ok(([], certificate)), Some(signature)) => has_signed(&certificate, report, &signature),
+        _ => false,
+    }
 }
 
 fn ca_text(holds: bool) -> &'static str {
@@ -113,15 +136,16 @@ fn parse<'a>(name: &'static str, der: &'a [u8], list: &mut Checklist) -> Result<
     match X509Certificate::from_der(der) {
         Ok(([], certificate)) => Ok(certificate),
         Ok((rest, _)) => list.fail(name, "one certificate", format!("{} bytes after it", rest.len())),
-        Err(_) if der.is_empty() => list.fail(name, "a certificate, with the evidence or cached", "none"),
-        Err(error) => list.fail(name, "a certificate", error),
+        Err(_) if der.is_empty() => list.fail(name, "a certificate, with the evidence", "none"),
+        Err(error) => list.fail(name, "a certificate", format!("{} other bytes ({error})", der.len())),
     }
 }
 
-/// AMD's certificates of a product, DER: the signing key for chips and the root.
+/// AMD's certificates of a product, DER: the signing keys for chips and for providers, and the root.
 #[derive(Clone)]
 pub(crate) struct AmdKeys {
     pub(crate) ask: Vec<u8>,
+    pub(crate) asvk: Vec<u8>,
     pub(crate) ark: Vec<u8>,
 }
 
@@ -130,7 +154,8 @@ impl AmdKeys {
     pub(crate) fn built_in() -> [Self; 3] {
         [SnpProduct::Milan, SnpProduct::Genoa, SnpProduct::Turin].map(|product| {
             let (ask, ark) = built_in(product, SigningKey::Vcek).unwrap_or_default();
-            Self { ask, ark }
+            let (asvk, _) = built_in(product, SigningKey::Vlek).unwrap_or_default();
+            Self { ask, asvk, ark }
         })
     }
 }
@@ -151,15 +176,23 @@ fn built_in(product: SnpProduct, key: SigningKey) -> Option<(Vec<u8>, Vec<u8>)> 
     Some((certificates.next()?, certificates.next()?))
 }
 
-/// Pairs of signing key and root certificate whose signatures this thread has found to hold. They
-/// are the same few for every report, and RSA-4096 is two thirds of a verification's time.
-const MOST_AUTHORITIES: usize = 32;
+/// Signatures that a thread has found to hold, by the hash of what was compared: it need not look
+/// again, and an RSA-4096 signature is what a verification spends its time on.
+type Held = RefCell<Vec<[u8; 32]>>;
+/// Most signatures of one kind that are remembered.
+const MOST_HELD: usize = 32;
 thread_local! {
-    static AUTHORITIES: RefCell<Vec<[u8; 32]>> = const { RefCell::new(Vec::new()) };
+    /// Roots, signing keys under them, and their revocation lists: the same few for every report.
+    static AUTHORITIES: Held = const { RefCell::new(Vec::new()) };
+    /// Keys of reports under signing keys: one for each machine of a deployment.
+    static LEAVES: Held = const { RefCell::new(Vec::new()) };
+    /// Whole chains under other roots than AMD's.
+    static FOREIGN: Held = const { RefCell::new(Vec::new()) };
 }
 
 /// Runs `check` unless this thread has seen it hold for the same signed bytes.
 fn once<'a>(
+    held: &'static LocalKey<Held>,
     parts: impl IntoIterator<Item = &'a [u8]>,
     check: impl FnOnce() -> Result<(), Stop>,
 ) -> Result<(), Stop> {
@@ -170,12 +203,12 @@ fn once<'a>(
     }
     let mut key = [0; 32];
     key.copy_from_slice(context.finish().as_ref());
-    if AUTHORITIES.with_borrow(|known| known.contains(&key)) {
+    if held.with_borrow(|known| known.contains(&key)) {
         return Ok(());
     }
     check()?;
-    AUTHORITIES.with_borrow_mut(|known| {
-        if known.len() >= MOST_AUTHORITIES {
+    held.with_borrow_mut(|known| {
+        if known.len() >= MOST_HELD {
             known.clear();
         }
         known.push(key);
@@ -183,19 +216,46 @@ fn once<'a>(
     Ok(())
 }
 
+/// What a signature on a certificate is made of.
+fn signed_parts<'a>(certificate: &'a X509Certificate<'_>) -> [&'a [u8]; 3] {
+    [
+        certificate.tbs_certificate.as_ref(),
+        certificate.signature_value.data.as_ref(),
+        certificate.signature_algorithm.algorithm.as_bytes(),
+    ]
+}
+
 /// Names and signatures of the root and of the signing key under it; their dates are not looked at.
 fn authority(ask: &X509Certificate<'_>, ark: &X509Certificate<'_>, list: &mut Checklist) -> Result<(), Stop> {
-    let parts = [ark, ask].into_iter().flat_map(|certificate| {
-        [
-            certificate.tbs_certificate.as_ref(),
-            certificate.signature_value.data.as_ref(),
-            certificate.signature_algorithm.algorithm.as_bytes(),
-        ]
-    });
-    once(parts, || {
+    once(&AUTHORITIES, [ark, ask].into_iter().flat_map(signed_parts), || {
         issued(ROOT, ark, ark, list)?;
         issued(SIGNER, ask, ark, list)
     })
+}
+
+/// Name and signature of a report's key under its signing key; its dates are not looked at.
+fn leaf(vek: &X509Certificate<'_>, ask: &X509Certificate<'_>, list: &mut Checklist) -> Result<(), Stop> {
+    let issuer = [ask.subject().as_raw(), ask.public_key().raw];
+    once(&LEAVES, issuer.into_iter().chain(signed_parts(vek)), || issued(LEAF, vek, ask, list))
+}
+
+/// Whether the certificates that came along are a whole chain under a root that is none of AMD's: then
+/// nothing that AMD signed can complete them, and nobody need be asked for it.
+pub(crate) fn is_foreign(evidence: &SnpEvidence, keys: &[AmdKeys]) -> bool {
+    let SnpEvidence { ark, ask, vcek, vlek, .. } = evidence;
+    if keys.iter().any(|keys| keys.ark == *ark) {
+        return false;
+    }
+    let vek = if vcek.is_empty() { vlek } else { vcek };
+    let whole = || {
+        let mut list = Checklist::default();
+        let list = &mut list;
+        let (ark, ask, vek) = (parse(ROOT, ark, list)?, parse(SIGNER, ask, list)?, parse(LEAF, vek, list)?);
+        issued(ROOT, &ark, &ark, list)?;
+        issued(SIGNER, &ask, &ark, list)?;
+        issued(LEAF, &vek, &ask, list)
+    };
+    once(&FOREIGN, [ark, ask, vek].map(Vec::as_slice), whole).is_ok()
 }
 
 /// Name and signature of a certificate under its issuer.
@@ -248,7 +308,7 @@ impl<'a> Crl<'a> {
         }
         let (signed, signature) = (list.tbs_cert_list.as_ref(), list.signature_value.data.as_ref());
         let spki = ark.public_key().raw;
-        once([spki, signed, signature], || {
+        once(&AUTHORITIES, [spki, signed, signature], || {
             let genuine = is_signed(signed, signature, ark);
             checks.demand(LIST, genuine, format!("signed by {}", ark.subject()), signature_text(genuine))
         })?;
@@ -293,10 +353,7 @@ pub(crate) fn identify_vcek(
     keys: &AmdKeys,
     list: &mut Checklist,
 ) -> Result<VcekId, Stop> {
-    let (ark, ask) = (parse(ROOT, &keys.ark, list)?, parse(SIGNER, &keys.ask, list)?);
-    let vcek = parse(LEAF, der, list)?;
-    authority(&ask, &ark, list)?;
-    issued(LEAF, &vcek, &ask, list)?;
+    let vcek = certified(der, &keys.ask, keys, list)?;
     let tcb = certified_tcb(&vcek, product, list)?;
     match amd_extension(&vcek, "4") {
         Some(chip) if matches!(chip.len(), 8 | 64) => Ok(VcekId { product, chip: chip.to_vec(), tcb }),
@@ -304,10 +361,47 @@ pub(crate) fn identify_vcek(
     }
 }
 
+/// The same for a provider's key, which is of no chip.
+pub(crate) fn identify_vlek(
+    der: &[u8],
+    product: SnpProduct,
+    keys: &AmdKeys,
+    list: &mut Checklist,
+) -> Result<VlekId, Stop> {
+    let vlek = certified(der, &keys.asvk, keys, list)?;
+    let tcb = certified_tcb(&vlek, product, list)?;
+    if amd_extension(&vlek, "4").is_some() {
+        return list.fail(LEAF, "no chip id in a VLEK", "one");
+    }
+    let mut certificate = [0; 16];
+    certificate.copy_from_slice(&digest::digest(&SHA256, der).as_ref()[..16]);
+    Ok(VlekId { product, certificate, tcb })
+}
+
+/// A certificate that a signing key of AMD's signed.
+fn certified<'a>(
+    der: &'a [u8],
+    signer: &[u8],
+    keys: &AmdKeys,
+    list: &mut Checklist,
+) -> Result<X509Certificate<'a>, Stop> {
+    let (ark, ask) = (parse(ROOT, &keys.ark, list)?, parse(SIGNER, signer, list)?);
+    let vek = parse(LEAF, der, list)?;
+    authority(&ask, &ark, list)?;
+    leaf(&vek, &ask, list)?;
+    Ok(vek)
+}
+
 /// Verifies that a signing key signed the certificate of this chip's key at this firmware.
 pub(crate) fn verify_vcek(der: &[u8], id: &VcekId, keys: &AmdKeys, list: &mut Checklist) -> Result<(), Stop> {
     let found = identify_vcek(der, id.product, keys, list)?;
     list.demand("certified chip and firmware", found == *id, id, &found)
+}
+
+/// Verifies that a signing key signed this certificate of a provider's key.
+pub(crate) fn verify_vlek(der: &[u8], id: &VlekId, keys: &AmdKeys, list: &mut Checklist) -> Result<(), Stop> {
+    let found = identify_vlek(der, id.product, keys, list)?;
+    list.demand("certified provider's key and firmware", found == *id, id, &found)
 }
 
 /// AMD lists revoked signing keys, not chip keys: those go away by their TCB.
@@ -352,10 +446,10 @@ fn belongs(
     product: SnpProduct,
     list: &mut Checklist,
 ) -> Result<(), Stop> {
-    let reported = Tcb::from_report(report.bytes(0x180), product);
+    let reported = report.tcb(place::REPORTED_TCB, product);
     let certified = certified_tcb(vek, product, list)?;
     list.note("reported TCB", certified == reported, format!("as certified: {certified}"), reported);
-    let chip_id = report.chip_id();
+    let chip_id = report.get(place::CHIP_ID);
     match (kind, amd_extension(vek, "4")) {
         (SigningKey::Vlek, None) => Ok(()),
         (SigningKey::Vlek, Some(_)) => list.fail(LEAF, "no chip id in a VLEK", "one"),

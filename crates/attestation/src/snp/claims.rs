@@ -2,7 +2,10 @@
 
 use manifest::SnpProduct;
 
-use super::{Report, Tcb};
+use super::{
+    Report, Tcb,
+    report::{Place, place},
+};
 use crate::claims::{boolean, integer, octets};
 
 /// What was proven about an SNP guest.
@@ -19,60 +22,68 @@ impl SnpClaims {
 
     /// The policy's hash.
     pub(crate) fn host_data(&self) -> [u8; 32] {
-        self.report.host_data()
+        self.report.get(place::HOST_DATA)
     }
 
     /// Security versions that the platform vouches for.
     pub(crate) fn reported_tcb(&self) -> Tcb {
-        self.tcb(0x180)
+        self.tcb(place::REPORTED_TCB)
     }
 
-    fn tcb(&self, at: usize) -> Tcb {
-        Tcb::from_report(self.report.bytes(at), self.product)
+    fn tcb(&self, place: Place<8>) -> Tcb {
+        self.report.tcb(place, self.product)
     }
 
     /// The claims as certificate extensions below 1.3.9901.2.1 (docs/spec/control-plane.md, section 4.4).
     pub(crate) fn extensions(&self) -> Vec<(u64, Vec<u8>)> {
         let report = &self.report;
-        let policy = report.policy();
+        let policy = report.u64(place::POLICY);
         let bit = |value: u64, n: u32| boolean(value >> n & 1 == 1);
-        let info = report.platform_info();
-        let key_info = u64::from(report.u32(0x48));
-        let byte = |at: usize| integer(u64::from(report.bytes::<1>(at)[0]));
+        let info = report.u64(place::PLATFORM_INFO);
+        let key_info = u64::from(report.u32(place::KEY_INFO));
+        let firmware = |place| report.get::<3>(place).map(|part| integer(u64::from(part)));
+        let [current_build, current_minor, current_major] = firmware(place::CURRENT_FIRMWARE);
+        let [committed_build, committed_minor, committed_major] = firmware(place::COMMITTED_FIRMWARE);
         let mut values = vec![
             (1, integer(u64::from(report.version()))),
-            (2, integer(u64::from(report.u32(0x04)))),
+            (2, integer(u64::from(report.u32(place::GUEST_SVN)))),
             (3, integer(policy >> 8 & 0xff)),
             (4, integer(policy & 0xff)),
             (5, bit(policy, 19)),
             (6, bit(policy, 18)),
             (7, bit(policy, 16)),
             (8, bit(policy, 20)),
-            (9, octets(&report.bytes::<16>(0x10))),
-            (10, octets(&report.bytes::<16>(0x20))),
-            (11, integer(u64::from(report.vmpl()))),
+            (9, octets(&report.get(place::FAMILY_ID))),
+            (10, octets(&report.get(place::IMAGE_ID))),
+            (11, integer(u64::from(report.u32(place::VMPL)))),
             (16, bit(info, 0)),
             (17, bit(info, 1)),
             (18, bit(key_info, 0)),
             (19, bit(key_info, 1)),
             (20, integer(key_info >> 2 & 7)),
-            (21, octets(&report.report_data())),
-            (22, octets(&report.measurement())),
-            (23, octets(&report.host_data())),
-            (24, octets(&report.bytes::<48>(0xe0))),
-            (25, octets(&report.bytes::<48>(0x110))),
-            (26, octets(&report.bytes::<32>(0x140))),
-            (27, octets(&report.bytes::<32>(0x160))),
-            (32, octets(&report.chip_id())),
-            (37, byte(0x1e8)),
-            (38, byte(0x1e9)),
-            (39, byte(0x1ea)),
-            (40, byte(0x1ec)),
-            (41, byte(0x1ed)),
-            (42, byte(0x1ee)),
+            (21, octets(&report.get(place::REPORT_DATA))),
+            (22, octets(&report.get(place::MEASUREMENT))),
+            (23, octets(&report.get(place::HOST_DATA))),
+            (24, octets(&report.get(place::ID_KEY_DIGEST))),
+            (25, octets(&report.get(place::AUTHOR_KEY_DIGEST))),
+            (26, octets(&report.get(place::REPORT_ID))),
+            (27, octets(&report.get(place::REPORT_ID_MA))),
+            (32, octets(&report.get(place::CHIP_ID))),
+            (37, current_build),
+            (38, current_minor),
+            (39, current_major),
+            (40, committed_build),
+            (41, committed_minor),
+            (42, committed_major),
         ];
-        for (first, at) in [(12, 0x38), (28, 0x180), (33, 0x1e0), (43, 0x1f0)] {
-            let tcb = self.tcb(at);
+        let tcbs = [
+            (12, place::CURRENT_TCB),
+            (28, place::REPORTED_TCB),
+            (33, place::COMMITTED_TCB),
+            (43, place::LAUNCH_TCB),
+        ];
+        for (first, place) in tcbs {
+            let tcb = self.tcb(place);
             let parts = [tcb.bootloader, tcb.snp, tcb.tee, tcb.microcode];
             values.extend((first..).zip(parts.map(|part| integer(u64::from(part)))));
         }

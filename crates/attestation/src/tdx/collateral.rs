@@ -7,7 +7,7 @@
 use std::{cell::RefCell, collections::HashMap};
 
 use aws_lc_rs::{
-    digest::{Context, Digest, SHA256},
+    digest::{Context, Digest, SHA256, digest},
     signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey},
 };
 use dcap_qvl::QuoteCollateralV3;
@@ -32,6 +32,32 @@ const REMEMBERED: usize = 8;
 
 thread_local! {
     static READ: RefCell<Vec<(Digest, CollateralDates)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Collateral that a thread has found to be whole under another root, by its hash.
+const MOST_FOREIGN: usize = 8;
+thread_local! {
+    static FOREIGN: RefCell<Vec<Digest>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Whether collateral is whole under a root that is not `trusted`: then nothing that Intel signed can
+/// take its place, and nobody need be asked for it.
+pub(crate) fn is_foreign(json: &[u8], trusted: KeyDigest) -> bool {
+    let digest = digest(&SHA256, json);
+    if FOREIGN.with_borrow(|known| known.iter().any(|of| of.as_ref() == digest.as_ref())) {
+        return true;
+    }
+    let Ok(collateral) = TdxCollateral::from_json(json) else { return false };
+    let named = collateral.named_root().map(|root| KeyDigest::of(&root));
+    let foreign =
+        named.filter(|root| *root != trusted).is_some_and(|root| collateral.verify_under(root).is_ok());
+    if foreign {
+        FOREIGN.with_borrow_mut(|known| {
+            known.truncate(MOST_FOREIGN - 1);
+            known.insert(0, digest);
+        });
+    }
+    foreign
 }
 
 /// Why collateral is unusable.
@@ -198,12 +224,12 @@ impl TdxCollateral {
     /// The same, read once for each thread: the quotes of one platform come with one collateral.
     pub(super) fn dates_once(&self) -> Result<CollateralDates, CollateralError> {
         let QuoteCollateralV3 { tcb_info, qe_identity, root_ca_crl, pck_crl, .. } = &self.0;
-        let mut digest = Context::new(&SHA256);
+        let mut context = Context::new(&SHA256);
         for part in [tcb_info.as_bytes(), qe_identity.as_bytes(), root_ca_crl, pck_crl] {
-            digest.update(&part.len().to_be_bytes());
-            digest.update(part);
+            context.update(&part.len().to_be_bytes());
+            context.update(part);
         }
-        let digest = digest.finish();
+        let digest = context.finish();
         let is_it = |(of, _): &&(Digest, CollateralDates)| of.as_ref() == digest.as_ref();
         let known = READ.with_borrow(|read| read.iter().find(is_it).map(|(_, dates)| dates.clone()));
         if let Some(dates) = known {

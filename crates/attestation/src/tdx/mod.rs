@@ -11,8 +11,8 @@ mod quote;
 mod verify;
 
 pub(crate) use claims::TdxClaims;
-pub(crate) use collateral::INTEL_ROOT;
 pub use collateral::{CollateralDates, CollateralError, IntelAnswers, TdxCollateral};
+pub(crate) use collateral::{INTEL_ROOT, is_foreign};
 pub use protobuf::TdxEvidence;
 pub(crate) use quote::Quote;
 pub(crate) use verify::appraise;
