@@ -30,7 +30,7 @@ use crate::{
     client::{dial, judge, read},
     printer::Refused,
     remembered::Heads,
-    sign::latest_of,
+    transition::latest_of,
 };
 
 /// Longest request.

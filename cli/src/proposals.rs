@@ -16,8 +16,9 @@ use crate::{
     history::changes,
     printer::{Printer, Refused},
     remembered::{self, Memory},
-    set::{add_kept_coordinators, read_key, read_policies},
-    sign::{latest_of, transition_after},
+    key_file::read_key,
+    set::{add_kept_coordinators, read_policies},
+    transition::{latest_of, transition_after},
 };
 
 /// Propose, inspect and sign manifest changes that several workload owners must agree on.

@@ -13,7 +13,7 @@ use crate::{
     printer::{Printer, Refused},
     remembered::{self, Memory},
     seed_shares::SeedSharesFile,
-    set::read_key,
+    key_file::read_key,
 };
 
 /// Give a restarted Coordinator its seed back.

@@ -21,10 +21,11 @@ use crate::{
     client::{Coordinator, dial, failure, read, read_manifest},
     generate,
     http::{self, HttpCoordinator, HttpOptions, is_http},
+    key_file::read_key,
     printer::{Printer, Refused},
     remembered::{self, Memory},
     seed_shares::{self, Place},
-    sign::{latest_of, latest_transition, transition_after},
+    transition::{latest_of, latest_transition, transition_after},
     verify,
     vouch::{self, Way},
     whole_file::replace,
@@ -399,11 +400,6 @@ impl<'a> Change<'a> {
     pub(crate) fn new(manifest: &'a Manifest, policies: Vec<Vec<u8>>) -> Self {
         Self { manifest, policies, signatures: Vec::new(), previous: None }
     }
-}
-
-pub(crate) fn read_key(path: &Path) -> anyhow::Result<Zeroizing<String>> {
-    let bytes = Zeroizing::new(read(path)?);
-    String::from_utf8(bytes.to_vec()).map(Zeroizing::new).with_context(|| path.display().to_string())
 }
 
 pub(crate) async fn send(

@@ -8,8 +8,9 @@ use serde_json::json;
 
 use crate::{
     client::{read, read_manifest},
+    key_file::read_key,
     printer::Printer,
-    set::read_key,
+    transition::{latest_transition, transition_after},
 };
 
 /// Sign a manifest change as a workload owner, without a Coordinator: for keys that are kept offline.
@@ -70,25 +71,4 @@ pub(crate) fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let value =
         json!({ "transition": transition, "after": latest, "manifest": manifest.hash(), "file": out });
     printer.result(&said, &value)
-}
-
-/// The transition that `manifest` makes after `latest`; zeros stand for no history.
-pub(crate) fn transition_after(latest: TransitionHash, manifest: &Manifest) -> TransitionHash {
-    TransitionHash::chain(Some(latest).filter(|latest| *latest != TransitionHash::ZERO), manifest.hash())
-}
-
-/// What the file that `verify` wrote says; zeros if there is none.
-pub(crate) fn latest_transition(path: &Path) -> anyhow::Result<TransitionHash> {
-    if !path.exists() {
-        return Ok(TransitionHash::ZERO);
-    }
-    let text = String::from_utf8(read(path)?).with_context(|| path.display().to_string())?;
-    text.trim().parse().with_context(|| path.display().to_string())
-}
-
-/// The latest transition of a history, recomputed from its manifests.
-pub(crate) fn latest_of(manifests: &[Vec<u8>]) -> anyhow::Result<TransitionHash> {
-    ensure!(!manifests.is_empty(), "no manifest configured");
-    let chain = |latest, manifest: &Vec<u8>| Some(TransitionHash::chain(latest, ManifestHash::of(manifest)));
-    Ok(manifests.iter().fold(None, chain).unwrap_or(TransitionHash::ZERO))
 }

@@ -15,7 +15,7 @@ use crate::{
     client::{Coordinator, failure, read_manifest},
     printer::{Printer, Refused},
     remembered::{Memory, check, recall},
-    set::read_key,
+    key_file::read_key,
 };
 
 /// Most blobs asked for at once.

@@ -13,7 +13,7 @@ use crate::{
     http::{Attested, HttpCoordinator, HttpOptions, is_http},
     printer::{Printer, Refused},
     remembered::{self, Known, Memory},
-    sign::latest_of,
+    transition::latest_of,
     vouch,
     whole_file::replace,
 };

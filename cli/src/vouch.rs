@@ -22,7 +22,7 @@ use crate::{
     http::{HttpCoordinator, HttpOptions, is_http},
     printer::{Printer, Refused},
     remembered::Memory,
-    set::read_key,
+    key_file::read_key,
     verify::{self, Verified},
 };
 

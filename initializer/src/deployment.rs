@@ -6,7 +6,7 @@ use std::path::Path;
 use continuity::{Answer, Owners, Pin, Voucher};
 use wire::mesh::NewMeshCertResponse;
 
-use crate::Refused;
+use crate::refused::Refused;
 
 /// Takes an answer as that of this pod's deployment, and keeps whose it is; or refuses it, and writes nothing.
 pub(crate) fn accept(

@@ -9,6 +9,7 @@ mod coordinator;
 mod deployment;
 mod files;
 mod refusal;
+mod refused;
 mod sidecar;
 mod volume;
 mod waiting;
@@ -34,11 +35,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const HANDSHAKE: Duration = Duration::from_secs(30);
 /// Longest attempt, from the first packet to the certificate.
 const ATTEMPT: Duration = Duration::from_secs(60);
-
-/// The Coordinator, or this pod, was refused: exit code 1.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct Refused(pub(crate) String);
 
 /// Attests this pod to the Coordinator and writes its certificate chain, key, CAs and secret.
 #[derive(Debug, Parser)]

@@ -13,6 +13,7 @@ use manifest::Manifest;
 
 use crate::{
     client,
+    key_file::read_key,
     printer::Printer,
     recover, remembered,
     seed_shares::SeedSharesFile,
@@ -150,7 +151,7 @@ async fn deployment(args: Args, printer: &Printer) -> anyhow::Result<()> {
 
     let step = printer.step("Update the manifest");
     let updated = plan.updated()?;
-    let owner = set::read_key(&directory.join("workload-owner.pem"))?;
+    let owner = read_key(&directory.join("workload-owner.pem"))?;
     let stranger = keys::generate_workload_owner_key()?.0;
     let change = || Change::new(&updated, plan.policies());
     let unauthorised = set::send(&user, change(), Some(&stranger), &memory).await;
@@ -166,7 +167,7 @@ async fn deployment(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let waiting = verify::check(&user, &updated, &memory).await;
     ensure!(waiting.is_err(), "a restarted Coordinator served without its seed");
     let shares: SeedSharesFile = serde_json::from_slice(&std::fs::read(directory.join("seedshares.json"))?)?;
-    let seed_key = set::read_key(&directory.join("seedshare-owner.pem"))?;
+    let seed_key = read_key(&directory.join("seedshare-owner.pem"))?;
     recover::send(&user, &updated, &shares, &seed_key, false, &memory).await?;
     step.done("nothing was served before the seed share came back");
 

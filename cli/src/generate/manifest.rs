@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::Args;
-use crate::{printer::Printer, set::read_key, whole_file::replace};
+use crate::{key_file::read_key, printer::Printer, whole_file::replace};
 
 /// A platform by the name that users know (docs/spec/manifest-and-cli.md, section 2).
 #[derive(Debug, Clone, PartialEq, Eq)]

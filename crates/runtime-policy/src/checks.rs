@@ -10,6 +10,7 @@ use yaml_edit::Path;
 use crate::{
     deployment::Deployment,
     error::Finding,
+    quantity::{is_gpu, milli},
     spec::{Container, PodSpec, Resources},
     workload::{RUNTIME_CLASS, Workload, below_field},
 };
@@ -119,10 +120,6 @@ fn gpus(workload: &Workload, target: &Target, warn: &mut Warn<'_>) {
     }
 }
 
-pub(crate) fn is_gpu(resource: &str) -> bool {
-    resource.starts_with("nvidia.com/") || resource.starts_with("amd.com/gpu")
-}
-
 /// Images of Contrast have the version as their tag.
 fn versions(workload: &Workload, target: &Target, warn: &mut Warn<'_>) {
     for (field, container) in workload.spec.all_containers() {
@@ -165,17 +162,6 @@ fn limit(spec: &PodSpec, resource: &str) -> u64 {
         }
     }
     most.max(spec.containers.iter().map(of).fold(side_cars, u64::saturating_add))
-}
-
-/// A quantity in thousandths: `2`, `1.5`, `"500m"`. Other suffixes make no sense for processors and GPUs.
-pub(crate) fn milli(value: &Value) -> Option<u64> {
-    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    if let Some(thousandths) = text.strip_suffix('m') {
-        return thousandths.parse().ok();
-    }
-    let (whole, fraction) = text.split_once('.').unwrap_or((&text, ""));
-    let fraction = format!("{fraction:0<3.3}");
-    whole.parse::<u64>().ok()?.checked_mul(1000)?.checked_add(fraction.parse().ok()?)
 }
 
 #[cfg(test)]

@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    checks::{is_gpu, milli},
     environment::{EnvPolicy, Environment, Wrong, hostname},
     image::{ContainerImage, User},
     mounts::Mounts,
     objects::Objects,
     pattern,
+    quantity::{is_gpu, milli},
     settings::Settings,
     spec::{Container, PodSpec, SecurityContext},
     workload::Workload,

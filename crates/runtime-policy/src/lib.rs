@@ -24,6 +24,7 @@ mod objects;
 mod pattern;
 mod pod_security;
 mod published;
+mod quantity;
 mod settings;
 mod shim;
 mod spec;

@@ -20,7 +20,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, moun
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-use crate::Refused;
+use crate::refused::Refused;
 use device::Device;
 use tools::Cryptsetup;
 
