@@ -14,9 +14,9 @@ use wire::{
 use crate::{
     client::{Coordinator, failure, read, read_manifest},
     history::changes,
+    key_file::read_key,
     printer::{Printer, Refused},
     remembered::{self, Memory},
-    key_file::read_key,
     set::{add_kept_coordinators, read_policies},
     transition::{latest_of, transition_after},
 };

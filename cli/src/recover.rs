@@ -10,10 +10,10 @@ use zeroize::Zeroizing;
 use crate::{
     client::{Coordinator, failure, read, read_manifest},
     http::{HttpCoordinator, HttpOptions, IN_RECOVERY, is_http},
+    key_file::read_key,
     printer::{Printer, Refused},
     remembered::{self, Memory},
     seed_shares::SeedSharesFile,
-    key_file::read_key,
 };
 
 /// Give a restarted Coordinator its seed back.

@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, ensure};
-use manifest::{Manifest, ManifestHash, TransitionHash};
+use anyhow::Context as _;
+use manifest::TransitionHash;
 use serde_json::json;
 
 use crate::{
-    client::{read, read_manifest},
+    client::read_manifest,
     key_file::read_key,
     printer::Printer,
     transition::{latest_transition, transition_after},

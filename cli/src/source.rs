@@ -13,9 +13,9 @@ use wire::history::{BlobsRequest, HeadRequest, SegmentsRequest, StreamsRequest, 
 
 use crate::{
     client::{Coordinator, failure, read_manifest},
+    key_file::read_key,
     printer::{Printer, Refused},
     remembered::{Memory, check, recall},
-    key_file::read_key,
 };
 
 /// Most blobs asked for at once.

@@ -20,9 +20,9 @@ use x509_parser::{certificate::X509Certificate, pem::parse_x509_pem, prelude::Fr
 use crate::{
     client::{Coordinator, failure, read, read_manifest},
     http::{HttpCoordinator, HttpOptions, is_http},
+    key_file::read_key,
     printer::{Printer, Refused},
     remembered::Memory,
-    key_file::read_key,
     verify::{self, Verified},
 };
 

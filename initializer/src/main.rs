@@ -23,6 +23,7 @@ use continuity::Owners;
 use hyper_util::rt::TokioIo;
 use manifest::{KeyDigest, Timestamp};
 use refusal::Remembering;
+use refused::Refused;
 use tokio::{net::TcpStream, signal::unix::SignalKind, sync::Mutex};
 use tonic::{Code, Status, transport::Endpoint};
 use waiting::{GaveUp, Patience};

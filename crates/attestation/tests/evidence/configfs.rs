@@ -18,6 +18,7 @@ use attestation::{
     simulated::{SimulatedGuest, SimulatedKind, SimulatedMachine},
     verify,
 };
+use base64::Engine as _;
 use fuser::{
     BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
     INodeNo, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite,
@@ -46,6 +47,8 @@ enum Behaviour {
     /// The host's certificate table points outside itself.
     NonsenseTable,
     NoTable,
+    /// The host's admin gave it PEM files.
+    PemTable,
     /// No answer until the test is over.
     Silent,
     OtherProvider,
@@ -116,7 +119,7 @@ impl Kernel {
         match self.kind {
             SimulatedKind::Snp => {
                 let evidence = SnpEvidence::from_protobuf(&document).unwrap();
-                (evidence.report.clone(), table(&evidence))
+                (evidence.report.clone(), table(&evidence, self.behaviour == Behaviour::PemTable))
             }
             SimulatedKind::Tdx => (TdxEvidence::from_protobuf(&document).unwrap().quote, Vec::new()),
         }
@@ -169,7 +172,7 @@ impl Kernel {
 }
 
 /// The chain in the form that a host hands to its guests.
-fn table(evidence: &SnpEvidence) -> Vec<u8> {
+fn table(evidence: &SnpEvidence, pem: bool) -> Vec<u8> {
     let certificates = [
         ("63da758de6644564adc5f4b93be8accd", &evidence.vcek),
         ("4ab7b379bbac4fe4a02f05aef327c782", &evidence.ask),
@@ -178,7 +181,8 @@ fn table(evidence: &SnpEvidence) -> Vec<u8> {
     ];
     let (mut entries, mut content) = (Vec::new(), Vec::<u8>::new());
     let first = 24 * (certificates.len() + 1);
-    for (guid, certificate) in certificates {
+    for (guid, der) in certificates {
+        let certificate = if pem { as_pem(der) } else { der.clone() };
         entries.extend(hex::decode(guid).unwrap());
         entries.extend(u32::try_from(first + content.len()).unwrap().to_le_bytes());
         entries.extend(u32::try_from(certificate.len()).unwrap().to_le_bytes());
@@ -187,6 +191,11 @@ fn table(evidence: &SnpEvidence) -> Vec<u8> {
     entries.extend([0; 24]);
     entries.extend(content);
     entries
+}
+
+fn as_pem(der: &[u8]) -> Vec<u8> {
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n").into_bytes()
 }
 
 const NOT_CACHED: Duration = Duration::ZERO;
@@ -352,6 +361,12 @@ fn evidence_through_configfs_convinces_the_verifier() {
     assert_eq!(evidence.oid, EvidenceOid::Tdx);
     // A quote comes without collateral: that is the verifier's to find.
     assert_eq!(checks(verify(&evidence, &DATA, &mounted.reference, NOW)), ["collateral"]);
+}
+
+#[test]
+fn a_hosts_certificates_may_be_pem() {
+    let mounted = Mounted::new(SimulatedKind::Snp, Behaviour::PemTable);
+    assert!(verify(&mounted.issue().unwrap(), &DATA, &mounted.reference, NOW).is_ok());
 }
 
 #[test]

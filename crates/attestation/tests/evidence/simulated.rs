@@ -99,10 +99,13 @@ fn a_td_needs_its_root_in_the_manifest_and_fits_one_connection() {
 #[test]
 fn each_untrusted_snp_guest_is_refused_for_its_own_reason() {
     type Change = fn(&mut [u8]);
-    let cases: [(&str, Change); 9] = [
+    let cases: [(&str, Change); 11] = [
         ("guest policy debug", |report| report[0x0a] |= 1 << 3),
         ("guest policy migration agent", |report| report[0x0a] |= 1 << 2),
         ("guest policy CXL", |report| report[0x0a] |= 1 << 5),
+        // Bits that AMD may define later, and whose meaning nobody knows today.
+        ("guest policy bits without a name", |report| report[0x08 + 5] |= 1),
+        ("platform bits without a name", |report| report[0x40 + 1] |= 1),
         ("VMPL", |report| report[0x30] = 1),
         ("launch measurement", |report| report[0x90] ^= 1),
         ("committed TCB", |report| report[0x1e0] = 0),
@@ -122,6 +125,46 @@ fn each_untrusted_snp_guest_is_refused_for_its_own_reason() {
     listed.snp[0].allowed_chip_ids = vec![manifest::ChipId::from_bytes([1; 64])];
     let refusal = verify(&masked, &DATA, &listed, NOW).err().unwrap();
     assert!(refusal.to_string().contains("chip id: expected one of 1 in the manifest, found masked"));
+}
+
+#[test]
+fn a_manifest_may_permit_bits_without_a_name_and_exclude_providers_keys() {
+    let (directory, reference) = machine(SimulatedKind::Snp);
+    let judge = |change: fn(&mut [u8]), wanted: fn(&mut manifest::SnpReferenceValues)| {
+        let mut reference = reference.clone();
+        wanted(&mut reference.snp[0]);
+        verify(&issue(directory, &DATA, change), &DATA, &reference, NOW)
+    };
+    let policy: fn(&mut [u8]) = |report| report[0x08 + 5] |= 3;
+    let both = judge(policy, |entry| entry.allowed_guest_policy_bits = 3 << 40);
+    assert!(both.is_ok());
+    let one = judge(policy, |entry| entry.allowed_guest_policy_bits = 1 << 40).err().unwrap();
+    assert!(one.to_string().contains("at most bit 40, found bits 40, 41"), "{one}");
+    let platform: fn(&mut [u8]) = |report| report[0x40 + 1] |= 1;
+    assert!(judge(platform, |entry| entry.allowed_platform_info_bits = 1 << 8).is_ok());
+    // A report of version 4 is read as one of version 3.
+    assert!(judge(|report| report[0] = 4, |_| {}).is_ok());
+
+    let provider: fn(&mut [u8]) = |report| report[0x48] = 1 << 2;
+    let only_chips = |entry: &mut manifest::SnpReferenceValues| {
+        entry.allowed_signing_keys = vec![manifest::SnpSigningKey::Vcek];
+    };
+    let refusal = judge(provider, only_chips).err().unwrap().to_string();
+    assert!(refusal.contains("signing key: expected VCEK, found VLEK (of the provider)"), "{refusal}");
+    assert!(judge(|_| {}, only_chips).is_ok());
+}
+
+/// A report is judged as it was signed, reserved bytes too, which have no field in upstream's message.
+#[test]
+fn reserved_bytes_that_the_firmware_signed_are_part_of_what_is_judged() {
+    let (directory, reference) = machine(SimulatedKind::Snp);
+    let evidence = issue(directory, &DATA, |report| report[0x4c] = 7);
+    assert!(verify(&evidence, &DATA, &reference, NOW).is_ok());
+    let mut taken_out = SnpEvidence::from_protobuf(&evidence.document).unwrap();
+    assert_eq!(taken_out.report[0x4c], 7);
+    taken_out.report[0x4c] = 0;
+    let evidence = Evidence { oid: EvidenceOid::Snp, document: taken_out.to_protobuf().unwrap() };
+    assert_eq!(checks(verify(&evidence, &DATA, &reference, NOW)), ["report signature"]);
 }
 
 /// A provider's key (VLEK) vouches for firmware, not for a chip.

@@ -212,7 +212,7 @@ fn what_the_manifest_demands_of_the_platform_must_be_there() {
 #[test]
 fn unknown_versions_and_lengths_are_refused() {
     let case = &real()[2];
-    for version in [0, 1, 4, 6, 255] {
+    for version in [0, 1, 6, 255] {
         let mut report = case.report.to_vec();
         report[0] = version;
         assert_eq!(
@@ -220,6 +220,11 @@ fn unknown_versions_and_lengths_are_refused() {
             "report version"
         );
     }
+    // Version 4 has the layout of version 3, so a report that says so fails by its signature alone.
+    let mut fourth = case.report.to_vec();
+    fourth[0] = 4;
+    let outcome = judge(&fourth, case.vcek, &fitting(&fourth, case.product), NOW);
+    assert_eq!(first_check(outcome), "report signature");
     let short = SnpEvidence { report: vec![0; 1183], ..SnpEvidence::default() };
     assert!(short.to_protobuf().is_err());
 }
