@@ -211,7 +211,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     }
 
     let patience = match (args.once, args.give_up_after_seconds, args.report_after_seconds) {
-        (true, ..) => Patience::For(Duration::ZERO),
+        (true, ..) => Patience::Once,
         (false, Some(seconds), _) => Patience::For(Duration::from_secs(seconds)),
         (false, None, Some(seconds)) => Patience::UntilToReport(Duration::from_secs(seconds)),
         (false, None, None) => Patience::Endless,
@@ -303,8 +303,9 @@ impl Pod {
                 }
             };
             if self.report.enough(patience, &error, began.elapsed()) {
-                // A refusal keeps its own exit code.
-                return Err(if error.is::<Refused>() { error } else { error.context(GaveUp) });
+                // A refusal keeps its own exit code, and so does the failure of a single attempt.
+                let as_it_is = error.is::<Refused>() || patience == Patience::Once;
+                return Err(if as_it_is { error } else { error.context(GaveUp) });
             }
             tracing::warn!("{error:#}; next try in {pause:?}");
             tokio::time::sleep(pause).await;

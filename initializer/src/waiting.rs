@@ -22,6 +22,8 @@ const SHOWN: &str = "waiting";
 /// How long to ask for a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Patience {
+    /// Until the first failure, which the program ends with: somebody called it by hand.
+    Once,
     /// Until the first failure after this time.
     For(Duration),
     /// Until something can be shown that was not shown yet, and no sooner than after this time.
@@ -50,6 +52,7 @@ impl Report {
     pub(crate) fn enough(&self, patience: Patience, error: &anyhow::Error, waited: Duration) -> bool {
         self.write(&format!("no certificate from the Coordinator yet: {error:#}\n"));
         match patience {
+            Patience::Once => true,
             Patience::For(limit) => waited >= limit,
             Patience::Endless => false,
             Patience::UntilToReport(after) => waited >= after && self.is_new(&error.to_string()),

@@ -63,10 +63,13 @@ struct Explanation {
 pub(crate) async fn run(args: Args, cache: &'static Cache, printer: &Printer) -> anyhow::Result<()> {
     let manifest = read_manifest(&args.manifest)?;
     let bytes = read_all(&args.evidence)?;
-    if let Some(policy) = refused_policy(&bytes).filter(|policy| !manifest.policies.contains_key(policy)) {
-        return Err(Refused(without_entry(&args, policy, &manifest)).into());
-    }
-    let document = Document::of(&args.evidence, &bytes, args.serial)?;
+    let document = match Document::of(&args.evidence, &bytes, args.serial) {
+        Ok(document) => document,
+        Err(error) => match refused_policy(&bytes).filter(|policy| !manifest.policies.contains_key(policy)) {
+            Some(policy) => return Err(Refused(without_entry(&args, policy, &manifest)).into()),
+            None => return Err(error),
+        },
+    };
     let expected = match args.report_data.as_deref().map(report_data).transpose()? {
         Some(given) => Some(given),
         None => document.expected,
