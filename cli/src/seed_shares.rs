@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn a_place_is_refused_where_shares_are_and_where_none_can_be() {
         let folder = tempfile::tempdir().unwrap();
-        let manifest = Manifest::read(b"{}").unwrap();
+        let manifest = Manifest::read(br#"{"Policies":{},"ReferenceValues":{}}"#).unwrap();
         let take = |path: &str| Place::take(&folder.path().join(path), &manifest);
         fs::write(folder.path().join("seedshares.json"), "mine").unwrap();
         let refused = take("").err().unwrap();

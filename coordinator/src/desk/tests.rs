@@ -332,7 +332,7 @@ fn no_more_signatures_are_verified_than_a_change_needs() {
         office.set(1, json!({ "WorkloadOwnerThreshold": 2 })).await.unwrap();
         let signed = async |number| {
             let new = NewManifest {
-                manifest: office.manifest(2, json!({})),
+                manifest: office.manifest(2, json!({ "MinimumAPIVersion": "v1" })),
                 policies: vec![COORDINATOR.to_vec(), WEB.to_vec()],
                 previous: None,
                 caller: None,
