@@ -237,8 +237,10 @@ fn one_digest_stands_for_every_number_of_virtual_cpus() {
 #[test]
 fn each_untrusted_td_is_refused_for_its_own_reason() {
     type Change = fn(&mut [u8]);
-    let cases: [(&str, Change); 6] = [
+    let cases: [(&str, Change); 7] = [
         ("TD attributes", |body| body[120] |= 1),
+        // Without SEPT_VE_DISABLE (bit 28) the host can have a guest run its handler of #VE where it likes.
+        ("quote", |body| body[123] &= !(1 << 4)),
         ("TD attributes", |body| body[123] |= 1 << 5),
         ("MRTD", |body| body[136] ^= 1),
         ("RTMR 2", |body| body[424] ^= 1),
