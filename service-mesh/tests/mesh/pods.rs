@@ -274,7 +274,7 @@ impl Deployment {
 
     pub(crate) fn write(&self, directory: &Path, name: &str, at: Timestamp) {
         let key = KeyPair::generate().unwrap();
-        let sans = [name.to_owned(), "*".to_owned()];
+        let sans = [name.to_owned()];
         let request = LeafRequest {
             spki_der: &rcgen::PublicKeyData::subject_public_key_info(&key),
             sans: &sans,

@@ -91,10 +91,10 @@ fn empty_values_aliases_and_text_without_a_last_line_end() {
     document.set(&path("metadata/labels"), &json!({"l": "m"})).unwrap();
     assert!(document.text().ends_with("  name: a\n  labels:\n    l: m"));
 
-    let text = "base: &b {image: x}\nuse: *b\nmore:\n  <<: *b\n  y: 1\n";
+    let text = "base: &b {image: x}\nuse: *b\nmore:\n  <<: *b\n  z: 1\n";
     let mut document = one(text);
     assert_eq!(document.value()["use"]["image"], "x");
-    assert_eq!(document.value()["more"], json!({"image": "x", "y": 1}));
+    assert_eq!(document.value()["more"], json!({"image": "x", "z": 1}));
     let error = document.set(&path("use/image"), &json!("y")).unwrap_err().to_string();
     assert_eq!(error, "line 2: use.image cannot be changed here: it is an alias; write it out");
     assert_eq!(document.text(), text);
