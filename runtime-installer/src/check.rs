@@ -307,10 +307,8 @@ fn configuration(host: &Host, target: &Target) -> Finding {
 
 fn space(host: &Host) -> Finding {
     let what = "space";
-    let mut folder = Path::new(INSTALL_DIRECTORY);
-    while !host.exists(folder) {
-        folder = folder.parent().unwrap_or(Path::new("/"));
-    }
+    let there = Path::new(INSTALL_DIRECTORY).ancestors().find(|folder| host.exists(folder));
+    let folder = there.unwrap_or(Path::new("/"));
     let statistics = host.resolve(folder).and_then(|folder| Ok(rustix::fs::statvfs(folder)?));
     let Ok(statistics) = statistics else { return note(what, format!("unknown at {}", folder.display())) };
     let free = statistics.f_bavail.saturating_mul(statistics.f_frsize);

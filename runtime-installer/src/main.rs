@@ -59,7 +59,7 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
             )
         }
         Command::Check { platform } => {
-            let (host, hints) = (options.host(), options.hints()?);
+            let (host, hints) = (options.node()?, options.hints()?);
             let report = check::check(&host, &hints, options.restart_command.as_deref(), *platform);
             print(options, &report.text(), &report)?;
             Ok(ExitCode::from(if report.ready { 0 } else { 1 }))

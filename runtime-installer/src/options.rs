@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
 use runtime_bundle::{HandlerName, Platform};
 use runtime_installer::{
@@ -193,6 +193,17 @@ impl Options {
         Host::new(&self.host_mount, self.host_process)
     }
 
+    /// The node, whose root has to be there.
+    pub(crate) fn node(&self) -> anyhow::Result<Host> {
+        let root = self.host_mount.display();
+        ensure!(
+            self.host_mount.is_dir(),
+            "--host-mount {root} is no directory: in a pod the node's root has to be mounted there; on the node itself \
+             give --host-mount /"
+        );
+        Ok(self.host())
+    }
+
     pub(crate) fn hints(&self) -> anyhow::Result<Hints> {
         let config = match &self.containerd_config {
             Some(path) => Some(path.clone()),
@@ -224,7 +235,7 @@ impl Options {
 
     pub(crate) fn site(&self) -> anyhow::Result<Site> {
         Ok(Site {
-            host: self.host(),
+            host: self.node()?,
             hints: self.hints()?,
             restart_command: self.restart_command.clone(),
             patience: Duration::from_secs(self.health_seconds),

@@ -59,6 +59,18 @@ fn a_node_that_has_everything_is_ready() {
 }
 
 #[test]
+fn a_node_that_is_not_mounted_is_an_error_and_no_endless_search() {
+    let root = tempfile::tempdir().unwrap();
+    for command in [&["check"][..], &["uninstall", "contrast-cc-metal-qemu-snp-00000000"]] {
+        let mut installer = Command::new(env!("CARGO_BIN_EXE_runtime-installer"));
+        installer.args(command).arg("--host-mount").arg(root.path().join("nosuch"));
+        let ran = Ran::of(installer.output().unwrap());
+        assert_eq!(ran.code, 2, "{}", ran.stderr);
+        assert!(ran.stderr.contains("nosuch is no directory: in a pod the node's root"), "{}", ran.stderr);
+    }
+}
+
+#[test]
 fn each_thing_that_is_missing_is_named() {
     let root = tempfile::tempdir().unwrap();
     fs::create_dir_all(root.path().join("etc/containerd")).unwrap();
