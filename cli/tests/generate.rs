@@ -244,6 +244,30 @@ fn standard_input_goes_to_standard_output_and_a_combined_file_leaves_files_alone
 }
 
 #[test]
+fn a_namespace_comes_before_what_is_in_it_whatever_files_are_called() {
+    let coordinator = YAML.split_once("---\n").unwrap();
+    let workspace = Workspace::new(coordinator.1); // shop.yml: pod and service
+    let labelled = "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: shop\n  labels: {team: a}\n";
+    let bare = "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: shop\n---\n";
+    fs::write(workspace.path("yaml/zz-namespace.yml"), labelled).unwrap();
+    fs::write(workspace.path("yaml/tt-coordinator.yml"), format!("{bare}{}", coordinator.0)).unwrap();
+
+    let done = succeeded(workspace.generate(&["yaml"]));
+    assert!(
+        stderr(&done).contains("Namespace shop moved from yaml/zz-namespace.yml to yaml/shop.yml"),
+        "{}",
+        stderr(&done)
+    );
+    let first = workspace.yaml();
+    assert!(first.starts_with(labelled) && first[labelled.len()..].starts_with("---\n"), "{first}");
+    let others = ["zz-namespace", "tt-coordinator"]
+        .map(|name| fs::read_to_string(workspace.path(&format!("yaml/{name}.yml"))).unwrap());
+    assert!(others.iter().all(|text| !text.contains("kind: Namespace")), "{others:?}");
+    let again = stdout(&succeeded(workspace.generate(&["yaml"])));
+    assert!(again.contains("No file changed"), "{again}");
+}
+
+#[test]
 fn as_a_post_renderer_it_keeps_everything_but_the_yaml_in_the_workspace() {
     let workspace = Workspace::new(YAML);
     let output = stdout(&succeeded(workspace.generate(&["--post-renderer", "--workspace-dir", "release"])));
@@ -321,6 +345,10 @@ fn resources_say_where_the_log_is_kept_and_refuse_what_the_installer_would() {
     assert!(stderr(&silent).contains("Give --storage 10Gi for a persistent volume"), "{}", stderr(&silent));
     let tiny = stderr(&coordinator(&["--storage", "10"]));
     assert!(tiny.contains("did you mean 10Gi?"), "{tiny}");
+    let misspelt = stderr(&coordinator(&["--ephemeral", "--env", "CONTRAST_METRIC=1"]));
+    assert!(misspelt.contains("no option CONTRAST_METRIC; is CONTRAST_METRICS meant?"), "{misspelt}");
+    let own = stdout(&succeeded(coordinator(&["--ephemeral", "--namespace", "shop", "--no-namespace"])));
+    assert!(!own.contains("kind: Namespace"), "{own}");
     let trial = succeeded(coordinator(&["--ephemeral"]));
     assert!(stderr(&trial).contains("gone for ever"), "{}", stderr(&trial));
     assert!(!stdout(&trial).contains("kind: Namespace"), "default is there");

@@ -131,3 +131,30 @@ fn bootstrap_key(text: &str) -> Result<OwnerKey, String> {
     keys::check_workload_owner_key(&der).map_err(|error| error.to_string())?;
     Ok(OwnerKey::from_der(der))
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    /// `contrast coordinator --env` takes only variables of this list. With `UPDATE_VARIABLES` set it is written instead.
+    #[test]
+    fn the_list_of_variables_has_every_option() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/resources/coordinator-variables.txt");
+        let command = Config::command();
+        let names = command.get_arguments().filter_map(|argument| argument.get_env()?.to_str());
+        let mut names: Vec<String> = names.map(|name| format!("{name}\n")).collect();
+        names.sort();
+        if std::env::var_os("UPDATE_VARIABLES").is_some() {
+            std::fs::write(path, names.concat()).unwrap();
+        }
+        assert_eq!(
+            std::fs::read_to_string(path).unwrap(),
+            names.concat(),
+            "run this test with UPDATE_VARIABLES=1"
+        );
+    }
+}

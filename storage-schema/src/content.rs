@@ -54,6 +54,10 @@ pub(crate) struct Content {
 }
 
 impl Place {
+    pub(crate) fn begin(self) -> u64 {
+        self.at
+    }
+
     pub(crate) fn end(self) -> u64 {
         self.at.saturating_add(HEADER as u64).saturating_add(self.length.into())
     }

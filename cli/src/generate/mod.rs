@@ -249,10 +249,14 @@ pub(crate) async fn run(mut args: Args, workspace: Option<&Path>, printer: &Prin
     warnings.extend(draft.unmeasured(&args));
     warnings.extend(check(&policies)?);
     deployment.annotate(&policies)?;
+    let moved = deployment.namespaces_first()?;
 
     let changes = files::changes(&originals, &deployment);
     for warning in &warnings {
         printer.note(&format!("warning: {warning}"));
+    }
+    for note in &moved {
+        printer.note(note);
     }
     if args.dry_run {
         return preview::show(&changes, &policies, printer);

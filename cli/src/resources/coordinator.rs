@@ -27,6 +27,9 @@ pub(crate) struct Args {
     /// Namespace.
     #[arg(long, short, default_value = "default", value_parser = dns_label)]
     namespace: String,
+    /// Do not print the namespace itself: something else makes it, perhaps with labels.
+    #[arg(long)]
+    no_namespace: bool,
     /// Replicas.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=99))]
     replicas: u32,
@@ -106,8 +109,20 @@ fn variable(text: &str) -> Result<(String, String), String> {
         first && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
     };
     let pair = text.split_once('=').filter(|(name, _)| legal(name));
-    pair.map(|(name, value)| (name.to_owned(), value.to_owned())).ok_or_else(|| "NAME=VALUE is wanted".into())
+    let (name, value) = pair.ok_or("NAME=VALUE is wanted")?;
+    if name.starts_with("CONTRAST_") && VARIABLES.lines().all(|known| known != name) {
+        let near = VARIABLES.lines().max_by_key(|known| {
+            let same = known.bytes().zip(name.bytes()).take_while(|(a, b)| a == b).count();
+            let same_end = known.bytes().rev().zip(name.bytes().rev()).take_while(|(a, b)| a == b).count();
+            (same + same_end, std::cmp::Reverse(known.len()))
+        });
+        return Err(format!("the Coordinator has no option {name}; is {} meant?", near.unwrap_or_default()));
+    }
+    Ok((name.to_owned(), value.to_owned()))
 }
+
+/// The environment variables that the Coordinator reads as options; a test of the Coordinator keeps the list.
+const VARIABLES: &str = include_str!("../../../deploy/resources/coordinator-variables.txt");
 
 /// The least that a log is worth a volume for, in bytes: some thousand certificates.
 const LEAST_STORAGE: u64 = 64 << 20;
@@ -163,7 +178,14 @@ pub(crate) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
              deployment is gone for ever",
         );
     }
-    print(printer, args.form, "coordinator", TEMPLATE, &slots(args), Some(&args.namespace))
+    print(
+        printer,
+        args.form,
+        "coordinator",
+        TEMPLATE,
+        &slots(args),
+        (!args.no_namespace).then_some(args.namespace.as_str()),
+    )
 }
 
 /// The placeholders of the template.
@@ -297,6 +319,7 @@ pub(crate) fn example(storage: Option<&str>, asks_api: bool) -> Vec<Slot> {
         image: format!("registry.example/coordinator@sha256:{}", "2".repeat(64)),
         runtime: "contrast-cc-metal-qemu-snp-01234567".parse().unwrap_or_else(|_| unreachable!()),
         namespace: "shop".into(),
+        no_namespace: false,
         replicas: 3,
         memory: 512,
         cpu: 1000,

@@ -29,6 +29,9 @@ pub(crate) struct Args {
     /// Namespace of the installer; it must allow privileged pods.
     #[arg(long, short, default_value = "kube-system", value_parser = dns_label)]
     namespace: String,
+    /// Do not print the namespace itself: something else makes it, perhaps with labels.
+    #[arg(long)]
+    no_namespace: bool,
     /// Only on nodes with this label, as key=value. May be given several times.
     #[arg(long = "node-selector", value_name = "KEY=VALUE", value_parser = pair)]
     node_selector: Vec<(String, String)>,
@@ -62,7 +65,14 @@ pub(crate) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
     // What the installer would say on every node is said here.
     runtime_installer::kata::configuration(&bundle, args.platform, &handler)
         .map_err(|error| Refused(format!("{name}: {error}")))?;
-    print(printer, args.form, "runtime", TEMPLATE, &slots(args, &handler, &config), Some(&args.namespace))
+    print(
+        printer,
+        args.form,
+        "runtime",
+        TEMPLATE,
+        &slots(args, &handler, &config),
+        (!args.no_namespace).then_some(args.namespace.as_str()),
+    )
 }
 
 fn read(path: &std::path::Path) -> anyhow::Result<String> {
@@ -132,6 +142,7 @@ pub(crate) fn example(uninstall: bool) -> Vec<Slot> {
         bundle: PathBuf::new(),
         image: format!("registry.example/installer@sha256:{}", "1".repeat(64)),
         namespace: "kube-system".into(),
+        no_namespace: false,
         node_selector: vec![("pool".into(), "\"odd\": {}\n".into())],
         uninstall,
         form: Form::Yaml,

@@ -190,9 +190,13 @@ fn key_pair(key: &CaKey) -> Result<KeyPair, KeyError> {
     KeyPair::try_from(der.as_slice()).map_err(certificate_error)
 }
 
-fn serial_number() -> Result<SerialNumber, KeyError> {
+/// The time comes first, in steps of 16 s, so that an index by serial number grows at its end; 96 bits are random.
+fn serial_number(now: Timestamp) -> Result<SerialNumber, KeyError> {
+    const STEP_BITS: u32 = 14; // of milliseconds
     let mut bytes = random::<16>()?;
-    bytes[0] = (bytes[0] & 0x3f) | 0x40; // positive, and always 16 bytes long
+    // The steps since 1970 take 30 bits until the year 2527.
+    let steps = u32::try_from((now.as_millis() >> STEP_BITS) & 0x3fff_ffff).unwrap_or_default();
+    bytes[..4].copy_from_slice(&(0x4000_0000 | steps).to_be_bytes()); // positive, and always 16 bytes long
     Ok(SerialNumber::from_bytes(bytes))
 }
 
@@ -205,7 +209,7 @@ fn common_name(name: &str) -> DistinguishedName {
 fn ca_params(name: &str, now: Timestamp) -> Result<CertificateParams, KeyError> {
     let mut params = CertificateParams::default();
     params.distinguished_name = common_name(name);
-    params.serial_number = Some(rcgen::SerialNumber::from_slice(serial_number()?.as_bytes()));
+    params.serial_number = Some(rcgen::SerialNumber::from_slice(serial_number(now)?.as_bytes()));
     params.not_before = now.minus(BACKDATED).to_datetime();
     params.not_after = now.plus(CA_LIFETIME).to_datetime();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -229,7 +233,7 @@ fn leaf_params(
     });
     let name = first_dns.ok_or_else(|| KeyError::Certificate("no DNS name among the SANs".into()))?;
 
-    let serial = serial_number()?;
+    let serial = serial_number(now)?;
     let mut params = CertificateParams::default();
     params.distinguished_name = common_name(&name);
     params.serial_number = Some(rcgen::SerialNumber::from_slice(serial.as_bytes()));

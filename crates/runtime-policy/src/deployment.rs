@@ -15,15 +15,15 @@ use crate::{
 
 /// A file and its documents.
 #[derive(Debug, Clone)]
-struct File {
-    name: String,
-    documents: Vec<Document>,
+pub(crate) struct File {
+    pub(crate) name: String,
+    pub(crate) documents: Vec<Document>,
 }
 
 /// Files of Kubernetes resources. Everything that no change touches stays as it is, byte for byte.
 #[derive(Debug, Clone, Default)]
 pub struct Deployment {
-    files: Vec<File>,
+    pub(crate) files: Vec<File>,
     workloads: Vec<Workload>,
     pub(crate) objects: Objects,
 }
@@ -44,7 +44,7 @@ impl Deployment {
         Ok(deployment)
     }
 
-    fn find(&mut self) -> Result<(), PolicyError> {
+    pub(crate) fn find(&mut self) -> Result<(), PolicyError> {
         let (mut workloads, mut objects) = (Vec::new(), Objects::default());
         for (file, content) in self.files.iter().enumerate() {
             for (document, text) in content.documents.iter().enumerate() {

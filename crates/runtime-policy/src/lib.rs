@@ -20,6 +20,7 @@ mod image;
 mod injected;
 mod injection;
 mod mounts;
+mod namespaces;
 mod objects;
 mod pattern;
 mod pod_security;

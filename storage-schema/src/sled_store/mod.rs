@@ -302,6 +302,22 @@ impl SledStore {
         outcome
     }
 
+    /// The bytes of a blob, whose place `find` knows.
+    fn find_blob(
+        &self,
+        hash: &BlobHash,
+        find: impl Fn(&Places, &BlobHash) -> Result<Option<Place>, IndexError>,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        let unflushed = lock(&self.unflushed).get(hash).copied();
+        let found = self.with(|places| {
+            let place = unflushed.map_or_else(|| find(places, hash), |place| Ok(Some(place)))?;
+            let Some(place) = place else { return Ok(None) };
+            Ok(Some(self.content.read(place, Name::Blob(*hash))?.ok_or_else(elsewhere)?))
+        })?;
+        let Some(bytes) = found else { return Ok(None) };
+        if BlobHash::of(&bytes) == *hash { Ok(Some(bytes)) } else { Err(StoreError::BlobChanged(*hash)) }
+    }
+
     fn write(&self, writing: &mut Writing, name: Name, body: &[u8]) -> Result<Place, StoreError> {
         let place = self.content.write(self.end.load(Ordering::Acquire), name, body)?;
         self.end.fetch_max(place.end(), Ordering::AcqRel);
@@ -431,7 +447,7 @@ impl EventStore for SledStore {
     fn put_blob(&self, bytes: &[u8]) -> Result<BlobHash, StoreError> {
         let hash = BlobHash::of(bytes);
         // What is damaged is written once more.
-        if self.get_blob(&hash).is_ok_and(|found| found.is_some()) {
+        if self.find_blob(&hash, Places::recent_blob).is_ok_and(|found| found.is_some()) {
             return Ok(hash);
         }
         let writing = &mut *lock(&self.writing);
@@ -450,14 +466,13 @@ impl EventStore for SledStore {
     }
 
     fn get_blob(&self, hash: &BlobHash) -> Result<Option<Vec<u8>>, StoreError> {
-        let unflushed = lock(&self.unflushed).get(hash).copied();
-        let found = self.with(|places| {
-            let place = unflushed.map_or_else(|| places.blob(hash), |place| Ok(Some(place)))?;
-            let Some(place) = place else { return Ok(None) };
-            Ok(Some(self.content.read(place, Name::Blob(*hash))?.ok_or_else(elsewhere)?))
-        })?;
-        let Some(bytes) = found else { return Ok(None) };
-        if BlobHash::of(&bytes) == *hash { Ok(Some(bytes)) } else { Err(StoreError::BlobChanged(*hash)) }
+        match self.find_blob(hash, Places::blob) {
+            // Of a blob that was damaged there may be a newer copy.
+            Err(StoreError::Damaged { .. } | StoreError::BlobChanged(_)) => {
+                self.find_blob(hash, Places::newest_blob)
+            }
+            found => found,
+        }
     }
 
     fn put_derived(&self, name: &[u8], value: &[u8]) -> Result<(), StoreError> {
