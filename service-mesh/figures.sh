@@ -28,6 +28,7 @@ openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout "$tls/key
 printf 'subjectAltName=DNS:web\nbasicConstraints=CA:FALSE\nkeyUsage=digitalSignature\nextendedKeyUsage=clientAuth,serverAuth\n' > "$work/ext"
 openssl x509 -req -in "$work/csr" -CA "$tls/mesh-ca.pem" -CAkey "$work/ca.key" -CAcreateserial -days 1 -extfile "$work/ext" \
     -out "$tls/certChain.pem" 2>/dev/null
+cat "$tls/mesh-ca.pem" >> "$tls/certChain.pem" # as the Coordinator hands it out
 cp "$tls/mesh-ca.pem" "$tls/coordinator-root-ca.pem"
 cat "$tls/certChain.pem" "$tls/key.pem" > "$work/both.pem"
 

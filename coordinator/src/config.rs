@@ -134,8 +134,6 @@ fn bootstrap_key(text: &str) -> Result<OwnerKey, String> {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
     use clap::CommandFactory as _;
 
     use super::*;

@@ -358,8 +358,6 @@ impl IndexError {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
     use super::*;
 
     fn place(window: u64) -> Place {
