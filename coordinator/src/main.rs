@@ -24,7 +24,7 @@ use anyhow::Context as _;
 use config::Config;
 
 #[global_allocator]
-static ALLOCATOR: program::memory::Counting = program::memory::Counting;
+static ALLOCATOR: program::memory::Wiping = program::memory::Wiping;
 
 fn main() -> anyhow::Result<()> {
     program::memory::few_arenas();

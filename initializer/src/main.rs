@@ -30,6 +30,9 @@ use waiting::{GaveUp, Patience};
 use wire::mesh::{NewMeshCertRequest, NewMeshCertResponse, mesh_api_client::MeshApiClient};
 use zeroize::Zeroizing;
 
+#[global_allocator]
+static ALLOCATOR: program::memory::Wiping = program::memory::Wiping;
+
 /// Pauses between attempts double from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -87,10 +90,8 @@ struct Args {
     /// Device of an encrypted volume at /state, as upstream names it.
     #[arg(long, env = "CRYPTSETUP_DEVICE", value_name = "DEVICE", conflicts_with = "volume")]
     cryptsetup_device: Option<PathBuf>,
-    /// Refuse a blank device instead of making a volume on it: for pods whose volume exists, so that a host cannot
-    /// take the data away unnoticed.
-    #[arg(long, env = "CONTRAST_VOLUME_MUST_EXIST")]
-    volume_must_exist: bool,
+    #[command(flatten)]
+    volume_rules: volume::Rules,
     /// There is no service mesh: let incoming traffic in, which the guest denies from its start.
     #[arg(long, env = "CONTRAST_LIFT_DEFAULT_DENY")]
     lift_default_deny: bool,
@@ -137,9 +138,8 @@ enum Command {
         /// The workload secret that another initializer wrote.
         #[arg(long, default_value = "/contrast/secrets/workload-secret-seed", value_name = "FILE")]
         secret_file: PathBuf,
-        /// Refuse a blank device instead of making a volume on it.
-        #[arg(long, env = "CONTRAST_VOLUME_MUST_EXIST")]
-        volume_must_exist: bool,
+        #[command(flatten)]
+        rules: volume::Rules,
         /// Empty file that says that the volume is there.
         #[arg(long, env = "CONTRAST_READY_FILE", default_value = "/done", value_name = "FILE")]
         ready_file: PathBuf,
@@ -184,10 +184,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
         let absent = || Refused(format!("{} is not there yet", ready_file.display())).into();
         return if ready_file.exists() { Ok(()) } else { Err(absent()) };
     }
-    if let Some(Command::Cryptsetup { device, mount_point, secret_file, volume_must_exist, ready_file }) =
-        args.command
-    {
-        let volume = volume::Volume { device, mount_point, must_exist: volume_must_exist };
+    if let Some(Command::Cryptsetup { device, mount_point, secret_file, rules, ready_file }) = args.command {
+        let volume = volume::Volume { device, mount_point, rules };
         volume::check_tools()?;
         volume.open(&secret_file).await?;
         files::put(&ready_file, 0o644, b"")?;
@@ -203,9 +201,11 @@ async fn run(args: Args) -> anyhow::Result<()> {
         (None, Some(directory)) => directory.join("done"),
         (None, None) => "/done".into(),
     };
-    let at_state = |device| volume::Volume { device, mount_point: "/state".into(), must_exist: false };
+    let rules = args.volume_rules.clone();
+    let at_state =
+        |device| volume::Volume { device, mount_point: "/state".into(), rules: volume::Rules::default() };
     let volume = args.volume.clone().or_else(|| args.cryptsetup_device.clone().map(at_state));
-    let volume = volume.map(|volume| volume::Volume { must_exist: args.volume_must_exist, ..volume });
+    let volume = volume.map(|volume| volume::Volume { rules, ..volume });
     if volume.is_some() {
         volume::check_tools()?;
     }
@@ -382,6 +382,8 @@ mod tests {
     fn what_generate_writes_into_pods_is_understood() {
         let helper = ["initializer", "cryptsetup", "-d", "/dev/state", "-m", "/data"];
         assert!(matches!(Args::parse_from(helper).command, Some(Command::Cryptsetup { .. })));
+        let of_a_set = [helper.as_slice(), &["--stateful-set", "db", "--adopt-volume"]].concat();
+        assert!(matches!(Args::parse_from(of_a_set).command, Some(Command::Cryptsetup { .. })));
         assert!(Args::try_parse_from(["initializer"]).is_err(), "the Coordinator is needed");
     }
 

@@ -34,6 +34,9 @@ use crate::{
     renewal::Renewal,
 };
 
+#[global_allocator]
+static ALLOCATOR: program::memory::Wiping = program::memory::Wiping;
+
 /// How often `wait` looks.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 

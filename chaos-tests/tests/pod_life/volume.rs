@@ -15,6 +15,7 @@ use std::{
 };
 
 use chaos_tests::program;
+use manifest::KeyDigest;
 use tempfile::TempDir;
 
 use crate::deployment::{Deployment, run};
@@ -40,10 +41,13 @@ another="initializer cryptsetup -d /dev/vda -m /state --secret-file /secret-of-a
 case $step in
 write) $another --volume-must-exist; echo GUEST stranger $? ;;
 read) $another; echo GUEST stranger $? ;;
+exchanged) echo shop-db-1 > /proc/sys/kernel/hostname ;;
+led) owners="--workload-owners @OWNER@" ;;
 esac
+[ $step = exchanged ] || echo shop-db-0 > /proc/sys/kernel/hostname
 ip link set lo up; ip addr add 10.0.2.15/24 dev eth0; ip link set eth0 up
 initializer --coordinator 10.0.2.2:@PORT@ --simulated-machine /machine --policy-hash @POLICY@ \
-    --verify-coordinator /manifest.json --log-level info --volume /dev/vda:/state --once &
+    --verify-coordinator /manifest.json --log-level info --volume /dev/vda:/state --stateful-set shop-db --once $owners &
 pid=$!
 while kill -0 $pid 2>/dev/null && [ ! -e /done ]; do sleep 0.1; done
 if [ ! -e /done ]; then wait $pid; echo GUEST exit $?; poweroff -f; fi
@@ -115,7 +119,8 @@ impl Guest {
         fs::copy(deployment.file("manifest.json"), root.join("manifest.json")).unwrap();
         let init = INIT
             .replace("@PORT@", &deployment.port.to_string())
-            .replace("@POLICY@", &deployment.policy().to_string());
+            .replace("@POLICY@", &deployment.policy().to_string())
+            .replace("@OWNER@", &another_owner().to_string());
         fs::write(root.join("init"), init).unwrap();
         fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755)).unwrap();
         let pack = "find . | busybox cpio -o -H newc > ../initramfs";
@@ -161,6 +166,11 @@ impl Guest {
         });
         Boot { child, lines, log: String::new() }
     }
+}
+
+/// A workload owner who has never heard of this Coordinator.
+fn another_owner() -> KeyDigest {
+    KeyDigest::of(&keys::generate_workload_owner_key().unwrap().1)
 }
 
 /// A running guest; killed when dropped, as a host may do at any time.
@@ -257,6 +267,15 @@ fn a_volume_outlives_its_guest_and_tampering_is_noticed() {
     let deployment = Deployment::start();
     let guest = Guest::build(&deployment);
 
+    // The host leads a pod to a genuine Coordinator of his own, whose secrets he knows: nothing is formatted with them.
+    let mut boot = guest.boot("led");
+    boot.expect("0 of the 1 workload owners");
+    boot.expect("GUEST exit 1");
+    drop(boot);
+    let mut bytes = vec![0; usize::try_from(DISK_BYTES).unwrap()];
+    guest.disk().read_exact_at(&mut bytes, 0).unwrap();
+    assert!(bytes.iter().all(|byte| *byte == 0), "the disk is as blank as before");
+
     // Killed as soon as formatting has begun: the next start begins anew.
     let mut boot = guest.boot("write");
     boot.expect("/dev/vda holds no volume, and --volume-must-exist is set");
@@ -276,6 +295,12 @@ fn a_volume_outlives_its_guest_and_tampering_is_noticed() {
     boot.expect("GUEST intact");
     boot.expect("GUEST grown"); // by a file for which there was no room
     boot.expect("GUEST closed 0");
+    drop(boot);
+
+    // The host gives the disk of pod 0 to pod 1, which has the same secret and mount point.
+    let mut boot = guest.boot("exchanged");
+    boot.expect("the volume of pod 0 of this StatefulSet, and this is pod 1");
+    boot.expect("GUEST exit 1");
     drop(boot);
 
     // A host changes a byte in each mebibyte after the first 32, where the large file is.

@@ -1,8 +1,10 @@
 //! The seal: binds a volume's header, and how far its making has come, to this workload.
 //!
-//! A block of 4 KiB: magic (16), state (1), zeros (7), SHA-256 of the header (32, zeros while there is
-//! none), HMAC-SHA256 of all that (32), zeros. Its key is derived from the workload secret and the mount
-//! point, so that two volumes of one workload cannot be exchanged for one another.
+//! A block of 4 KiB: magic (16), state (1), 1 where the volume belongs to one pod of a StatefulSet and 0 where it does
+//! not (1), zeros (2), that pod's ordinal (4, big endian), SHA-256 of the header (32, zeros while there is none),
+//! HMAC-SHA256 of all that (32), zeros. Its key is derived from the workload secret and the mount point, so that two
+//! volumes of one workload cannot be exchanged for one another. The pods of a StatefulSet share both; the ordinal
+//! tells their volumes apart, and stands there in the clear so that an exchanged one can be named.
 
 use std::fmt;
 
@@ -15,10 +17,16 @@ use crate::{HEADER_BYTES, HeaderError, check_header};
 pub const SEAL_BYTES: usize = 4096;
 const MAGIC: &[u8; 16] = b"CONTRAST-SEAL-1\n";
 const SIGNED: usize = 56;
+const BOUND: usize = 17;
+const ORDINAL: std::ops::Range<usize> = 20..24;
 const LABEL: &[u8] = b"CONTRAST ENCRYPTED VOLUME SEAL";
 
 /// Makes and checks seals of one volume.
-pub struct SealKey(hmac::Key);
+#[derive(Clone)]
+pub struct SealKey {
+    key: hmac::Key,
+    ordinal: Option<u32>,
+}
 
 impl fmt::Debug for SealKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -32,7 +40,17 @@ impl SealKey {
         let secret = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]).extract(workload_secret);
         let info = [LABEL, mount_point.as_bytes()];
         let key = secret.expand(&info, hmac::HMAC_SHA256).ok()?;
-        Some(Self(hmac::Key::from(key)))
+        Some(Self { key: hmac::Key::from(key), ordinal: None })
+    }
+
+    /// The same for a volume that belongs to this pod of a StatefulSet, and to no other.
+    pub fn of_pod(self, ordinal: u32) -> Self {
+        Self { ordinal: Some(ordinal), ..self }
+    }
+
+    /// The same for a volume that was made before seals named a pod.
+    pub fn of_any_pod(&self) -> Self {
+        Self { ordinal: None, ..self.clone() }
     }
 }
 
@@ -83,6 +101,29 @@ pub enum Refused {
          mount point, another volume, or an attack"
     )]
     ForeignSeal,
+    /// It belongs to another pod.
+    #[error(
+        "the device is the volume of pod {found} of this StatefulSet, and this is pod {expected}: the disks were exchanged"
+    )]
+    OtherPod {
+        /// This pod's ordinal.
+        expected: u32,
+        /// The ordinal that was sealed.
+        found: u32,
+    },
+    /// It belongs to one pod, and this workload's volumes do not.
+    #[error(
+        "the device is the volume of pod {0} of a StatefulSet, and this start was not told of which pod it is \
+         (--stateful-set)"
+    )]
+    OfAPod(u32),
+    /// It was sealed before seals named a pod.
+    #[error(
+        "the volume was made by a version that did not note which pod of the StatefulSet it belongs to, so that the host \
+         could have exchanged it. If it is this pod's, let it start once with --adopt-volume (the annotation \
+         secure-pv-adopt)"
+    )]
+    OfNoPod,
     /// The header is not the one that was sealed.
     #[error("the volume's LUKS2 header is not the one that this workload sealed: replaced or changed")]
     HeaderChanged,
@@ -95,8 +136,10 @@ pub enum Refused {
 pub fn seal(key: &SealKey, state: State, header: Option<&[u8]>) -> [u8; SEAL_BYTES] {
     let mut block = [0; SEAL_BYTES];
     let digest = header.map_or([0; 32], |header| Sha256::digest(header).into());
-    let signed = [MAGIC.as_slice(), &[state.to_byte()], &[0; 7], &digest].concat();
-    let mac = hmac::sign(&key.0, &signed);
+    let bound = [u8::from(key.ordinal.is_some()), 0, 0];
+    let ordinal = key.ordinal.unwrap_or_default().to_be_bytes();
+    let signed = [MAGIC.as_slice(), &[state.to_byte()], &bound, &ordinal, &digest].concat();
+    let mac = hmac::sign(&key.key, &signed);
     let whole = [signed.as_slice(), mac.as_ref()].concat();
     for (to, from) in block.iter_mut().zip(whole) {
         *to = from;
@@ -112,6 +155,18 @@ pub fn judge(key: &SealKey, header: &[u8], block: &[u8; SEAL_BYTES]) -> Result<V
             Some(thing) => Err(Refused::NotSealed(thing)),
         };
     };
+    let sealed = block.get(BOUND).filter(|bound| **bound == 1).map(|_| {
+        let ordinal = block.get(ORDINAL).and_then(|bytes| bytes.try_into().ok());
+        u32::from_be_bytes(ordinal.unwrap_or_default())
+    });
+    match (key.ordinal, sealed) {
+        (Some(expected), Some(found)) if expected != found => {
+            return Err(Refused::OtherPod { expected, found });
+        }
+        (None, Some(found)) => return Err(Refused::OfAPod(found)),
+        (Some(_), None) => return Err(Refused::OfNoPod),
+        _ => {}
+    }
     if state == State::Formatting {
         return Ok(Verdict::Format);
     }
@@ -130,7 +185,7 @@ fn authentic_state(key: &SealKey, block: &[u8; SEAL_BYTES]) -> Result<Option<Sta
     }
     let (signed, rest) = block.split_at(SIGNED);
     let mac = rest.get(..32).unwrap_or_default();
-    hmac::verify(&key.0, signed, mac).map_err(|_| Refused::ForeignSeal)?;
+    hmac::verify(&key.key, signed, mac).map_err(|_| Refused::ForeignSeal)?;
     let states = [State::Formatting, State::Encrypted, State::Ready];
     let state = states.into_iter().find(|state| signed.get(16) == Some(&state.to_byte()));
     state.map(Some).ok_or(Refused::ForeignSeal)

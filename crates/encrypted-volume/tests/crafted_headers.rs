@@ -127,6 +127,33 @@ fn a_seal_holds_for_one_workload_and_one_mount_point() {
 }
 
 #[test]
+fn pods_of_a_stateful_set_cannot_be_given_each_others_disks() {
+    let header = header(METADATA);
+    let pod = |ordinal| key().of_pod(ordinal);
+    for state in [State::Formatting, State::Encrypted, State::Ready] {
+        let of_pod_1 = seal(&pod(1), state, Some(&header));
+        assert!(judge(&pod(1), &header, &of_pod_1).is_ok());
+        let refused = judge(&pod(0), &header, &of_pod_1).unwrap_err();
+        assert_eq!(refused, Refused::OtherPod { expected: 0, found: 1 });
+        assert!(
+            refused.to_string().contains("the volume of pod 1")
+                && refused.to_string().contains("this is pod 0")
+        );
+        assert_eq!(judge(&key(), &header, &of_pod_1), Err(Refused::OfAPod(1)));
+        // The host writes another ordinal there, or that there is none.
+        for (place, byte) in [(23, 0), (17, 0), (20, 1), (18, 1)] {
+            let mut changed = of_pod_1;
+            changed[place] = byte;
+            assert_eq!(judge(&pod(0), &header, &changed), Err(Refused::ForeignSeal));
+        }
+    }
+    // Made before seals named a pod: whoever starts it says that it is this one's.
+    let before = seal(&key(), State::Ready, Some(&header));
+    assert_eq!(judge(&pod(0), &header, &before), Err(Refused::OfNoPod));
+    assert_eq!(judge(&pod(0).of_any_pod(), &header, &before), Ok(Verdict::Open));
+}
+
+#[test]
 fn each_crash_point_is_recognised() {
     let blank = vec![0; HEADER_BYTES];
     assert_eq!(judge(&key(), &blank, &[0; SEAL_BYTES]), Ok(Verdict::Format));

@@ -223,6 +223,8 @@ pub(crate) fn hostname(workload: &Workload) -> Text {
         _ if workload.indexed => {
             Text::literal(format!("{}-", workload.name)).then(Text::piece(Piece::form("[0-9]+")))
         }
+        // The controller puts the pod's name in its place.
+        _ if workload.kind == "StatefulSet" => Text::piece(Piece::Placeholder("$(sandbox-name)")),
         Some(name) => Text::literal(name),
         None if workload.kind == "Pod" && workload.name.len() > MAX_HOSTNAME => {
             let cut = workload.name.get(..MAX_HOSTNAME).unwrap_or(&workload.name);

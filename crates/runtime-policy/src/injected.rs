@@ -127,8 +127,14 @@ fn network_admin() -> Value {
     context
 }
 
-fn secrets_mount() -> Value {
+/// For who writes the files.
+pub(crate) fn secrets_mount() -> Value {
     json!({ "name": SECRETS, "mountPath": SECRETS_PATH })
+}
+
+/// For everybody else.
+pub(crate) fn secrets_to_read() -> Value {
+    json!({ "name": SECRETS, "mountPath": SECRETS_PATH, "readOnly": true })
 }
 
 fn variable(name: &str, value: &str) -> Value {
@@ -200,19 +206,34 @@ pub(crate) fn service_mesh(workload: &Workload, image: &str) -> Result<Value, (&
     }))
 }
 
-/// Opens `device` with the workload secret and mounts it into the volume `mount`.
+/// Opens `device` with the workload secret and mounts it into the volume `mount`. A volume of its own for each pod of a
+/// StatefulSet (`per_pod`) is bound to that pod.
 pub(crate) fn secure_volume(
     workload: &Workload,
     image: &str,
     device: &str,
     mount: &str,
+    per_pod: bool,
 ) -> Result<Value, (&'static str, String)> {
     let (device_path, mount_path) = (format!("/dev/{device}"), format!("/{mount}"));
+    let mut args = ["cryptsetup", "-d", &device_path, "-m", &mount_path].map(str::to_owned).to_vec();
+    if per_pod {
+        args.extend(["--stateful-set".to_owned(), workload.name.clone()]);
+    }
+    match workload.annotation("secure-pv-adopt") {
+        None | Some("false") => {}
+        Some("true") if per_pod => args.push("--adopt-volume".to_owned()),
+        Some("true") => {
+            let text = "only a volume from a StatefulSet's claim template belongs to one pod";
+            return Err(("secure-pv-adopt", text.into()));
+        }
+        Some(other) => return Err(("secure-pv-adopt", format!("{other:?}: expected \"true\" or \"false\""))),
+    }
     Ok(json!({
         "name": format!("{SECURE_VOLUME}{device}"),
         "image": image,
         "restartPolicy": "Always",
-        "args": ["cryptsetup", "-d", device_path, "-m", mount_path],
+        "args": args,
         // It creates mappings of the device mapper and mounts what is behind them for other containers to see, for which
         // Kubernetes demands `privileged` (mountPropagation: Bidirectional); and root, since the image's user has no
         // rights that a privileged container could use.
@@ -224,7 +245,7 @@ pub(crate) fn secure_volume(
         "volumeDevices": [{ "name": device, "devicePath": device_path }],
         "volumeMounts": [
             { "name": mount, "mountPath": mount_path, "mountPropagation": "Bidirectional" },
-            secrets_mount(),
+            secrets_to_read(),
         ],
     }))
 }

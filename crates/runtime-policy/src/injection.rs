@@ -185,8 +185,9 @@ pub(crate) fn inject(
         if let Some(text) = workload.annotation("secure-pv") {
             secure_volume(&mut change, text, initializer)?;
         }
+        let writer = first["name"].as_str().unwrap_or_default().to_owned();
         change.put_container(first, Position::First)?;
-        mount_secrets(&mut change)?;
+        mount_secrets(&mut change, &writer)?;
         join_group(&mut change)?;
     }
     match &injection.trusted_store {
@@ -269,8 +270,9 @@ fn add_secrets_volume(change: &mut Change<'_>) -> Result<(), PolicyError> {
     }
 }
 
-/// Every container gets the mount, unless it has one of that name.
-fn mount_secrets(change: &mut Change<'_>) -> Result<(), PolicyError> {
+/// Every container gets the mount, unless it has one of that name; all but `writer` to read only, so that nobody who
+/// takes over an application makes the pod forget whose deployment it belongs to.
+fn mount_secrets(change: &mut Change<'_>, writer: &str) -> Result<(), PolicyError> {
     for list in ["initContainers", "containers"] {
         for (index, container) in change.list(list).into_iter().enumerate() {
             let mounts = container.get("volumeMounts").and_then(Value::as_array).cloned().unwrap_or_default();
@@ -283,12 +285,15 @@ fn mount_secrets(change: &mut Change<'_>) -> Result<(), PolicyError> {
                     "/contrast is for the initializer's files: mount this volume elsewhere",
                 ));
             }
+            let writes = list == "initContainers" && container["name"] == writer;
+            for (at, mount) in mounts.iter().enumerate().filter(|(_, mount)| mount["name"] == SECRETS) {
+                if mount["readOnly"].as_bool().unwrap_or_default() == writes {
+                    change.set(&path.then(at).then("readOnly"), &json!(!writes))?;
+                }
+            }
             if mounts.iter().all(|mount| mount["name"] != SECRETS) {
-                change.insert(
-                    &path,
-                    Position::Last,
-                    &json!({ "name": SECRETS, "mountPath": SECRETS_PATH }),
-                )?;
+                let mount = if writes { injected::secrets_mount() } else { injected::secrets_to_read() };
+                change.insert(&path, Position::Last, &mount)?;
             }
         }
     }
@@ -333,7 +338,8 @@ fn secure_volume(change: &mut Change<'_>, text: &str, image: &str) -> Result<(),
             change.insert(&list, Position::Last, &json!({ "name": mount, "emptyDir": {} }))?;
         }
     }
-    let helper = injected::secure_volume(change.workload, image, device, mount);
+    let per_pod = find(device).is_none(); // a claim template's
+    let helper = injected::secure_volume(change.workload, image, device, mount, per_pod);
     let helper = helper.map_err(|wrong| change.annotation_error(wrong))?;
     change.put_container(helper, Position::First)?;
     // Mounts that were there before the helper's must see what it mounts.

@@ -29,8 +29,37 @@ use tools::Cryptsetup;
 pub(crate) struct Volume {
     pub(crate) device: PathBuf,
     pub(crate) mount_point: PathBuf,
-    /// A device without a finished volume is refused: somebody took it away.
-    pub(crate) must_exist: bool,
+    pub(crate) rules: Rules,
+}
+
+/// What is demanded of a volume beyond its seal.
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
+pub(crate) struct Rules {
+    /// Refuse a blank device instead of making a volume on it: for pods whose volume exists, so that a host cannot
+    /// take the data away unnoticed.
+    #[arg(long = "volume-must-exist", env = "CONTRAST_VOLUME_MUST_EXIST")]
+    must_exist: bool,
+    /// This pod is one of the StatefulSet of this name, and the volume is its own: that of another of them is refused.
+    #[arg(long, env = "CONTRAST_STATEFUL_SET", value_name = "NAME")]
+    stateful_set: Option<String>,
+    /// Take a volume that was made before volumes were bound to their pods, and bind it to this one.
+    #[arg(long = "adopt-volume", env = "CONTRAST_ADOPT_VOLUME")]
+    adopt: bool,
+}
+
+impl Rules {
+    /// Which pod of its StatefulSet this is, by its host name, which the policy binds to the name of the pod.
+    fn ordinal(&self, hostname: &str) -> anyhow::Result<Option<u32>> {
+        let Some(set) = &self.stateful_set else { return Ok(None) };
+        let name = hostname.split('.').next().unwrap_or_default(); // setHostnameAsFQDN
+        let ordinal = name.strip_prefix(set.as_str()).and_then(|rest| rest.strip_prefix('-'));
+        let ordinal = ordinal.and_then(|digits| digits.parse().ok()).with_context(|| {
+            format!(
+                "the host name {hostname:?} is not that of a pod of the StatefulSet {set:?}, such as {set}-0"
+            )
+        })?;
+        Ok(Some(ordinal))
+    }
 }
 
 impl FromStr for Volume {
@@ -40,7 +69,8 @@ impl FromStr for Volume {
         let absolute = |path: &str| path.starts_with('/').then(|| PathBuf::from(path));
         text.rsplit_once(':')
             .and_then(|(device, mount)| {
-                Some(Self { device: absolute(device)?, mount_point: absolute(mount)?, must_exist: false })
+                let (device, mount_point) = (absolute(device)?, absolute(mount)?);
+                Some(Self { device, mount_point, rules: Rules::default() })
             })
             .ok_or_else(|| format!("{text:?} is not DEVICE:MOUNT with two absolute paths"))
     }
@@ -105,9 +135,14 @@ impl Volume {
         let device = Device::open(&self.device)?;
         let cryptsetup = Cryptsetup { device: &self.device, secret_file };
         let (mut header, block) = (device.header()?, device.seal()?);
-        let mut verdict = self.judge(&key, &header, &block)?;
+        let mut verdict = match judge(&key, &header, &block) {
+            Err(encrypted_volume::Refused::OfNoPod) if self.rules.adopt => {
+                self.adopt(&device, &key, &header, &block)?
+            }
+            _ => self.judge(&key, &header, &block)?,
+        };
         // An unfinished one is no volume either: its seal may be one that the host kept from the first start.
-        if verdict != Verdict::Open && self.must_exist {
+        if verdict != Verdict::Open && self.rules.must_exist {
             let device = self.device.display();
             return Err(Refused(format!(
                 "{device} holds no volume, and --volume-must-exist is set: the device was exchanged, blanked or put back \
@@ -151,7 +186,30 @@ impl Volume {
         hex::decode_to_slice(text.as_slice(), secret.as_mut_slice())
             .with_context(|| format!("{} is not hex text of 64 bytes", secret_file.display()))?;
         let mount_point = self.mount_point.to_str().context("the mount point is not UTF-8")?;
-        SealKey::derive(secret.as_slice(), mount_point).context("the cryptographic library failed")
+        let key =
+            SealKey::derive(secret.as_slice(), mount_point).context("the cryptographic library failed")?;
+        let hostname =
+            fs::read_to_string("/proc/sys/kernel/hostname").context("cannot read the host name")?;
+        Ok(match self.rules.ordinal(hostname.trim())? {
+            Some(ordinal) => key.of_pod(ordinal),
+            None => key,
+        })
+    }
+
+    /// Binds a volume that belongs to no pod yet to this one, if it is in use.
+    fn adopt(
+        &self,
+        device: &Device,
+        key: &SealKey,
+        header: &[u8],
+        block: &[u8; SEAL_BYTES],
+    ) -> anyhow::Result<Verdict> {
+        let verdict = self.judge(&key.of_any_pod(), header, block)?;
+        if verdict == Verdict::Open {
+            device.write_seal(&seal(key, State::Ready, Some(header)))?;
+            tracing::info!(device = %self.device.display(), "the volume belongs to this pod from now on");
+        }
+        Ok(verdict)
     }
 
     /// Unmounts and closes, so that nothing waits to be written.
@@ -199,5 +257,18 @@ mod tests {
         for wrong in ["/dev/csi0", "csi0:/state", "/dev/csi0:state", ":"] {
             assert!(wrong.parse::<Volume>().is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_pods_ordinal_is_the_end_of_its_host_name() {
+        let rules = Rules { stateful_set: Some("shop-db".into()), ..Rules::default() };
+        for (name, ordinal) in [("shop-db-12", 12), ("shop-db-0.shop.svc.cluster.local", 0)] {
+            assert_eq!(rules.ordinal(name).unwrap(), Some(ordinal));
+        }
+        for wrong in ["shop-db", "shop-db-", "shop-db-x", "other-0", "shop-db--1", ""] {
+            let error = rules.ordinal(wrong).unwrap_err().to_string();
+            assert!(error.contains("such as shop-db-0"), "{error}");
+        }
+        assert_eq!(Rules::default().ordinal("anything").unwrap(), None);
     }
 }

@@ -102,6 +102,19 @@ fn containers_keep_to_one_pod() {
 }
 
 #[test]
+fn an_application_is_not_given_the_pods_files_to_write() {
+    frontend(|policy, host| {
+        let (evaluator, mut request) = before(policy, host, "web");
+        let mounts = request.1["OCI"]["Mounts"].as_array_mut().unwrap();
+        let files = mounts.iter_mut().find(|mount| mount["destination"] == "/contrast").unwrap();
+        let access = files["options"].as_array_mut().unwrap().last_mut().unwrap();
+        assert_eq!(*access, "ro");
+        *access = json!("rw");
+        assert!(reasons(&evaluator, &request).contains("Mounts"));
+    });
+}
+
+#[test]
 fn only_declared_commands_run_and_only_where_they_are_declared() {
     frontend(|policy, host| {
         let mut evaluator = Evaluator::new(policy.document.rego()).unwrap();

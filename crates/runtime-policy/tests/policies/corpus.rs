@@ -108,7 +108,11 @@ pub(crate) fn pod(name: &str) -> (Value, String) {
                     }
                     _ => (&resource["spec"]["template"], "-x7k2p"),
                 };
-                return (pod.clone(), format!("{name}{suffix}"));
+                let (mut pod, name) = (pod.clone(), format!("{name}{suffix}"));
+                if kind == "StatefulSet" {
+                    pod["spec"]["hostname"] = name.as_str().into(); // as the controller does, whatever was there
+                }
+                return (pod, name);
             }
         }
     }

@@ -76,6 +76,9 @@ fn pods_get_what_they_ask_for_and_the_coordinator_nothing() {
         (&claim["volumeMode"], &claim["resources"]["requests"]["storage"]),
         (&json!("Block"), &json!("10Gi"))
     );
+    let helper = &database["spec"]["initContainers"][1];
+    let args = ["cryptsetup", "-d", "/dev/state", "-m", "/data", "--stateful-set", "database"];
+    assert_eq!(helper["args"], json!(args), "its pods have a disk each");
     let probe = &database["spec"]["initContainers"][1]["startupProbe"];
     assert_eq!(probe["exec"]["command"], json!(["/initializer", "ready"]));
 
@@ -84,6 +87,39 @@ fn pods_get_what_they_ask_for_and_the_coordinator_nothing() {
     let mut deployment = Deployment::read([("c.yml", coordinator)]).unwrap();
     deployment.inject(&Injection { runtime_class: None, ..corpus::injection() }).unwrap();
     assert_eq!(deployment.texts().next().unwrap().1, coordinator);
+}
+
+/// All containers of a pod, with the list that each is in.
+fn containers(pod: &Value) -> Vec<Value> {
+    let lists = ["initContainers", "containers"].map(|list| pod["spec"][list].as_array().cloned());
+    lists.into_iter().flatten().flatten().collect()
+}
+
+#[test]
+fn only_who_writes_the_pods_files_may_write_them() {
+    for (name, writer) in [("frontend", "contrast-service-mesh"), ("database", "contrast-initializer")] {
+        for container in containers(&corpus::pod(name).0) {
+            let mounts = container["volumeMounts"].as_array().unwrap();
+            let mount = mounts.iter().find(|mount| mount["mountPath"] == "/contrast").unwrap();
+            let writes = container["name"] == writer;
+            assert_eq!(mount["readOnly"] == true, !writes, "{name}: {}", container["name"]);
+        }
+    }
+    // What an earlier version generated is changed, whoever wrote it.
+    let mount = "volumeMounts: [{name: contrast-secrets, mountPath: /contrast, readOnly: WORD}]";
+    for (word, image) in [("false", "i"), ("true", corpus::INITIALIZER)] {
+        let old = POD.replace("image: i", &format!("image: {image}, {}", mount.replace("WORD", word)));
+        let old = old.replace(
+            "  containers:",
+            &format!(
+                "  initContainers: [{{name: contrast-initializer, image: i, {}}}]\n  containers:",
+                mount.replace("WORD", "true")
+            ),
+        );
+        let (initializer, pod) = first(&old);
+        assert_ne!(initializer["volumeMounts"][0]["readOnly"], true, "or it could write nothing");
+        assert_eq!(pod["spec"]["containers"][0]["volumeMounts"][0]["readOnly"], true);
+    }
 }
 
 /// The first container of a pod after `generate`, and the pod.
