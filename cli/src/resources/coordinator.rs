@@ -37,7 +37,7 @@ pub(crate) struct Args {
     // The sum in docs/limits.md: what requests (168 MiB), connections (96) and readers of the log (60) can hold, and what
     // was measured besides (docs/performance.md: 78 MiB with 300 connections and 18 600 certificates in the log, as one of
     // three replicas on etcd). 130 bytes come for each further certificate, which a restart does not give back, so the
-    // remaining 110 MiB last for 850 000 certificates, of this and all earlier starts. A log without `--storage` is not
+    // remaining 94 MiB last for 720 000 certificates, of this and all earlier starts. A log without `--storage` is not
     // in this sum.
     #[arg(long, default_value_t = 512, value_name = "MIB", value_parser = clap::value_parser!(u32).range(64..))]
     memory: u32,

@@ -65,9 +65,8 @@ impl<L: EventStore> Desk<L> {
         Err(self.turn_away(reason, failed, hash, &active, source).await)
     }
 
-    /// Judges evidence; if the vendor has to be asked for something first, on a thread that may wait. Only
-    /// evidence that passed every check that needs no vendor comes that far, and `source` may have few questions
-    /// under way, because each takes a thread for seconds, and vendors shut out addresses that ask too much.
+    /// Judges evidence; if the vendor has to be asked for something first, by [`super::vendors`]. Only evidence that
+    /// passed every check that needs no vendor comes that far: vendors shut out addresses that ask too much.
     pub(crate) async fn verify(
         &self,
         request: VerifyEvidence,
@@ -79,12 +78,12 @@ impl<L: EventStore> Desk<L> {
             Err(VerifyError::Lacking(lacking)) => lacking,
             judged => return Ok(judged?),
         };
-        let _question = self.vendors.question(source)?;
         let endorsements = Arc::clone(&self.endorsements);
         let evidence = lacking.evidence.clone();
-        let asked = tokio::task::spawn_blocking(move || endorsements.complete(evidence, now, Reach::Network));
-        // A panic there is a bug; the evidence is judged as it came.
-        let evidence = asked.await.map_or(lacking.evidence, |completed| completed.evidence);
+        let ask = move || endorsements.complete(evidence, now, Reach::Network);
+        // Without an answer the evidence is judged as it came.
+        let asked = self.vendors.ask(source, ask).await?;
+        let evidence = asked.map_or(lacking.evidence, |completed| completed.evidence);
         let again = VerifyEvidence { evidence, expected, manifest, now, vendor_asked: true };
         Ok(self.verifiers.ask(again).await??)
     }

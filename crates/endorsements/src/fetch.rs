@@ -181,8 +181,11 @@ impl Fetcher {
                 Ok(answer)
             }
             Err(error) => {
-                if failures.len() >= MAX_REMEMBERED {
-                    failures.clear();
+                // Whoever names chips that do not exist must not make the others be forgotten all at once.
+                if failures.len() >= MAX_REMEMBERED && !failures.contains_key(url) {
+                    let next = failures.iter().min_by_key(|(_, failure)| failure.until);
+                    let next = next.map(|(url, _)| url.clone());
+                    next.and_then(|url| failures.remove(&url));
                 }
                 let reason = error.to_string();
                 let times = failures.get(url).map_or(0, |failure| failure.times) + 1;

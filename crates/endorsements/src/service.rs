@@ -17,7 +17,7 @@ use manifest::{SnpProduct, Timestamp};
 
 use crate::{
     Fetcher,
-    store::{Entry, Name, PutError, Store, Validity},
+    store::{Entry, Limits, Name, PutError, Store, Validity},
 };
 
 /// How far a completion may go.
@@ -59,7 +59,7 @@ pub struct Endorsements {
 impl Endorsements {
     /// Endorsements in a directory, or in memory only. Without a fetcher nothing is ever asked for.
     pub fn open(directory: Option<PathBuf>, anchors: Anchors, fetcher: Option<Fetcher>) -> io::Result<Self> {
-        let store = Store::open(directory, anchors)?;
+        let store = Store::open(directory, anchors, Limits::USUAL)?;
         Ok(Self { store, fetcher, asking: Mutex::default(), jitter: RandomState::new() })
     }
 
@@ -179,12 +179,13 @@ impl Endorsements {
     /// those of its firmware are tried: a fleet has one or two.
     fn find_vlek(&self, evidence: &SnpEvidence, firmware: &[(SnpProduct, Tcb)]) -> Option<(VlekId, Entry)> {
         let entries = self.entries();
-        entries.iter().find_map(|(name, entry)| match name {
+        let found = entries.iter().find_map(|(name, entry)| match name {
             Name::Vlek(id) if firmware.contains(&(id.product, id.tcb)) => {
                 attestation::signs(&entry.bytes, evidence).then(|| (id.clone(), entry.clone()))
             }
             _ => None,
-        })
+        });
+        found.inspect(|(_, entry)| self.store.note_use(entry))
     }
 
     fn complete_tdx(

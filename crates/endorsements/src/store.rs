@@ -6,7 +6,10 @@ use std::{
     io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
     str::FromStr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use arc_swap::ArcSwap;
@@ -17,8 +20,20 @@ use manifest::{SnpProduct, Timestamp};
 
 /// Largest endorsement, in bytes; the same limit holds for what is fetched.
 pub(crate) const MAX_BYTES: usize = 512 << 10;
-/// Most endorsements that are kept: chips times firmware states, for a large fleet.
-const MAX_ENTRIES: usize = 20_000;
+
+/// How much is kept. Whoever has a chip can have its vendor certify each of its firmware versions, so what was not used
+/// for the longest time gives way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) entries: usize,
+    pub(crate) bytes: usize,
+}
+
+impl Limits {
+    /// Certificates of chips have 1.4 KB: a fleet of 8000 chips, and Intel's collateral beside them. Part of the memory
+    /// that docs/limits.md adds up.
+    pub(crate) const USUAL: Self = Self { entries: 8192, bytes: 12 << 20 };
+}
 
 /// Names an endorsement. Its text is its file's name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,13 +60,23 @@ pub struct Validity {
 }
 
 /// An endorsement that was verified.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Entry {
     /// DER, or JSON for collateral.
     pub bytes: Arc<[u8]>,
     /// Absent for certificates of chips and providers, which are replaced by others and never expire here.
     pub validity: Option<Validity>,
+    /// When it was last asked for, as [`Store::uses`] counts.
+    used: Arc<AtomicU64>,
 }
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.bytes, self.validity) == (&other.bytes, other.validity)
+    }
+}
+
+impl Eq for Entry {}
 
 /// Why an endorsement is not kept.
 #[derive(Debug, thiserror::Error)]
@@ -90,12 +115,6 @@ pub enum PutError {
         /// The family it is for.
         found: String,
     },
-    /// The limit on entries.
-    #[error("{name}: {MAX_ENTRIES} endorsements are kept already; remove old ones from the cache directory")]
-    Full {
-        /// Its name.
-        name: Name,
-    },
     /// The directory.
     #[error("cannot write {path}: {source}")]
     Io {
@@ -113,21 +132,30 @@ pub(crate) struct Store {
     entries: ArcSwap<BTreeMap<Name, Entry>>,
     /// Writers take turns; readers do not wait for them.
     writing: Mutex<()>,
+    limits: Limits,
+    /// How often something was asked for.
+    uses: AtomicU64,
 }
 
 impl Store {
     /// Opens a directory, which is made if it is not there; without one, memory has to do.
-    pub(crate) fn open(directory: Option<PathBuf>, anchors: Anchors) -> io::Result<Self> {
+    pub(crate) fn open(directory: Option<PathBuf>, anchors: Anchors, limits: Limits) -> io::Result<Self> {
         let mut entries = BTreeMap::new();
         if let Some(directory) = &directory {
             fs::create_dir_all(directory)?;
-            for file in fs::read_dir(directory)?.take(2 * MAX_ENTRIES) {
+            let mut bytes = 0;
+            for file in fs::read_dir(directory)?.take(2 * limits.entries) {
                 let path = file?.path();
                 let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
                 let Some(name) = name else { continue };
                 match read(&path).map(|bytes| verify(&anchors, &name, bytes)) {
-                    Ok(Ok(entry)) if entries.len() < MAX_ENTRIES => drop(entries.insert(name, entry)),
-                    Ok(Ok(_)) => break,
+                    Ok(Ok(entry)) => {
+                        bytes += entry.bytes.len();
+                        if entries.len() >= limits.entries || bytes > limits.bytes {
+                            break;
+                        }
+                        entries.insert(name, entry);
+                    }
                     Ok(Err(error)) => {
                         tracing::warn!(path = %path.display(), %error, "cached endorsement ignored");
                     }
@@ -138,7 +166,7 @@ impl Store {
             }
         }
         let entries = ArcSwap::from_pointee(entries);
-        Ok(Self { anchors, directory, entries, writing: Mutex::new(()) })
+        Ok(Self { anchors, directory, entries, writing: Mutex::new(()), limits, uses: AtomicU64::new(1) })
     }
 
     pub(crate) fn anchors(&self) -> &Anchors {
@@ -146,7 +174,14 @@ impl Store {
     }
 
     pub(crate) fn get(&self, name: &Name) -> Option<Entry> {
-        self.entries.load().get(name).cloned()
+        let entry = self.entries.load().get(name).cloned()?;
+        self.note_use(&entry);
+        Some(entry)
+    }
+
+    /// To be called for what was found among [`Self::all`].
+    pub(crate) fn note_use(&self, entry: &Entry) {
+        entry.used.store(self.uses.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
     }
 
     pub(crate) fn all(&self) -> Arc<BTreeMap<Name, Entry>> {
@@ -168,9 +203,9 @@ impl Store {
                     return Err(PutError::Older { name, known, got });
                 }
             }
-            None if known.len() >= MAX_ENTRIES => return Err(PutError::Full { name: name.clone() }),
             _ => {}
         }
+        self.note_use(&entry);
         if let Some(directory) = &self.directory {
             let path = directory.join(name.to_string());
             write(directory, &path, &entry.bytes)
@@ -178,8 +213,41 @@ impl Store {
         }
         let mut entries = BTreeMap::clone(&known);
         entries.insert(name.clone(), entry.clone());
+        let leaving = self.too_much(&entries);
+        for name in &leaving {
+            entries.remove(name);
+        }
         self.entries.store(Arc::new(entries));
+        for name in leaving {
+            tracing::info!(%name, "endorsement given up for newer ones: the cache is full");
+            if let Some(directory) = &self.directory
+                && let Err(error) = fs::remove_file(directory.join(name.to_string()))
+            {
+                tracing::warn!(%name, %error, "its file stays");
+            }
+        }
         Ok(entry)
+    }
+
+    /// What must go for the rest to fit, and a sixteenth more, so that not every new entry means a search. What expires
+    /// is not the strangers' choice, and a revocation list must not be forgotten: certificates go first.
+    fn too_much(&self, entries: &BTreeMap<Name, Entry>) -> Vec<Name> {
+        let Limits { entries: most, bytes: most_bytes } = self.limits;
+        let (mut count, mut bytes) =
+            (entries.len(), entries.values().map(|entry| entry.bytes.len()).sum::<usize>());
+        if count <= most && bytes <= most_bytes {
+            return Vec::new();
+        }
+        let (most, most_bytes) = (most - most / 16, most_bytes - most_bytes / 16);
+        let mut oldest_first: Vec<(&Name, &Entry)> = entries.iter().collect();
+        oldest_first.sort_by_key(|(_, entry)| (entry.validity.is_some(), entry.used.load(Ordering::Relaxed)));
+        let leaving = oldest_first.into_iter().take_while(|(_, entry)| {
+            let goes = count > most || bytes > most_bytes;
+            count -= 1;
+            bytes -= entry.bytes.len();
+            goes
+        });
+        leaving.map(|(name, _)| name.clone()).collect()
     }
 }
 
@@ -205,7 +273,7 @@ fn verify(anchors: &Anchors, name: &Name, bytes: Vec<u8>) -> Result<Entry, PutEr
             Some(Validity { number: dates.evaluation_number.into(), this_update, next_update })
         }
     };
-    Ok(Entry { bytes: bytes.into(), validity })
+    Ok(Entry { bytes: bytes.into(), validity, used: Arc::default() })
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
@@ -325,6 +393,60 @@ mod tests {
         for name in names {
             assert_eq!(name.to_string().parse(), Ok(name));
         }
+    }
+
+    /// Real certificates, with their names.
+    fn certificates() -> Vec<(Name, Vec<u8>)> {
+        let anchors = Anchors::vendors();
+        let files = [
+            (
+                SnpProduct::Milan,
+                include_bytes!("../../attestation/testdata/milan-v2-sev.vcek.der").as_slice(),
+            ),
+            (SnpProduct::Milan, include_bytes!("../../attestation/testdata/milan-v3-oak-rk.vcek.der")),
+            (SnpProduct::Genoa, include_bytes!("../../attestation/testdata/genoa-v5-oak.vcek.der")),
+            (SnpProduct::Turin, include_bytes!("../../attestation/testdata/turin-v5-oak.vcek.der")),
+        ];
+        let named = |(product, der): (SnpProduct, &[u8])| {
+            (Name::Vcek(anchors.identify_vcek(product, der).unwrap()), der.to_vec())
+        };
+        files.map(named).to_vec()
+    }
+
+    #[test]
+    fn what_was_not_used_for_the_longest_time_gives_way() {
+        let directory = tempfile::tempdir().unwrap();
+        let open =
+            |limits| Store::open(Some(directory.path().to_owned()), Anchors::vendors(), limits).unwrap();
+        let all = certificates();
+        let platform = PlatformId { fmspc: "b0c06f000000".into(), ca: PlatformCa::Platform };
+        let collateral = include_bytes!("../../attestation/testdata/tdx/tdx10-v4-dcapqvl.collateral.json");
+        let collateral = (Name::Collateral(platform), collateral.to_vec());
+
+        let store = open(Limits { entries: 3, bytes: 1 << 20 });
+        for (name, bytes) in [&collateral, &all[0], &all[1]] {
+            store.put(name, bytes.clone()).unwrap();
+        }
+        assert!(store.get(&all[0].0).is_some(), "used later than the second");
+        store.put(&all[2].0, all[2].1.clone()).unwrap();
+        let kept: Vec<Name> = store.all().keys().cloned().collect();
+        for there in [&collateral.0, &all[0].0, &all[2].0] {
+            assert!(kept.contains(there), "{there}");
+        }
+        assert_eq!(kept.len(), 3);
+        let files = fs::read_dir(directory.path()).unwrap().count();
+        assert_eq!(files, 3, "on the disk as well");
+
+        // The same by bytes: room for the collateral and one certificate.
+        let room = collateral.1.len() + 2000;
+        let store = open(Limits { entries: 100, bytes: room });
+        store.put(&collateral.0, collateral.1.clone()).unwrap();
+        for (name, bytes) in &all {
+            store.put(name, bytes.clone()).unwrap();
+            let held: usize = store.all().values().map(|entry| entry.bytes.len()).sum();
+            assert!(held <= room, "{held} bytes of {room}");
+        }
+        assert!(store.get(&collateral.0).is_some(), "certificates go first");
     }
 
     proptest::proptest! {
