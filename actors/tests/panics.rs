@@ -134,7 +134,7 @@ fn authority_and_journal_serve_on() {
         let (authority_fuse, journal_fuse) = (Fuse::default(), Fuse::default());
         let (archive, fuse) = (Arc::new(Archive::new(Arc::clone(&deployment.store))), journal_fuse.clone());
         let journal = Mailbox::new(
-            Supervisor::start(move |_| Journal::new(&archive, fuse, REPLICA, Arc::new(|_| {}))),
+            Supervisor::start(move |_| Journal::new(&archive, fuse, REPLICA, None, Arc::new(|_| {}))),
             4,
         );
         let (for_authority, fuse) = (journal.clone(), authority_fuse.clone());

@@ -43,6 +43,8 @@ pub struct Deployment {
     /// Where it listens.
     pub ports: Ports,
     options: Vec<String>,
+    /// The command that is the Coordinator, for its program.
+    command: Box<dyn Fn(&Path) -> Command + Send + Sync>,
     child: Option<Child>,
 }
 
@@ -83,6 +85,15 @@ impl Deployment {
     /// Makes keys, a simulated machine and a manifest that `change` has the last word on, and starts the
     /// Coordinator with further options.
     pub fn start(options: &[&str], change: impl FnOnce(&mut ManifestBody, &Path)) -> anyhow::Result<Self> {
+        Self::start_by(|program| Command::new(program), options, change)
+    }
+
+    /// The same with a command that starts the program elsewhere, such as in a control group.
+    pub fn start_by(
+        command: impl Fn(&Path) -> Command + Send + Sync + 'static,
+        options: &[&str],
+        change: impl FnOnce(&mut ManifestBody, &Path),
+    ) -> anyhow::Result<Self> {
         let directory = tempfile::tempdir()?;
         let (machine, seedshare_owner) = slow_keys()?;
         fs::create_dir(directory.path().join("machine"))?;
@@ -103,7 +114,8 @@ impl Deployment {
         change(&mut body, directory.path());
         fs::write(directory.path().join("manifest.json"), body.to_json())?;
         let options = options.iter().map(|option| (*option).to_owned()).collect();
-        let mut deployment = Self { directory, ports: free_ports()?, options, child: None };
+        let command = Box::new(command);
+        let mut deployment = Self { directory, ports: free_ports()?, options, command, child: None };
         deployment.launch()?;
         Ok(deployment)
     }
@@ -129,7 +141,7 @@ impl Deployment {
     pub fn launch(&mut self) -> anyhow::Result<()> {
         let log = fs::File::options().create(true).append(true).open(self.path("coordinator.log"))?;
         let Ports { user, mesh, probe, http, transit } = self.ports;
-        let child = Command::new(program("coordinator"))
+        let child = (self.command)(&program("coordinator"))
             .args(["--user-listen", &user.to_string(), "--mesh-listen", &mesh.to_string()])
             .args(["--probe-listen", &probe.to_string(), "--http-listen", &http.to_string()])
             .args(["--transit-listen", &transit.to_string(), "--metrics", "on"])

@@ -28,6 +28,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     client::{dial, judge, read},
+    older_head::{self, OlderHead},
     printer::Refused,
     remembered::Heads,
     transition::latest_of,
@@ -78,6 +79,7 @@ pub(crate) struct Standing {
     pub(crate) state: String,
     /// Digest of the seed shares document; empty: there is none.
     pub(crate) seed_shares: Vec<u8>,
+    pub(crate) older_heads: Vec<OlderHead>,
     head: HeadResponse,
 }
 
@@ -186,6 +188,7 @@ impl<'a> HttpCoordinator<'a> {
         let shown = answer(status, &body)?;
         let (capabilities, signed_head) = (bytes(&shown, "capabilities")?, bytes(&shown, "signed_head")?);
         let seed_shares = bytes(&shown, "seed_shares")?;
+        let older_heads = older_heads(&shown)?;
         let state = shown["state"].as_str().context("the answer lacks state")?.to_owned();
         let expected = ReportData::standing(&attestation::Standing {
             nonce: &nonce,
@@ -193,6 +196,7 @@ impl<'a> HttpCoordinator<'a> {
             state: &state,
             signed_head: &signed_head,
             seed_shares: &seed_shares,
+            older_heads: &older_head::covered(&older_heads),
         });
         self.verify(&shown, &expected).await?;
         let consistency = list(&shown, "consistency")?;
@@ -210,7 +214,7 @@ impl<'a> HttpCoordinator<'a> {
         let hpke_key =
             bytes(&serde_json::from_slice(&capabilities).context("capabilities")?, "hpkePublicKey")?;
         let head = HeadResponse { signed_head, consistency, checkpoint };
-        Ok(Some(Standing { hpke_key, state, seed_shares, head }))
+        Ok(Some(Standing { hpke_key, state, seed_shares, older_heads, head }))
     }
 
     async fn verify(&self, shown: &Value, expected: &ReportData) -> anyhow::Result<Claims> {
@@ -229,6 +233,7 @@ impl<'a> HttpCoordinator<'a> {
         salt: &[u8],
         owner_key: &Zeroizing<String>,
         checkpoint: &str,
+        accept_older_head: Option<&[u8]>,
     ) -> anyhow::Result<(u32, u32)> {
         let salt: &[u8; 32] = salt.try_into().context("seed shares document: Salt is not 32 bytes")?;
         // The signature names the sealed message, so the encapsulated key comes first.
@@ -247,6 +252,7 @@ impl<'a> HttpCoordinator<'a> {
                 "seed": encode(seed), "salt": encode(salt),
                 "public_key": encode(&public_key), "signature": encode(&signature),
                 "checkpoint": checkpoint,
+                "accept_older_head": accept_older_head.map(encode),
             })
             .to_string(),
         );
@@ -331,6 +337,25 @@ fn answer(status: StatusCode, body: &[u8]) -> anyhow::Result<Value> {
     }
     let text = format!("the Coordinator answered: {}", value["error"].as_str().unwrap_or("(nothing)"));
     if status.is_client_error() { bail!(Refused(text)) } else { bail!(text) }
+}
+
+fn older_heads(shown: &Value) -> anyhow::Result<Vec<OlderHead>> {
+    let number =
+        |shown: &Value, name: &str| shown[name].as_u64().with_context(|| format!("the answer lacks {name}"));
+    let root = |shown: &Value, name: &str| {
+        Hash::try_from(bytes(shown, name)?).ok().with_context(|| format!("{name} is no tree head"))
+    };
+    let head = |shown: &Value| {
+        Ok(OlderHead {
+            public_key: bytes(shown, "public_key")?,
+            signature: bytes(shown, "signature")?,
+            given_up: (number(shown, "given_up_size")?, root(shown, "given_up_root")?),
+            accepted: (number(shown, "accepted_size")?, root(shown, "accepted_root")?),
+            at: number(shown, "at")?,
+        })
+    };
+    // Coordinators of earlier versions show none.
+    shown["older_heads"].as_array().into_iter().flatten().map(head).collect()
 }
 
 fn bytes(value: &Value, name: &str) -> anyhow::Result<Vec<u8>> {

@@ -9,6 +9,7 @@ mod generate;
 mod history;
 mod http;
 mod key_file;
+mod older_head;
 mod policy;
 mod printer;
 mod proposals;
@@ -32,6 +33,9 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use printer::{OutputFormat, Printer, Refused};
+
+#[global_allocator]
+static ALLOCATOR: program::memory::Wiping = program::memory::Wiping;
 
 /// Deploy, verify and recover confidential containers.
 #[derive(Debug, Parser)]

@@ -4,15 +4,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use manifest::Manifest;
-use wire::user::{RecoverRequest, RecoverResponse};
+use wire::user::{Acceptance, RecoverRequest, RecoverResponse};
 use zeroize::Zeroizing;
 
 use crate::{
     client::{Coordinator, failure, read, read_manifest},
     http::{HttpCoordinator, HttpOptions, IN_RECOVERY, is_http},
     key_file::read_key,
+    older_head,
     printer::{Printer, Refused},
-    remembered::{self, Memory},
+    remembered::{self, Heads, Memory},
     seed_shares::SeedSharesFile,
 };
 
@@ -33,6 +34,11 @@ pub(crate) struct Args {
     /// Private key of a seedshare owner.
     #[arg(long, default_value = "seedshare-owner.pem")]
     seedshare_owner_key: PathBuf,
+    /// After a disaster: accept the history that the Coordinator has although it does not extend the remembered
+    /// checkpoint. What came after it is lost for good. Recorded with this owner's signature, and shown by every `verify`
+    /// from then on.
+    #[arg(long)]
+    accept_older_head: bool,
     /// Recover even if other replicas are healthy.
     #[arg(long)]
     force: bool,
@@ -50,10 +56,11 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let memory = args.memory.path(&args.manifest);
     if is_http(&args.coordinator) {
         let coordinator = HttpCoordinator::new(&args.coordinator, &args.http, &manifest)?;
-        let answer = send_http(&coordinator, &shares, &key, &memory).await?;
+        let answer = send_http(&coordinator, &shares, &key, &memory, args.accept_older_head, printer).await?;
         return report(answer, printer);
     }
-    let answer = send(&args.coordinator, &manifest, &shares, &key, args.force, &memory).await?;
+    let how = How { force: args.force, accept_older_head: args.accept_older_head };
+    let answer = send(&args.coordinator, &manifest, &shares, &key, &how, &memory, printer).await?;
     report(answer, printer)
 }
 
@@ -73,18 +80,60 @@ pub(crate) fn report(answer: RecoverResponse, printer: &Printer) -> anyhow::Resu
     printer.result(&text, &value)
 }
 
+/// What an owner may say besides.
+#[derive(Default)]
+pub(crate) struct How {
+    pub(crate) force: bool,
+    pub(crate) accept_older_head: bool,
+}
+
+/// Holds what a Coordinator shows against what is remembered, or has the owner accept it. Gives the signature and the
+/// public key of that, if it was needed.
+async fn check_or_accept(
+    coordinator: &impl Heads,
+    accept: bool,
+    key: &Zeroizing<String>,
+    memory: &Path,
+    printer: &Printer,
+) -> anyhow::Result<Option<(Vec<u8>, Vec<u8>)>> {
+    let refused = match remembered::check(coordinator, memory).await {
+        Ok(_) => return Ok(None),
+        Err(error) if accept && error.is::<Refused>() => error,
+        Err(error) => return Err(error),
+    };
+    let Some(remembered) = remembered::recall(memory)? else { return Err(refused) };
+    let shown = remembered::shown(coordinator).await?;
+    if shown.log != remembered.log {
+        return Err(refused);
+    }
+    printer.note(&format!("{refused:#}\nwarning: accepted, as --accept-older-head says; this is recorded"));
+    older_head::accept(&remembered, &shown.head, key).map(Some)
+}
+
+/// Once it is recovered, what it shows is what counts.
+async fn remember(coordinator: &impl Heads, accepted: bool, done: bool, memory: &Path) -> anyhow::Result<()> {
+    match accepted {
+        true if done => remembered::begin_anew(coordinator, memory).await,
+        true => Ok(()), // other owners give their parts first
+        false => remembered::check(coordinator, memory).await.map(drop),
+    }
+}
+
 async fn send_http(
     coordinator: &HttpCoordinator<'_>,
     shares: &SeedSharesFile,
     key: &Zeroizing<String>,
     memory: &Path,
+    accept_older_head: bool,
+    printer: &Printer,
 ) -> anyhow::Result<RecoverResponse> {
     let (seed, salt) = shares.open(key)?;
-    remembered::check(coordinator, memory).await?;
+    let accepted = check_or_accept(coordinator, accept_older_head, key, memory, printer).await?;
     let checkpoint = remembered::note(memory)?;
     let standing = coordinator.standing(0).await?.context("a log with fewer than no events")?;
+    let signature = accepted.as_ref().map(|(signature, _)| signature.as_slice());
     let (shares_received, shares_needed) =
-        coordinator.recover(&standing.hpke_key, &seed, &salt, key, &checkpoint).await?;
+        coordinator.recover(&standing.hpke_key, &seed, &salt, key, &checkpoint, signature).await?;
     if shares_received == shares_needed {
         // That it took the seed is the word of whoever answered; that it serves again is under evidence.
         let state = coordinator.standing(0).await?.context("a log with fewer than no events")?.state;
@@ -93,7 +142,7 @@ async fn send_http(
             return Err(Refused(text.into()).into());
         }
     }
-    remembered::check(coordinator, memory).await?;
+    remember(coordinator, accepted.is_some(), shares_received == shares_needed, memory).await?;
     Ok(RecoverResponse { shares_received, shares_needed })
 }
 
@@ -102,16 +151,21 @@ pub(crate) async fn send(
     manifest: &Manifest,
     shares: &SeedSharesFile,
     key: &Zeroizing<String>,
-    force: bool,
+    how: &How,
     memory: &Path,
+    printer: &Printer,
 ) -> anyhow::Result<RecoverResponse> {
     let (seed, salt) = shares.open(key)?;
     let coordinator = Coordinator::connect(address, manifest, Some(key)).await?;
     // Before the seed leaves: a Coordinator whose storage was rolled back does not get it. It checks that itself, too.
-    remembered::check(&coordinator, memory).await?;
+    let accepted = check_or_accept(&coordinator, how.accept_older_head, key, memory, printer).await?;
     let checkpoint = remembered::note(memory)?;
-    let request = RecoverRequest { seed: seed.to_vec(), salt, force, checkpoint };
+    let accept_older_head =
+        accepted.clone().map(|(signature, public_key)| Acceptance { public_key, signature });
+    let request =
+        RecoverRequest { seed: seed.to_vec(), salt, force: how.force, checkpoint, accept_older_head };
     let answer = coordinator.user().recover(request).await.map_err(failure)?.into_inner();
-    remembered::check(&coordinator, memory).await?;
+    let done = answer.shares_received == answer.shares_needed;
+    remember(&coordinator, accepted.is_some(), done, memory).await?;
     Ok(answer)
 }

@@ -73,6 +73,20 @@ fn remember(path: &Path, known: &Known) -> anyhow::Result<()> {
     )
 }
 
+/// What a Coordinator shows, held against nothing: for who accepts it instead of what is remembered.
+pub(crate) async fn shown(coordinator: &impl Heads) -> anyhow::Result<Known> {
+    let shown = coordinator.head(0).await?.context("a log with fewer than no events")?;
+    let (known, _) = open(&shown)?.ok_or_else(|| Refused("the Coordinator has no event at all".into()))?;
+    Ok(known)
+}
+
+/// Remembers what a Coordinator shows in place of what was remembered before.
+pub(crate) async fn begin_anew(coordinator: &impl Heads, path: &Path) -> anyhow::Result<()> {
+    let known = shown(coordinator).await?;
+    anyhow::ensure!(!known.note.is_empty(), "the Coordinator waits for its seed: nothing is remembered anew");
+    remember(path, &known)
+}
+
 /// Something that shows heads of its control stream.
 pub(crate) trait Heads {
     /// The head, with a proof that it extends `extends` events. `None`: it has fewer.

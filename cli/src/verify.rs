@@ -11,6 +11,7 @@ use wire::user::GetManifestsRequest;
 use crate::{
     client::{Coordinator, failure, read_manifest},
     http::{Attested, HttpCoordinator, HttpOptions, is_http},
+    older_head::{self, OlderHead},
     printer::{Printer, Refused},
     remembered::{self, Known, Memory},
     transition::latest_of,
@@ -53,6 +54,8 @@ pub(crate) struct Verified {
     pub(crate) checkpoint: String,
     /// Workload owners who vouch for the root.
     pub(crate) vouched_by: Vec<KeyDigest>,
+    /// Histories that were given up after a disaster, oldest first.
+    pub(crate) older_heads_accepted: Vec<older_head::Shown>,
     #[serde(skip)]
     pub(crate) manifests: Vec<Vec<u8>>,
     #[serde(skip)]
@@ -79,9 +82,11 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
              on a history that does not extend this one is refused"
         ),
     };
+    let given_up: String =
+        verified.older_heads_accepted.iter().map(|head| format!("  WARNING: {head}\n")).collect();
     let text = format!(
         "Verified: {} on {}\n  TCB: {}\n  manifests: {}, in force: {}\n  history: {} events; \
-         {extends}\n  vouched for by: {}\n  log key: {}\n  files: {}",
+         {extends}\n{given_up}  vouched for by: {}\n  log key: {}\n  files: {}",
         args.coordinator,
         verified.platform,
         verified.tcb,
@@ -121,6 +126,7 @@ pub(crate) async fn check_through(
             Refused("the Coordinator's history does not add up to its latest transition".into()).into()
         );
     }
+    let older_heads = older_head::read(answer.older_heads)?;
     let shown = Attested {
         claims: coordinator.claims.clone(),
         manifests: answer.manifests,
@@ -131,7 +137,7 @@ pub(crate) async fn check_through(
             .map(|voucher| Voucher { public_key: voucher.public_key, signature: voucher.signature })
             .collect(),
     };
-    judge(shown, manifest, known)
+    judge(shown, manifest, known, &older_heads)
 }
 
 /// The same through a proxy.
@@ -139,10 +145,17 @@ pub(crate) async fn check_http(coordinator: &HttpCoordinator<'_>, memory: &Path)
     // The evidence covers the latest transition and both certificates; that of the head covers the head.
     let shown = coordinator.attest().await?;
     let known = remembered::check(coordinator, memory).await?;
-    judge(shown, coordinator.manifest(), known.ok_or_else(|| Refused("no manifest configured".into()))?)
+    let known = known.ok_or_else(|| Refused("no manifest configured".into()))?;
+    let standing = coordinator.standing(0).await?.context("a log with fewer than no events")?;
+    judge(shown, coordinator.manifest(), known, &standing.older_heads)
 }
 
-fn judge(shown: Attested, manifest: &Manifest, known: Known) -> anyhow::Result<Verified> {
+fn judge(
+    shown: Attested,
+    manifest: &Manifest,
+    known: Known,
+    older_heads: &[OlderHead],
+) -> anyhow::Result<Verified> {
     let Attested { claims, manifests, policies, root_ca, mesh_ca, vouchers } = shown;
     let history: Vec<ManifestHash> = manifests.iter().map(|bytes| ManifestHash::of(bytes)).collect();
     let in_force = manifests.last().map(Vec::as_slice).unwrap_or_default();
@@ -186,6 +199,7 @@ fn judge(shown: Attested, manifest: &Manifest, known: Known) -> anyhow::Result<V
         root_pem: String::from_utf8(root_ca).context("root CA is not PEM")?,
         mesh_pem: String::from_utf8(mesh_ca).context("mesh CA is not PEM")?,
         vouched_by: Vec::new(),
+        older_heads_accepted: older_head::show(known.log.key(), older_heads)?,
     };
     verified.vouched_by = vouch::vouching(&verified, manifest, &vouchers)?;
     Ok(verified)

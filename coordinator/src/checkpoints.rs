@@ -89,9 +89,16 @@ async fn record(actors: &Desk, snapshots: &mut HashMap<StreamId, u64>, snapshot_
     let active = in_force(actors)?;
     let (archive, engine) = (Arc::clone(&actors.archive), Arc::clone(&active.engine));
     let known = snapshots.clone();
+    let state = Arc::clone(&actors.snapshot.borrow().state);
     let heads = tokio::task::spawn_blocking(move || {
         let key = engine.log_key();
-        let heads = replica_heads(&archive, Some(key.public()))?;
+        let mut heads = Vec::new();
+        for (head, by) in replica_heads(&archive, Some(key.public()))? {
+            // Whoever has the log's key alone could have put the others there.
+            if state.may_cover(&head.stream, by) {
+                heads.push(head);
+            }
+        }
         let mut made = Vec::new();
         for head in &heads {
             if head.size >= known.get(&head.stream).copied().unwrap_or_default() + snapshot_every {

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use actix::{Actor as _, Supervisor, SyncArbiter};
 use actors::{
-    Authority, Journal, Ledger, LedgerError, Mailbox, OnCommit, Recovery, SystemClock, Verifiers,
+    Authority, Journal, Ledger, LedgerError, Mailbox, OnCommit, Recovery, ReplicaKey, SystemClock, Verifiers,
     verify_streams,
 };
 use anyhow::{Context as _, ensure};
@@ -28,6 +28,8 @@ use crate::{
     servers::{self, DRAIN},
 };
 
+/// Time between two looks at whose uses of transit keys are to be recorded.
+const COUNTED: Duration = Duration::from_mins(1);
 /// Time between two looks at what endorsements are due.
 const REFRESH: Duration = Duration::from_secs(15 * 60);
 /// A clock before this is wrong: 2026-11-24.
@@ -46,7 +48,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let issuer = config.evidence.issuer()?;
     let own_policy = own_policy(Arc::clone(&issuer)).await?;
     let (stop, stopped) = watch::channel(false);
-    let desk = actor_system(config.clone(), stopped.clone()).await?;
+    let desk = actor_system(config.clone(), Arc::clone(&issuer), stopped.clone()).await?;
     let endorsements = Arc::clone(&desk.endorsements);
     let issuer: Arc<dyn Issuer> = Arc::new(EndorsedIssuer::new(issuer, Arc::clone(&endorsements), now));
 
@@ -55,6 +57,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     tokio::spawn(refresh(endorsements, stopped.clone()));
     tokio::spawn(replicas::keep(desk.clone(), Arc::clone(&issuer), options, discovery, stopped.clone()));
     tokio::spawn(health::watch(desk.clone(), stopped.clone()));
+    tokio::spawn(record_transit_uses(desk.clone(), stopped.clone()));
     let checkpoints = tokio::spawn(checkpoints::keep(desk.clone(), every, stopped));
 
     let mut terminate = signal(SignalKind::terminate())?;
@@ -70,6 +73,9 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         tracing::warn!("requests still under way after {DRAIN:?} were cut off");
     }
     let close = async {
+        if let Err(error) = desk.record_transit_uses(now(), true).await {
+            tracing::warn!(%error, "the last uses of transit keys are not on record");
+        }
         let _ = checkpoints.await; // a panic there was logged, and must not keep us from closing
         checkpoints::close(&desk).await;
     };
@@ -110,14 +116,27 @@ async fn refresh(endorsements: Arc<Endorsements>, mut stopped: watch::Receiver<b
     }
 }
 
+/// Records what transit keys were used for, interval by interval.
+async fn record_transit_uses(desk: Desk, mut stopped: watch::Receiver<bool>) {
+    while tokio::time::timeout(COUNTED, stopped.wait_for(|stopped| *stopped)).await.is_err() {
+        if let Err(error) = desk.record_transit_uses(now(), false).await {
+            tracing::debug!(%error, "uses of transit keys wait to be recorded");
+        }
+    }
+}
+
 /// Starts the actors on a thread of their own, where they live until the process ends; their pools
 /// have further threads. The listeners run on the runtime's.
-async fn actor_system(config: Config, stop: watch::Receiver<bool>) -> anyhow::Result<Desk> {
+async fn actor_system(
+    config: Config,
+    issuer: Arc<dyn Issuer>,
+    stop: watch::Receiver<bool>,
+) -> anyhow::Result<Desk> {
     let (started, desk) = oneshot::channel();
     let thread = move || {
         actix::System::new().block_on(async move {
             // Fails only when nobody waits for the actors any more.
-            let _ = started.send(start_actors(&config, stop));
+            let _ = started.send(start_actors(&config, issuer, stop));
             std::future::pending::<()>().await;
         });
     };
@@ -125,7 +144,11 @@ async fn actor_system(config: Config, stop: watch::Receiver<bool>) -> anyhow::Re
     desk.await.context("the actors' thread ended")?
 }
 
-fn start_actors(config: &Config, stop: watch::Receiver<bool>) -> anyhow::Result<Desk> {
+fn start_actors(
+    config: &Config,
+    issuer: Arc<dyn Issuer>,
+    stop: watch::Receiver<bool>,
+) -> anyhow::Result<Desk> {
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let replica = ReplicaId::from_bytes(keys::random()?);
     own_directory(&config.state_dir)?;
@@ -133,6 +156,8 @@ fn start_actors(config: &Config, stop: watch::Receiver<bool>) -> anyhow::Result<
     let store = Arc::new(store);
     let cache = config.state_dir.join("endorsements");
     let endorsements = Arc::new(config.endorsements.open(Some(cache)).context("endorsement cache")?);
+    let issuer = Arc::new(EndorsedIssuer::new(issuer, Arc::clone(&endorsements), now));
+    let replica_key = Arc::new(ReplicaKey::generate(issuer)?);
     let (publish, snapshot) = watch::channel(Ledger::<Store, SystemClock>::nothing());
     let publish = Arc::new(publish);
     // Once here, so that a log that cannot be trusted is an error at start, not a crash later.
@@ -148,7 +173,7 @@ fn start_actors(config: &Config, stop: watch::Receiver<bool>) -> anyhow::Result<
     tracing::info!(%replica, manifests = snapshot.borrow().state.entries().len(), "event log verified");
 
     let (ledger_store, bootstrap_key) = (Arc::clone(&store), config.bootstrap_key.clone());
-    let allow_insecure = config.allow_insecure;
+    let (allow_insecure, for_ledger) = (config.allow_insecure, Arc::clone(&replica_key));
     let ledger = SyncArbiter::start(1, move || {
         let open = || Ledger::open(Arc::clone(&ledger_store), SystemClock, replica, Arc::clone(&publish));
         #[expect(clippy::expect_used, reason = "a log that went bad since the start: serving must stop")]
@@ -156,6 +181,7 @@ fn start_actors(config: &Config, stop: watch::Receiver<bool>) -> anyhow::Result<
             .expect("the event log verifies, as it did at the start")
             .with_bootstrap_key(bootstrap_key.clone())
             .with_insecure_allowed(allow_insecure)
+            .with_replica_key(Some(Arc::clone(&for_ledger)))
     });
     let ledger = Mailbox::new(ledger, LEDGER_ROOM);
     let known = Arc::clone(&endorsements);
@@ -165,7 +191,9 @@ fn start_actors(config: &Config, stop: watch::Receiver<bool>) -> anyhow::Result<
     let metrics = Metrics::default();
     let measure = metrics.clone();
     let on_commit: OnCommit = Arc::new(move |commit| measure.commit_seen(commit));
-    let journal = Supervisor::start(move |_| Journal::new(&for_journal, SystemClock, replica, on_commit));
+    let journal = Supervisor::start(move |_| {
+        Journal::new(&for_journal, SystemClock, replica, Some(replica_key), on_commit)
+    });
     let journal = Mailbox::new(journal, ROOM);
     let for_authority = journal.clone();
     let authority = Supervisor::start(move |_| Authority::new(for_authority, SystemClock, threads));
@@ -190,6 +218,7 @@ fn start_actors(config: &Config, stop: watch::Receiver<bool>) -> anyhow::Result<
         challenges: Arc::default(),
         recoveries: Arc::default(),
         vendors: Arc::default(),
+        transit_uses: Arc::default(),
     })
 }
 

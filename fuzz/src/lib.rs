@@ -18,7 +18,7 @@ use runtime_installer::containerd::patch;
 use runtime_policy::{Deployment, Images, Injection, PolicyDocument, Settings};
 use sha2::{Digest as _, Sha256};
 use storage_schema::{
-    Checkpoint, Event, EventStore as _, Fact, Log, LogId, MemoryStore, Position, StreamId, export,
+    Checkpoint, Event, EventStore as _, Fact, Log, LogId, MemoryStore, Position, Signer, StreamId, export,
     open_signed_head, signed_head,
 };
 use wire::replica::{BlobRequest, Head, HeldRequest, JoinResponse, SegmentsResponse};
@@ -92,8 +92,9 @@ fn segments() -> Vec<Vec<u8>> {
     let events: Vec<Event> = events().iter().filter_map(|event| Event::from_cbor(event).ok()).collect();
     if let Ok(key) = key() {
         let _ = log.append(&events, &key);
+        let _ = log.append(&events, Signer { log: &key, replica: Some(&key) });
     }
-    let page = store.read(&StreamId::Control, 0, 1).unwrap_or_default();
+    let page = store.read(&StreamId::Control, 0, usize::MAX).unwrap_or_default();
     page.into_iter().map(|(_, bytes)| bytes).collect()
 }
 
@@ -578,6 +579,7 @@ fn volume(bytes: &[u8]) {
         *to = *from;
     }
     let _ = judge(&key, &header, &block);
+    let _ = judge(&key.of_pod(1), &header, &block);
 }
 
 /// A header whose checksums hold, around this metadata.

@@ -117,6 +117,15 @@ impl<S: EventStore> Archive<S> {
         self.ask(stream, key, |log| Ok(log.head()))
     }
 
+    /// Where a stream stands, and the key of the replica that signed it beside the log's, if one did.
+    pub fn head_and_replica_key(
+        &self,
+        stream: StreamId,
+        key: Option<LogPublicKey>,
+    ) -> Result<(Head, Option<LogPublicKey>), LogError> {
+        self.ask(stream, key, |log| Ok((log.head(), log.position().replica_key())))
+    }
+
     /// Every stream that has an event.
     pub fn streams(&self) -> Result<Vec<StreamId>, LogError> {
         Ok(self.store.streams()?)

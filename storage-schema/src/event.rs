@@ -238,6 +238,51 @@ pub enum Fact {
         /// Each stream that moved since the last checkpoint.
         heads: Vec<StreamHead>,
     },
+    /// A seedshare owner accepted, after a disaster, a history that does not extend the one that he had verified. Control
+    /// stream, before the recovery that it allowed.
+    OlderHeadAccepted {
+        /// SHA-256 of the owner's key.
+        owner: KeyDigest,
+        /// The owner's key, PKCS#1 DER.
+        #[serde(with = "serde_bytes")]
+        public_key: Vec<u8>,
+        /// Over `keys::older_head_acceptance`, RSASSA-PSS with SHA-256.
+        #[serde(with = "serde_bytes")]
+        signature: Vec<u8>,
+        /// What is given up: the owner's checkpoint.
+        given_up: StreamHead,
+        /// What counts instead: the history up to this event.
+        accepted: StreamHead,
+    },
+    /// A replica introduced the key that it signs its segments with. Control stream, in the first segment that it signs; the
+    /// replica is the event's own.
+    ReplicaVouched {
+        /// Ed25519. Its private half is in the memory of that process and nowhere else.
+        #[serde(with = "serde_bytes")]
+        key: [u8; 32],
+        /// Evidence over the key, a blob: by a Coordinator of the manifest in force after this segment.
+        evidence: EvidenceHash,
+        /// Platform kind, simulated ones marked so.
+        platform: String,
+    },
+    /// A workload used a key of the transit engine. Replica stream. The first use of a while has an event of its own,
+    /// those that follow are counted in another: the sum of all is the number of uses.
+    TransitKeyUsed {
+        /// Name of the key: a workload secret's.
+        key: String,
+        /// Its version; absent: several, which were too many to be counted apart.
+        version: Option<u32>,
+        /// Certificate of the caller; absent: of several, as above.
+        serial: Option<SerialNumber>,
+        /// Messages that were encrypted.
+        encrypted: u64,
+        /// Messages that were decrypted.
+        decrypted: u64,
+        /// Attempts to decrypt what the key had not made.
+        failed: u64,
+        /// When the first of them was. The event's own time is that of the last, or later.
+        since: Timestamp,
+    },
     /// A workload secret left the process. Replica stream.
     SecretReleased {
         /// Name of the secret.
@@ -309,6 +354,9 @@ impl Fact {
             Self::ServiceCertificateIssued { .. } => "ServiceCertificateIssued",
             Self::AttestationRefused { .. } => "AttestationRefused",
             Self::Checkpoint { .. } => "Checkpoint",
+            Self::OlderHeadAccepted { .. } => "OlderHeadAccepted",
+            Self::ReplicaVouched { .. } => "ReplicaVouched",
+            Self::TransitKeyUsed { .. } => "TransitKeyUsed",
             Self::SecretReleased { .. } => "SecretReleased",
         }
     }

@@ -9,7 +9,7 @@ use crate::{
     StreamId, Tiles, Verified,
     index::serial_entry,
     merkle::{Hash, Prover, leaf_hash, verify_consistency, verify_inclusion},
-    segment::Header,
+    segment::{Header, Signer},
     snapshot::Projection,
 };
 
@@ -247,7 +247,8 @@ impl<S: EventStore> Log<S> {
 
     /// Writes events as one segment; they are durable when it returns. After a failure the writer
     /// refuses everything until [`Log::catch_up`] told what is on disk.
-    pub fn append(&mut self, events: &[Event], key: &LogKey) -> Result<Head, AppendError> {
+    pub fn append<'a>(&mut self, events: &[Event], by: impl Into<Signer<'a>>) -> Result<Head, AppendError> {
+        let by = by.into();
         if self.poisoned {
             return Err(AppendError::Poisoned(self.position.stream));
         }
@@ -273,11 +274,12 @@ impl<S: EventStore> Log<S> {
             root: position.tree.root(),
             at: last.at,
         };
-        let (bytes, header_hash) = header.seal(&encoded, key)?;
+        let (bytes, header_hash) = header.seal(&encoded, by)?;
         self.store.append(&stream, position.segments, &bytes)?;
         self.poisoned = false;
         self.writes = stream != StreamId::Control;
-        position.key = Some(key.public());
+        position.key = Some(by.log.public());
+        position.signers.wrote(by.replica.map(LogKey::public));
         position.segments += 1;
         position.previous = header_hash.into();
         (self.position, self.tiles) = (position, tiles);

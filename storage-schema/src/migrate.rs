@@ -132,7 +132,9 @@ pub fn named_blobs(fact: &Fact) -> Vec<BlobHash> {
             let policies = policies.iter().map(|hash| BlobHash::from_bytes(*hash.as_bytes()));
             std::iter::once(BlobHash::from_bytes(*manifest.as_bytes())).chain(policies).collect()
         }
-        Fact::CertificateIssued { evidence, .. } => vec![BlobHash::from_bytes(*evidence.as_bytes())],
+        Fact::CertificateIssued { evidence, .. } | Fact::ReplicaVouched { evidence, .. } => {
+            vec![BlobHash::from_bytes(*evidence.as_bytes())]
+        }
         _ => Vec::new(),
     }
 }

@@ -9,6 +9,7 @@ use crate::{
     LogError, SegmentError, StreamId,
     merkle::{Frontier, Hash, leaf_hash},
     segment::Segment,
+    signers::Signers,
 };
 
 /// Where a stream stands.
@@ -33,6 +34,9 @@ pub struct Position {
     pub(crate) segments: u64,
     /// Hash of the last segment's header.
     pub(crate) previous: ByteArray<32>,
+    /// Replicas that signed; none in streams of before.
+    #[serde(default)]
+    pub(crate) signers: Signers,
 }
 
 /// A segment that was found to be the next one, authentic and whole.
@@ -52,7 +56,8 @@ impl Position {
     /// The start of a stream. Without `key` the first segment's is taken; whoever does that
     /// compares [`Position::key`] with the right one as soon as it is known.
     pub fn start(stream: StreamId, key: Option<LogPublicKey>) -> Self {
-        Self { stream, key, tree: Frontier::default(), segments: 0, previous: [0; 32].into() }
+        let signers = Signers::default();
+        Self { stream, key, tree: Frontier::default(), segments: 0, previous: [0; 32].into(), signers }
     }
 
     /// Verifies the next segment and moves behind it; stays where it is when the segment is not
@@ -60,7 +65,8 @@ impl Position {
     pub fn advance<'a>(&mut self, index: u64, bytes: &'a [u8]) -> Result<Verified<'a>, LogError> {
         let stream = self.stream;
         let here = |error| LogError::Segment { stream, index, error };
-        let Segment { key, header, header_hash, events } = Segment::open(bytes, self.key).map_err(here)?;
+        let Segment { key, replica_key, header, header_hash, events } =
+            Segment::open(bytes, self.key).map_err(here)?;
         let links = [
             ("stream", self.stream.to_string(), header.stream.to_string()),
             ("position in the store", self.segments.to_string(), index.to_string()),
@@ -81,6 +87,12 @@ impl Position {
             let at = bytes.len() - events.iter().map(|event| event.len() + 4).sum::<usize>();
             return Err(here(SegmentError::Events { at, expected, found }));
         }
+        let allowed = self.signers.check(stream, replica_key, self.segments == 0, &events);
+        allowed.map_err(|(expected, found)| {
+            let what = "the replica that signed";
+            LogError::Chain { stream, index, what, expected, found }
+        })?;
+        self.signers.wrote(replica_key);
         self.tree = tree;
         self.key = Some(key);
         self.segments += 1;
@@ -96,6 +108,17 @@ impl Position {
     /// The tree over the events so far.
     pub fn tree(&self) -> &Frontier {
         &self.tree
+    }
+
+    /// The key of the replica that signed a replica stream; `None` where only the log's key did, and for the control
+    /// stream, where many replicas write.
+    pub fn replica_key(&self) -> Option<LogPublicKey> {
+        self.signers.only().filter(|_| self.stream != StreamId::Control)
+    }
+
+    /// Whether replicas sign, too, from here on at the latest.
+    pub fn is_signed_by_replicas(&self) -> bool {
+        !self.signers.is_empty()
     }
 
     /// The key that signed every segment so far; `None` before the first one.

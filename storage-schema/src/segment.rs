@@ -1,10 +1,13 @@
 //! The unit of commit.
 //!
-//! Bytes: format version (1), log public key (32), Ed25519 signature (64), length of the header
-//! (4, big endian), header (CBOR), then each event as its length (4, big endian) and its bytes. The
-//! signature covers a fixed prefix, the version, the key and the header. The header's tree head
+//! Bytes: format version (1), log public key (32), Ed25519 signature (64), the replica's public key (32) and its
+//! signature (64), length of the header (4, big endian), header (CBOR), then each event as its length (4, big endian) and
+//! its bytes. Both signatures cover a fixed prefix, the version, both keys and the header. The header's tree head
 //! commits to the events. So nothing is decoded before it is authenticated, and each byte is hashed
-//! once. Whether the key is the *right* one is the reader's question.
+//! once. Whether the keys are the *right* ones is the reader's question.
+//!
+//! The log's key follows from the seed, and who owns shares of that could sign with it. The replica's key is in the
+//! memory of one process and nowhere else. Format 2, of before that, has the log's key and signature alone.
 
 use keys::{LogKey, LogPublicKey};
 use manifest::Timestamp;
@@ -17,13 +20,37 @@ use crate::{
     merkle::Hash,
 };
 
-const FORMAT: u8 = 2;
+/// Signed by the log's key alone.
+const BY_LOG: u8 = 2;
+/// Signed by the replica that wrote it as well.
+const BY_REPLICA: u8 = 3;
 const CONTEXT: &[u8] = b"contrast event log segment\0";
+const REPLICA_CONTEXT: &[u8] = b"contrast event log segment by a replica\0";
 const KEY_AT: usize = 1;
 const SIGNATURE_AT: usize = KEY_AT + 32;
-const LENGTH_AT: usize = SIGNATURE_AT + 64;
-const HEADER_AT: usize = LENGTH_AT + 4;
+const REPLICA_KEY_AT: usize = SIGNATURE_AT + 64;
+const REPLICA_SIGNATURE_AT: usize = REPLICA_KEY_AT + 32;
 const MAX_HEADER: usize = 1 << 10;
+
+/// Where the header's length is, by format.
+fn length_at(format: u8) -> usize {
+    if format == BY_REPLICA { REPLICA_SIGNATURE_AT + 64 } else { REPLICA_KEY_AT }
+}
+
+/// Who signs what is written.
+#[derive(Clone, Copy)]
+pub struct Signer<'a> {
+    /// The log's key.
+    pub log: &'a LogKey,
+    /// The key of the replica that writes; `None` writes format 2.
+    pub replica: Option<&'a LogKey>,
+}
+
+impl<'a> From<&'a LogKey> for Signer<'a> {
+    fn from(log: &'a LogKey) -> Self {
+        Self { log, replica: None }
+    }
+}
 
 /// What the signature covers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -47,6 +74,7 @@ pub(crate) struct Header {
 /// An authentic header, and events that are authentic once the tree head was compared.
 pub(crate) struct Segment<'a> {
     pub(crate) key: LogPublicKey,
+    pub(crate) replica_key: Option<LogPublicKey>,
     pub(crate) header: Header,
     /// What the next segment names as its predecessor.
     pub(crate) header_hash: Hash,
@@ -65,7 +93,7 @@ pub enum SegmentError {
         what: &'static str,
     },
     /// Written by a newer program.
-    #[error("byte 0: format {0}, this program reads format {FORMAT}")]
+    #[error("byte 0: format {0}, this program reads formats {BY_LOG} and {BY_REPLICA}")]
     Format(u8),
     /// Signed by a key that is not this log's.
     #[error("byte {KEY_AT}: signed by the key {found}, this log's is {expected}")]
@@ -78,8 +106,11 @@ pub enum SegmentError {
     /// Changed after it was signed.
     #[error("byte {SIGNATURE_AT}: the signature does not cover the header")]
     Signature,
+    /// Not signed by the replica whose key stands there.
+    #[error("byte {REPLICA_SIGNATURE_AT}: the replica's signature does not cover the header")]
+    ReplicaSignature,
     /// A header of impossible size.
-    #[error("byte {LENGTH_AT}: a header of {0} bytes, at most {MAX_HEADER} are possible")]
+    #[error("a header of {0} bytes, at most {MAX_HEADER} are possible")]
     HeaderLength(usize),
     /// Signed, but not of the expected shape.
     #[error("byte {at}: {error}")]
@@ -113,15 +144,19 @@ pub enum SegmentError {
 
 impl Header {
     /// Signs the header and puts the events behind it.
-    pub(crate) fn seal(&self, events: &[Vec<u8>], key: &LogKey) -> Result<(Vec<u8>, Hash), CodecError> {
+    pub(crate) fn seal(&self, events: &[Vec<u8>], by: Signer<'_>) -> Result<(Vec<u8>, Hash), CodecError> {
         let header = codec::encode(self)?;
-        let public = key.public();
-        let signature = key.sign(&signed_part(&public, &header));
+        let Signer { log, replica } = by;
+        let keys = Keys { log: log.public(), replica: replica.map(LogKey::public) };
         let size: usize = events.iter().map(|event| event.len() + 4).sum();
-        let mut bytes = Vec::with_capacity(HEADER_AT + header.len() + size);
-        bytes.push(FORMAT);
-        bytes.extend_from_slice(public.as_bytes());
-        bytes.extend_from_slice(&signature);
+        let mut bytes = Vec::with_capacity(length_at(keys.format()) + 4 + header.len() + size);
+        bytes.push(keys.format());
+        bytes.extend_from_slice(keys.log.as_bytes());
+        bytes.extend_from_slice(&log.sign(&keys.signed_part(CONTEXT, &header)));
+        if let Some(replica) = replica {
+            bytes.extend_from_slice(replica.public().as_bytes());
+            bytes.extend_from_slice(&replica.sign(&keys.signed_part(REPLICA_CONTEXT, &header)));
+        }
         for part in std::iter::once(&header).chain(events) {
             let length = u32::try_from(part.len()).map_err(|_| CodecError::TooLarge(part.len()))?;
             bytes.extend_from_slice(&length.to_be_bytes());
@@ -136,10 +171,10 @@ impl<'a> Segment<'a> {
     /// segment's own is taken.
     pub(crate) fn open(bytes: &'a [u8], expected: Option<LogPublicKey>) -> Result<Self, SegmentError> {
         let cut = |what| SegmentError::Truncated { at: bytes.len(), what };
-        let (key, header, mut rest) = authenticate(bytes, expected)?;
+        let (keys, header, mut rest) = authenticate(bytes, expected)?;
         let header_hash = Sha256::digest(header).into();
-        let header: Header =
-            codec::decode(header).map_err(|error| SegmentError::Codec { at: HEADER_AT, error })?;
+        let at = length_at(keys.format()) + 4;
+        let header: Header = codec::decode(header).map_err(|error| SegmentError::Codec { at, error })?;
         let mut events = Vec::new();
         while !rest.is_empty() {
             let at = bytes.len() - rest.len();
@@ -154,14 +189,15 @@ impl<'a> Segment<'a> {
             let (expected, found) = (header.count, events.len());
             return Err(SegmentError::Count { at: bytes.len(), expected, found });
         }
-        Ok(Self { key, header, header_hash, events })
+        Ok(Self { key: keys.log, replica_key: keys.replica, header, header_hash, events })
     }
 }
 
 /// The segment without its events, which is what its signature covers.
 pub fn signed_head(segment: &[u8]) -> Option<&[u8]> {
-    let (header, _) = split(segment.get(LENGTH_AT..)?, MAX_HEADER).ok()?;
-    segment.get(..HEADER_AT + header.len())
+    let at = length_at(*segment.first()?);
+    let (header, _) = split(segment.get(at..)?, MAX_HEADER).ok()?;
+    segment.get(..at + 4 + header.len())
 }
 
 /// Authenticates what [`signed_head`] gave: the stream's head after that segment, the key that
@@ -170,40 +206,75 @@ pub fn open_signed_head(
     bytes: &[u8],
     expected: Option<LogPublicKey>,
 ) -> Result<(Head, LogPublicKey, Timestamp), SegmentError> {
-    let (key, header, rest) = authenticate(bytes, expected)?;
+    let (keys, header, rest) = authenticate(bytes, expected)?;
     if !rest.is_empty() {
         let at = bytes.len() - rest.len();
         return Err(SegmentError::Count { at, expected: 0, found: 1 });
     }
+    let header_at = length_at(keys.format()) + 4;
     let header: Header =
-        codec::decode(header).map_err(|error| SegmentError::Codec { at: HEADER_AT, error })?;
+        codec::decode(header).map_err(|error| SegmentError::Codec { at: header_at, error })?;
     let Header { stream, index, first, count, root, at, .. } = header;
     let counted = first.checked_add(count).zip(index.checked_add(1));
     let error = CodecError::Malformed("more events than can be counted".into());
-    let (size, segments) = counted.ok_or(SegmentError::Codec { at: HEADER_AT, error })?;
-    Ok((Head { stream, size, segments, root }, key, at))
+    let (size, segments) = counted.ok_or(SegmentError::Codec { at: header_at, error })?;
+    Ok((Head { stream, size, segments, root }, keys.log, at))
 }
 
-type Authenticated<'a> = (LogPublicKey, &'a [u8], &'a [u8]);
+/// Whose signatures a segment has.
+#[derive(Clone, Copy)]
+struct Keys {
+    log: LogPublicKey,
+    replica: Option<LogPublicKey>,
+}
+
+impl Keys {
+    fn format(&self) -> u8 {
+        if self.replica.is_some() { BY_REPLICA } else { BY_LOG }
+    }
+
+    fn signed_part(&self, context: &[u8], header: &[u8]) -> Vec<u8> {
+        let replica = self.replica.as_ref().map_or(&[][..], |key| key.as_bytes());
+        [context, &[self.format()], self.log.as_bytes(), replica, header].concat()
+    }
+}
+
+type Authenticated<'a> = (Keys, &'a [u8], &'a [u8]);
 
 /// Checks the signature; gives the key, the header and what follows it.
 fn authenticate(bytes: &[u8], expected: Option<LogPublicKey>) -> Result<Authenticated<'_>, SegmentError> {
     let cut = |what| SegmentError::Truncated { at: bytes.len(), what };
     let format = *bytes.first().ok_or(cut("the format"))?;
-    if format != FORMAT {
+    if ![BY_LOG, BY_REPLICA].contains(&format) {
         return Err(SegmentError::Format(format));
     }
-    let key = bytes.get(KEY_AT..SIGNATURE_AT).and_then(|key| key.try_into().ok());
-    let key = LogPublicKey::from_bytes(key.ok_or(cut("the key"))?);
-    if let Some(expected) = expected.filter(|expected| *expected != key) {
+    let key_at = |at: usize, what| {
+        let key = bytes.get(at..at + 32).and_then(|key| key.try_into().ok());
+        key.map(LogPublicKey::from_bytes).ok_or(cut(what))
+    };
+    let signature_at = |at: usize, what| bytes.get(at..at + 64).ok_or(cut(what));
+    let log = key_at(KEY_AT, "the key")?;
+    if let Some(expected) = expected.filter(|expected| *expected != log) {
         let hex = |key: LogPublicKey| hex::encode(key.as_bytes());
-        return Err(SegmentError::Key { expected: hex(expected), found: hex(key) });
+        return Err(SegmentError::Key { expected: hex(expected), found: hex(log) });
     }
-    let signature = bytes.get(SIGNATURE_AT..LENGTH_AT).ok_or(cut("the signature"))?;
-    let (header, rest) = split(bytes.get(LENGTH_AT..).ok_or(cut("the header"))?, MAX_HEADER)
+    let signature = signature_at(SIGNATURE_AT, "the signature")?;
+    let replica = match format {
+        BY_REPLICA => {
+            let key = key_at(REPLICA_KEY_AT, "the replica's key")?;
+            Some((key, signature_at(REPLICA_SIGNATURE_AT, "the replica's signature")?))
+        }
+        _ => None,
+    };
+    let keys = Keys { log, replica: replica.map(|(key, _)| key) };
+    let (header, rest) = split(bytes.get(length_at(format)..).ok_or(cut("the header"))?, MAX_HEADER)
         .map_err(|length| length.map_or(cut("the header"), SegmentError::HeaderLength))?;
-    key.verify(&signed_part(&key, header), signature).map_err(|_| SegmentError::Signature)?;
-    Ok((key, header, rest))
+    log.verify(&keys.signed_part(CONTEXT, header), signature).map_err(|_| SegmentError::Signature)?;
+    if let Some((key, signature)) = replica {
+        key.verify(&keys.signed_part(REPLICA_CONTEXT, header), signature)
+            .map_err(|_| SegmentError::ReplicaSignature)?;
+    }
+    Ok((keys, header, rest))
 }
 
 /// Splits `length || part || rest`. The error is a length over the limit, or `None` for too few bytes.
@@ -214,8 +285,4 @@ fn split(bytes: &[u8], limit: usize) -> Result<(&[u8], &[u8]), Option<usize>> {
         return Err(Some(length));
     }
     rest.split_at_checked(length).ok_or(None)
-}
-
-fn signed_part(key: &LogPublicKey, header: &[u8]) -> Vec<u8> {
-    [CONTEXT, &[FORMAT], key.as_bytes(), header].concat()
 }

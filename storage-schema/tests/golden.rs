@@ -79,6 +79,18 @@ fn attestation_refused(left_out: u64) -> Fact {
     }
 }
 
+fn transit_key_used(version: Option<u32>, serial: Option<SerialNumber>) -> Fact {
+    Fact::TransitKeyUsed {
+        key: "web".into(),
+        version,
+        serial,
+        encrypted: 30,
+        decrypted: 31,
+        failed: 1,
+        since: Timestamp::from_millis(1_799_999_000_000),
+    }
+}
+
 /// Each event that a file says, by version of its shape. What a later version added has its default
 /// in an older file.
 fn facts() -> Vec<(u8, Fact)> {
@@ -141,6 +153,25 @@ fn facts() -> Vec<(u8, Fact)> {
             },
         ),
         (1, Fact::SecretReleased { id: "shop/deployment/web".into(), serial: SERIAL }),
+        (1, transit_key_used(Some(7), Some(SERIAL))),
+        (
+            1,
+            Fact::OlderHeadAccepted {
+                owner: KeyDigest::from_bytes([10; 32]),
+                public_key: vec![32; 500],
+                signature: vec![33; 512],
+                given_up: StreamHead { stream: StreamId::Control, size: 9, root: [34; 32] },
+                accepted: StreamHead { stream: StreamId::Control, size: 5, root: [35; 32] },
+            },
+        ),
+        (
+            1,
+            Fact::ReplicaVouched {
+                key: [30; 32],
+                evidence: EvidenceHash::from_bytes([31; 32]),
+                platform: "sev-snp".into(),
+            },
+        ),
     ]
 }
 

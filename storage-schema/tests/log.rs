@@ -18,7 +18,7 @@ use keys::LogKey;
 use manifest::{EvidenceHash, PolicyHash, ReplicaId, RequestId, SerialNumber, Timestamp, TransitionHash};
 use storage_schema::{
     AppendError, Archive, BlobHash, Event, EventStore, Fact, Folded, Head, Inclusion, Log, LogError,
-    MemoryStore, Projection, SledStore, StoreError, StreamId,
+    MemoryStore, Position, Projection, Signer, SledStore, StoreError, StreamId,
     merkle::{leaf_hash, verify_consistency, verify_inclusion},
     migrate,
 };
@@ -226,6 +226,82 @@ fn missing_moved_and_foreign_segments_are_named() {
     fill(&store);
     let text = open(&store, Some(&key(2))).err().unwrap().to_string();
     assert!(text.contains("segment 0, byte 1: signed by the key"), "{text}");
+}
+
+/// The event by which a replica introduces its key.
+fn introduces(replica: &LogKey) -> Event {
+    let (key, evidence) = (*replica.public().as_bytes(), EvidenceHash::from_bytes([1; 32]));
+    Event { fact: Fact::ReplicaVouched { key, evidence, platform: "sev-snp".into() }, ..event(0) }
+}
+
+#[test]
+fn once_replicas_sign_nobody_writes_with_the_logs_key_alone_or_with_a_key_that_nobody_introduced() {
+    let (log_key, one, two) = (key(1), key(2), key(3));
+    let signed_by = |replica| Signer { log: &log_key, replica: Some(replica) };
+    let store = Arc::new(MemoryStore::default());
+    fill(&store); // as versions before wrote it: the log's key alone
+    let (mut log, _) = open(&store, None).unwrap();
+    assert!(!log.position().is_signed_by_replicas());
+    log.append(&[introduces(&one)], signed_by(&one)).unwrap();
+    log.append(&[event(6)], signed_by(&one)).unwrap();
+    log.append(&[introduces(&two), event(7)], signed_by(&two)).unwrap();
+    log.append(&[event(8)], signed_by(&one)).unwrap();
+    let (read, events) = open(&store, Some(&log_key)).unwrap();
+    assert_eq!((read.head(), events.len()), (log.head(), 10));
+    assert!(read.position().is_signed_by_replicas());
+
+    // Who owns the seed has the log's key, and its own replica keys.
+    let stranger = key(9);
+    for (by, expected) in [
+        (Signer::from(&log_key), "expected one that an event introduced, found none"),
+        (signed_by(&stranger), "expected one that an event introduced, found the replica key"),
+    ] {
+        let store = Arc::new(MemoryStore::default());
+        let (mut log, _) = open(&store, None).unwrap();
+        log.append(&[introduces(&one)], signed_by(&one)).unwrap();
+        log.append(&[event(1)], by).unwrap(); // as a forger's own program would
+        let text = open(&store, Some(&log_key)).err().unwrap().to_string();
+        assert!(text.contains("segment 1: the replica that signed") && text.contains(expected), "{text}");
+    }
+    // A key that somebody else introduced serves nobody who does not have it.
+    let store = Arc::new(MemoryStore::default());
+    let (mut log, _) = open(&store, None).unwrap();
+    log.append(&[introduces(&two)], signed_by(&one)).unwrap();
+    assert!(open(&store, None).is_err());
+}
+
+#[test]
+fn one_replica_signs_all_of_its_stream_or_none_of_it() {
+    let (log_key, one, two) = (key(1), key(2), key(3));
+    let stream = StreamId::Replica(ReplicaId::from_bytes([7; 16]));
+    let signed_by = |replica| Signer { log: &log_key, replica };
+    for (first, second) in [(Some(&one), Some(&two)), (Some(&one), None), (None, Some(&one))] {
+        let store = Arc::new(MemoryStore::default());
+        let mut log = Log::open(Arc::clone(&store), stream, None, |_, _| {}).unwrap();
+        log.append(&[event(0)], signed_by(first)).unwrap();
+        assert_eq!(log.position().replica_key(), first.map(LogKey::public));
+        log.append(&[event(1)], signed_by(second)).unwrap();
+        let text = Log::open(store, stream, None, |_, _| {}).err().unwrap().to_string();
+        assert!(text.contains("segment 1: the replica that signed"), "{text}");
+    }
+}
+
+#[test]
+fn a_replicas_signature_covers_what_the_logs_does() {
+    let (log_key, replica) = (key(1), key(2));
+    let store = Arc::new(MemoryStore::default());
+    let (mut log, _) = open(&store, None).unwrap();
+    log.append(&[introduces(&replica)], Signer { log: &log_key, replica: Some(&replica) }).unwrap();
+    let whole = store.read(&StreamId::Control, 0, 1).unwrap().remove(0).1;
+    let head = storage_schema::signed_head(&whole).unwrap();
+    let (opened, by, _) = storage_schema::open_signed_head(head, Some(log_key.public())).unwrap();
+    assert_eq!((opened, by), (log.head(), log_key.public()));
+    for at in 0..head.len() {
+        let mut changed = whole.clone();
+        changed[at] ^= 1;
+        let mut position = Position::start(StreamId::Control, Some(log_key.public()));
+        assert!(position.advance(0, &changed).is_err(), "byte {at}");
+    }
 }
 
 #[test]

@@ -18,12 +18,12 @@ use actix::{
 use keys::SeedEngine;
 use manifest::{EvidenceHash, ReplicaId, RequestId};
 use storage_schema::{
-    AppendError, Archive, Event, EventStore, Fact, LogError, StoreError, StreamId, Trouble,
+    AppendError, Archive, Event, EventStore, Fact, LogError, Signer, StoreError, StreamId, Trouble,
 };
 use tokio::sync::oneshot;
 
 use self::refusals::Refusals;
-use crate::{Clock, Traced, supervision::rebuild_on_panic};
+use crate::{Clock, ReplicaKey, Traced, supervision::rebuild_on_panic};
 
 /// Why events were not recorded.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -111,7 +111,15 @@ pub struct Journal<S: EventStore, C: Clock + Unpin> {
 impl<S: EventStore, C: Clock + Unpin> Journal<S, C> {
     /// A journal whose stream is named by this incarnation. It writes through the archive's reader of that
     /// stream, so that nobody reads back what was written here.
-    pub fn new(archive: &Arc<Archive<S>>, clock: C, replica: ReplicaId, on_commit: OnCommit) -> Self
+    ///
+    /// `replica_key` signs its segments beside the log's key.
+    pub fn new(
+        archive: &Arc<Archive<S>>,
+        clock: C,
+        replica: ReplicaId,
+        replica_key: Option<Arc<ReplicaKey>>,
+        on_commit: OnCommit,
+    ) -> Self
     where
         C: Clone,
     {
@@ -121,6 +129,7 @@ impl<S: EventStore, C: Clock + Unpin> Journal<S, C> {
             archive: Arc::clone(&archive),
             clock: for_writer.clone(),
             replica,
+            replica_key: replica_key.clone(),
             on_commit: Arc::clone(&on_commit),
         });
         Self { writer, waiting: Vec::new(), committing: false, clock, refusals: Refusals::default() }
@@ -193,6 +202,7 @@ struct Writer<S: EventStore, C> {
     archive: Arc<Archive<S>>,
     clock: C,
     replica: ReplicaId,
+    replica_key: Option<Arc<ReplicaKey>>,
     on_commit: OnCommit,
 }
 
@@ -233,7 +243,8 @@ impl<S: EventStore, C: Clock + Unpin> Writer<S, C> {
             }
             events.extend(facts.into_iter().map(|fact| Event { at, replica, request, fact }));
         }
-        log.append(&events, engine.log_key())?;
+        let replica = self.replica_key.as_ref().map(|own| own.key());
+        log.append(&events, Signer { log: engine.log_key(), replica })?;
         (self.on_commit)(CommitSeen { took: started.elapsed(), events: events.len() });
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use actix::{Actor, Handler, SyncContext};
 use keys::{LogPublicKey, MeshCa, ReplicaSecret, SeedEngine};
 use manifest::{Manifest, OwnerKey, ReplicaId, RequestId};
-use storage_schema::{BlobHash, Event, EventStore, Fact, Folded, Log, StreamId};
+use storage_schema::{BlobHash, Event, EventStore, Fact, Folded, Log, Signer, StreamId};
 use tokio::sync::watch;
 
 use super::{
@@ -16,6 +16,7 @@ use super::{
         RecoverReply, SeedShares, SetManifest, SetManifestError, SetManifestReply, Vouch, WithdrawProposal,
     },
     recovery::ReceivedShares,
+    replica_key::ReplicaKey,
     state::{Active, Entry, Phase, Snapshot, State},
 };
 use crate::{Clock, Traced, supervision::rebuild_on_panic};
@@ -33,8 +34,12 @@ pub struct Ledger<S, C> {
     /// Must have signed the first manifest, if there is one.
     pub(super) bootstrap_key: Option<OwnerKey>,
     pub(super) allow_insecure: bool,
+    /// What this process signs with, beside the log's key.
+    pub(super) replica_key: Option<Arc<ReplicaKey>>,
     /// Parts of the seed that wait for others.
     pub(super) received: ReceivedShares,
+    /// Older histories that owners accepted for the recovery that is under way.
+    pub(super) accepted: Vec<Fact>,
     /// Changes whose outcome was not known, the latest last: a request that went astray may still arrive.
     pub(super) unsure: Vec<Unsure>,
     /// The seed shares of the first manifest, and which log they are of: encrypted to their owners, so no secret.
@@ -75,13 +80,16 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
             state,
             bootstrap_key,
             allow_insecure,
+            replica_key: None,
             received,
+            accepted: Vec::new(),
             unsure,
             first_shares: None,
             untaken: Vec::new(),
             snapshot_at,
             published,
         };
+        ledger.judge_introduced()?;
         let phase = match &ledger.published.borrow().phase {
             Phase::Active(active)
                 // A change that was being made when the actor ended may be in the log already; its keys
@@ -109,6 +117,12 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
         Self { allow_insecure, ..self }
     }
 
+    /// Signs what it writes with this key as well.
+    #[must_use]
+    pub fn with_replica_key(self, replica_key: Option<Arc<ReplicaKey>>) -> Self {
+        Self { replica_key, ..self }
+    }
+
     pub(super) fn phase(&self) -> Phase {
         self.published.borrow().phase.clone()
     }
@@ -128,24 +142,48 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
             self.store.trust();
             // Parts of the seed that were given for this recovery serve no other one.
             self.received = ReceivedShares::default();
+            self.accepted.clear();
         }
         self.published.send_replace(Snapshot { state: Arc::new(self.state.clone()), phase });
     }
 
     /// Durable first, visible second. After a failure nobody knows what is on disk: read it.
+    ///
+    /// This replica's key comes first: in a segment of its own, so that the manifest which accepts it is the one in
+    /// force, or with the first manifest.
     pub(super) fn commit(
+        &mut self,
+        mut facts: Vec<Fact>,
+        request: RequestId,
+        engine: &SeedEngine,
+    ) -> Result<Vec<Event>, LedgerError> {
+        if let Some(introduction) = self.introduction(&facts)? {
+            if self.state.latest().is_some() {
+                self.write(vec![introduction], request, engine, true)?;
+            } else {
+                facts.push(introduction);
+                return self.write(facts, request, engine, true);
+            }
+        }
+        self.write(facts, request, engine, self.signs())
+    }
+
+    fn write(
         &mut self,
         facts: Vec<Fact>,
         request: RequestId,
         engine: &SeedEngine,
+        signs: bool,
     ) -> Result<Vec<Event>, LedgerError> {
         let at = self.clock.now();
         let replica = self.replica;
         let events: Vec<Event> = facts.into_iter().map(|fact| Event { at, replica, request, fact }).collect();
-        self.log.append(&events, engine.log_key())?;
+        let own = self.replica_key.as_ref().filter(|_| signs).map(|own| own.key());
+        self.log.append(&events, Signer { log: engine.log_key(), replica: own })?;
         for event in &events {
             self.state.apply(event);
         }
+        self.state.judged_all(); // by this replica, before it wrote them
         let size = self.log.head().size;
         if size >= self.snapshot_at + SNAPSHOT_EVERY {
             match self.log.save_snapshot(&self.state, engine.log_key()) {

@@ -10,10 +10,10 @@ use super::{messages::LedgerError, state::State};
 pub fn replica_heads<S: EventStore>(
     archive: &Archive<S>,
     key: Option<LogPublicKey>,
-) -> Result<Vec<StreamHead>, LogError> {
+) -> Result<Vec<(StreamHead, Option<LogPublicKey>)>, LogError> {
     let streams = archive.streams()?.into_iter().filter(|stream| *stream != StreamId::Control);
-    let head = |stream| match archive.head(stream, key) {
-        Ok(Head { size, root, .. }) => Some(Ok(StreamHead { stream, size, root })),
+    let head = |stream| match archive.head_and_replica_key(stream, key) {
+        Ok((Head { size, root, .. }, by)) => Some(Ok((StreamHead { stream, size, root }, by))),
         Err(error) if is_trimmed(&error) => None,
         Err(error) => Some(Err(error)),
     };

@@ -174,7 +174,8 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
     ) -> Result<R, E> {
         let mut tries = 0;
         loop {
-            if self.log.is_poisoned() || !self.untaken.is_empty() {
+            let is_open = !self.untaken.is_empty() || !self.state.unjudged().is_empty();
+            if self.log.is_poisoned() || is_open {
                 self.read_on().map_err(E::from)?;
             }
             match command(self) {
@@ -208,6 +209,7 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
                 untaken.push(event);
             }
         });
+        self.judge_introduced()?;
         // What was read before an error counts all the same.
         if self.log.head().size != before || !self.untaken.is_empty() {
             self.take_over()?;
@@ -370,7 +372,10 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
             return Err(AdoptError::MovedOn { ours: latest.transition, theirs: cmd.transition });
         }
         let mesh_key = CaKey::from_pkcs8(&cmd.mesh_key.to_pkcs8()?)?;
-        self.put_in_force(Arc::new(engine), mesh_key, cmd.replica_secret.clone())?;
+        let engine = Arc::new(engine);
+        // Before anything else is written, so that what this replica issues is covered from the first certificate on.
+        self.commit(Vec::new(), RequestId::from_bytes([0; 16]), &engine)?;
+        self.put_in_force(engine, mesh_key, cmd.replica_secret.clone())?;
         tracing::info!(from = %cmd.from, transition = %latest.transition, "secrets received from a peer");
         Ok(())
     }

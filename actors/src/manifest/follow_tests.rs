@@ -5,6 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use attestation::simulated::{SimulatedKind, SimulatedMachine};
 use keys::{CaKey, ReplicaSecret, Seed, generate_workload_owner_key};
 use manifest::{KeyDigest, Manifest, PolicyHash, ReplicaId, RequestId, Timestamp, TransitionHash};
 use serde_json::{Value, json};
@@ -12,7 +13,8 @@ use storage_schema::{BlobHash, EventStore, MemoryStore, Replicated, StoreError, 
 use tokio::sync::watch;
 
 use super::{
-    Active, Adopt, AdoptError, Follow, Ledger, Phase, SetManifest, SetManifestError, SetManifestReply,
+    Active, Adopt, AdoptError, Follow, Ledger, LedgerError, Phase, ReplicaKey, SetManifest, SetManifestError,
+    SetManifestReply,
 };
 use crate::FixedClock;
 
@@ -294,4 +296,137 @@ fn a_peer_or_a_store_that_lies_is_refused_by_name() {
     let honest = secrets_of(&one);
     shared.inner.tamper(&StreamId::Control, |segments| drop(segments.pop()));
     assert!(matches!(refused(&honest), AdoptError::StoreBehind { ours: 2, theirs: 3 }));
+}
+
+/// A machine, a manifest that accepts it, and replicas that sign with keys of their own.
+struct Machines {
+    directory: tempfile::TempDir,
+    manifest: Manifest,
+    owner: KeyDigest,
+}
+
+impl Machines {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        SimulatedMachine::create(directory.path(), SimulatedKind::Snp, NOW).unwrap();
+        let machine = SimulatedMachine::open(directory.path()).unwrap();
+        let (key, owner) = owner();
+        let manifest = json!({
+            "Policies": {
+                PolicyHash::of(POLICY).to_string(): { "SANs": ["coordinator"], "Role": "coordinator" },
+                PolicyHash::of(b"web").to_string(): { "SANs": ["web"] },
+            },
+            "ReferenceValues": machine.reference_values(),
+            "WorkloadOwnerPubKeys": [hex::encode(key)],
+        });
+        let manifest = Manifest::parse(manifest.to_string().as_bytes()).unwrap();
+        Self { directory, manifest, owner }
+    }
+
+    fn key(&self, policy: &[u8]) -> Arc<ReplicaKey> {
+        let machine = SimulatedMachine::open(self.directory.path()).unwrap();
+        Arc::new(ReplicaKey::generate(Arc::new(machine.guest(PolicyHash::of(policy)))).unwrap())
+    }
+
+    fn replica(&self, shared: &Arc<Shared>, id: u8, policy: &[u8]) -> TestLedger {
+        replica(shared, id).with_replica_key(Some(self.key(policy)))
+    }
+
+    fn set(&self, ledger: &mut TestLedger) -> Result<SetManifestReply, SetManifestError> {
+        let command = SetManifest {
+            manifest: self.manifest.clone(),
+            policies: vec![POLICY.to_vec(), b"web".to_vec()],
+            previous: ledger.state.latest().map(|latest| latest.transition),
+            caller: Some(self.owner),
+            signatures: Vec::new(),
+            request: RequestId::from_bytes([1; 16]),
+        };
+        ledger.on_the_latest(|ledger| ledger.set_manifest(&command))
+    }
+}
+
+#[test]
+fn each_replica_introduces_its_key_before_it_writes_and_the_others_judge_it() {
+    let (machines, shared) = (Machines::new(), Arc::new(Shared::default()));
+    let (mut one, mut two) = (machines.replica(&shared, 1, POLICY), machines.replica(&shared, 2, POLICY));
+    machines.set(&mut one).unwrap();
+    assert!(one.log.position().is_signed_by_replicas());
+    two.adopt(&secrets_of(&one)).unwrap();
+    assert!(two.signs(), "before it issues anything");
+    machines.set(&mut two).unwrap();
+    one.follow(&Follow).unwrap();
+    same(&one, &two);
+    let [first, second] = [1, 2].map(|id| ReplicaId::from_bytes([id; 16]));
+    let key = |replica| one.state.replica_key(replica);
+    assert!(key(&first).is_some() && key(&second).is_some() && key(&first) != key(&second));
+    // Checkpoints cover the streams of these keys only.
+    let stream = StreamId::Replica(second);
+    assert!(one.state.may_cover(&stream, key(&second)));
+    assert!(!one.state.may_cover(&stream, key(&first)) && !one.state.may_cover(&stream, None));
+    // A restart reads and judges all of it anew.
+    let again = replica(&shared, 3);
+    assert_eq!(again.state.entries().len(), 2);
+}
+
+/// Seedshare owners have the seed, and so the log's key; a machine of their own makes genuine evidence, but not of a
+/// Coordinator.
+#[test]
+fn nothing_is_believed_of_a_log_that_whoever_owns_the_seed_wrote() {
+    let (machines, shared) = (Machines::new(), Arc::new(Shared::default()));
+    let mut one = machines.replica(&shared, 1, POLICY);
+    machines.set(&mut one).unwrap();
+    let secrets = active(&one);
+    // A change as the Coordinator would write it, by a program of theirs.
+    let change = one.store.read(&StreamId::Control, 0, 1).unwrap().remove(0).1;
+    let mut position = storage_schema::Position::start(StreamId::Control, None);
+    let written = position.advance(0, &change).unwrap().events;
+    let read = |bytes: &[u8]| storage_schema::Event::from_cbor(bytes).unwrap();
+    let genuine = read(written.last().unwrap());
+    let storage_schema::Fact::ReplicaVouched { platform, .. } = genuine.fact else { panic!("{genuine:?}") };
+    let event = storage_schema::Event { replica: ReplicaId::from_bytes([9; 16]), ..read(written[0]) };
+    let forger = machines.key(b"web");
+    let evidence = forger.evidence(event.replica).unwrap().document;
+    let hash = shared.put_blob(&evidence).unwrap();
+    let introduction = storage_schema::Event {
+        fact: storage_schema::Fact::ReplicaVouched {
+            key: *forger.key().public().as_bytes(),
+            evidence: manifest::EvidenceHash::from_bytes(*hash.as_bytes()),
+            platform,
+        },
+        ..event.clone()
+    };
+    let for_forger: Arc<dyn EventStore> = Arc::<Shared>::clone(&shared);
+    let store = Arc::new(Replicated::shared(MemoryStore::default(), for_forger));
+    let mut log = storage_schema::Log::open(store, StreamId::Control, None, |_, _| {}).unwrap();
+    let by = storage_schema::Signer { log: secrets.engine.log_key(), replica: Some(forger.key()) };
+    log.append(&[introduction, event], by).unwrap();
+
+    let before = active(&one).transition;
+    for _ in 0..2 {
+        let error = one.follow(&Follow).unwrap_err();
+        assert!(matches!(error, LedgerError::NotVouched { .. }), "{error}");
+        assert!(error.to_string().contains("does not have the role coordinator"), "{error}");
+        assert_eq!(active(&one).transition, before);
+        assert!(machines.set(&mut one).is_err(), "nothing is added to it");
+    }
+    // Nor does a replica that starts believe it.
+    let for_new: Arc<dyn EventStore> = Arc::<Shared>::clone(&shared);
+    let store = Arc::new(Replicated::shared(MemoryStore::default(), for_new));
+    let (publish, _) = watch::channel(TestLedger::nothing());
+    let opened = Ledger::open(store, FixedClock(NOW), ReplicaId::from_bytes([3; 16]), Arc::new(publish));
+    assert!(matches!(opened, Err(LedgerError::NotVouched { .. })));
+}
+
+#[test]
+fn a_coordinator_that_its_manifest_does_not_accept_signs_with_the_logs_key_alone_or_not_at_all() {
+    let (machines, shared) = (Machines::new(), Arc::new(Shared::default()));
+    let mut alone = machines.replica(&shared, 1, b"web");
+    machines.set(&mut alone).unwrap();
+    assert!(!alone.log.position().is_signed_by_replicas());
+    let mut one = machines.replica(&shared, 2, POLICY);
+    one.adopt(&secrets_of(&alone)).unwrap();
+    assert!(one.signs());
+    // From now on the other one cannot write any more.
+    let refused = machines.set(&mut alone);
+    assert!(matches!(refused, Err(SetManifestError::Fault(LedgerError::NotVouched { .. }))), "{refused:?}");
 }

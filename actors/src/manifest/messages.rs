@@ -268,8 +268,19 @@ pub struct Recover {
     pub caller: Option<KeyDigest>,
     /// The last checkpoint of the control stream that the owner verified, a signed note; empty: none.
     pub checkpoint: String,
+    /// The owner's word that the history here counts although it does not extend that checkpoint.
+    pub acceptance: Option<Acceptance>,
     /// The request.
     pub request: RequestId,
+}
+
+/// A seedshare owner's signature over `keys::older_head_acceptance`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Acceptance {
+    /// The owner's key, PKCS#1 DER.
+    pub public_key: Vec<u8>,
+    /// RSASSA-PSS with SHA-256.
+    pub signature: Vec<u8>,
 }
 
 /// How far a recovery came.
@@ -375,6 +386,14 @@ pub enum LedgerError {
         /// Its name.
         hash: String,
     },
+    /// A replica signs, or would, for whose key no evidence vouches.
+    #[error("the key that replica {replica} signs with is not a Coordinator's by the manifest: {reason}")]
+    NotVouched {
+        /// Which one.
+        replica: String,
+        /// What is wrong with its evidence.
+        reason: String,
+    },
     /// A bug ended the actor; it is being rebuilt from the log.
     #[error("the ledger is restarting; fetch the history to see whether this took effect")]
     Restarting,
@@ -393,7 +412,7 @@ impl LedgerError {
             Self::Log(error) => error.trouble(),
             Self::Store(error) => error.trouble(),
             Self::Restarting => Trouble::Unavailable,
-            Self::Rewritten { .. } => Trouble::Dishonest,
+            Self::Rewritten { .. } | Self::NotVouched { .. } => Trouble::Dishonest,
             Self::Key(_) | Self::BlobMissing { .. } | Self::Manifest(_) => Trouble::Fault,
         }
     }

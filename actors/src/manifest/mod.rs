@@ -9,21 +9,26 @@ mod actor;
 mod change;
 mod checkpoints;
 mod follow;
+mod introduction;
 mod messages;
 mod proposals;
 mod recovery;
+mod replica_key;
 mod state;
 
 pub use actor::Ledger;
 pub use checkpoints::{replica_heads, verify_stream, verify_streams};
 pub use follow::{Adopt, AdoptError, Follow};
 pub use messages::{
-    ApproveProposal, LedgerError, ProposalReply, ProposeManifest, RecordHeads, Recover, RecoverError,
-    RecoverReply, SeedShare, SeedShares, SetManifest, SetManifestError, SetManifestReply, Vouch,
-    WithdrawProposal,
+    Acceptance, ApproveProposal, LedgerError, ProposalReply, ProposeManifest, RecordHeads, Recover,
+    RecoverError, RecoverReply, SeedShare, SeedShares, SetManifest, SetManifestError, SetManifestReply,
+    Vouch, WithdrawProposal,
 };
 pub use proposals::{Permit, Proposal};
-pub use state::{Active, CaRecord, Entry, NotInForce, Phase, SeedShareRecord, Snapshot, State, Voucher};
+pub use replica_key::ReplicaKey;
+pub use state::{
+    Active, CaRecord, Entry, NotInForce, OlderHead, Phase, SeedShareRecord, Snapshot, State, Voucher,
+};
 
 #[cfg(test)]
 mod owner_tests;

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use keys::{generate_seedshare_owner_key, generate_workload_owner_key, sign_ecdsa_sha256};
 use manifest::{KeyDigest, Manifest, OwnerKey, PolicyHash, ReplicaId, RequestId, Timestamp, TransitionHash};
 use serde_json::{Value, json};
-use storage_schema::MemoryStore;
+use storage_schema::{Checkpoint, Head, MemoryStore, StreamId};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use super::{
-    ApproveProposal, Ledger, Phase, ProposalReply, ProposeManifest, Recover, RecoverError, RecoverReply,
-    SetManifest, SetManifestError, SetManifestReply, WithdrawProposal,
+    Acceptance, ApproveProposal, Ledger, Phase, ProposalReply, ProposeManifest, Recover, RecoverError,
+    RecoverReply, SetManifest, SetManifestError, SetManifestReply, WithdrawProposal,
 };
 use crate::FixedClock;
 
@@ -352,6 +352,7 @@ fn two_of_three_seedshare_owners_recover_and_a_bad_share_is_named() {
     let send = |ledger: &mut TestLedger, owner: &Owner, part: &[u8]| {
         let seed = Zeroizing::new(part.to_vec());
         ledger.recover(&Recover {
+            acceptance: None,
             seed,
             salt: shares.salt,
             caller: Some(owner.digest()),
@@ -385,4 +386,69 @@ fn two_of_three_seedshare_owners_recover_and_a_bad_share_is_named() {
     let done = send(&mut ledger, &owners[0], &parts[0]).unwrap();
     assert_eq!(done, RecoverReply::Recovered(transition));
     assert!(matches!(send(&mut ledger, &owners[1], &parts[1]), Err(RecoverError::AlreadyRecovered)));
+}
+
+#[test]
+fn an_older_history_counts_only_with_an_owners_word_for_both_heads() {
+    let (anna, ben) = (Owner::seedshare(), Owner::seedshare());
+    let workload = Owner::workload();
+    let store = Arc::<MemoryStore>::default();
+    let mut ledger = open(&store);
+    let with = |note: u32| {
+        manifest(note, |m| {
+            m["SeedshareOwnerPubKeys"] = json!([hex::encode(&anna.public), hex::encode(&ben.public)]);
+            m["WorkloadOwnerPubKeys"] = json!([hex::encode(&workload.public)]);
+        })
+    };
+    let shares = set(&mut ledger, with(1), vec![]).unwrap().shares.unwrap();
+    let seed = keys::decrypt_seed_share(&shares.shares[0].ciphertext, &anna.pem).unwrap();
+    let old = ledger.log.head();
+    let change = with(2);
+    let signature = workload.sign(&next(&ledger, &change));
+    set(&mut ledger, change, vec![signature]).unwrap();
+    let Phase::Active(active) = ledger.phase() else { panic!("in force") };
+    let newer = ledger.log.head();
+    let checkpoint = Checkpoint::sign(&newer, active.engine.log_key());
+    let log = active.engine.log_key().public();
+
+    // The disk is one of before.
+    store.tamper(&StreamId::Control, |segments| drop(segments.pop()));
+    let mut ledger = open(&store);
+    assert_eq!(ledger.log.head(), old);
+    let mut recover = |by: &Owner, word: Option<(&Owner, String)>| {
+        let acceptance = word.map(|(signer, text)| {
+            let (signature, public_key) = keys::sign_rsa_pss(&signer.pem, text.as_bytes()).unwrap();
+            Acceptance { public_key, signature }
+        });
+        let recovered = ledger.recover(&Recover {
+            seed: seed.clone(),
+            salt: shares.salt,
+            caller: Some(by.digest()),
+            checkpoint: checkpoint.clone(),
+            acceptance,
+            request: REQUEST,
+        });
+        (recovered, ledger.state.older_heads().to_vec())
+    };
+    let text = |given_up: &Head, accepted: &Head| {
+        keys::older_head_acceptance(&log, (given_up.size, &given_up.root), (accepted.size, &accepted.root))
+    };
+    for word in [
+        None,
+        Some((&ben, text(&newer, &old))),    // not the one who recovers
+        Some((&anna, text(&old, &old))),     // another head is given up
+        Some((&anna, text(&newer, &newer))), // another one is accepted
+        Some((&anna, text(&newer, &Head { root: [1; 32], ..old.clone() }))),
+    ] {
+        let (refused, recorded) = recover(&anna, word);
+        assert!(matches!(refused, Err(RecoverError::RolledBack(_))), "{refused:?}");
+        assert!(recorded.is_empty());
+    }
+    let (recovered, recorded) = recover(&anna, Some((&anna, text(&newer, &old))));
+    assert!(matches!(recovered, Ok(RecoverReply::Recovered(_))), "{recovered:?}");
+    let [recorded] = recorded.as_slice() else { panic!("{recorded:?}") };
+    assert_eq!((recorded.given_up.size, recorded.given_up.root), (newer.size, newer.root));
+    assert_eq!((recorded.accepted.size, recorded.accepted.root), (old.size, old.root));
+    let again = open(&store);
+    assert_eq!(again.state.older_heads(), std::slice::from_ref(recorded), "it stays in the log");
 }

@@ -4,12 +4,12 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use keys::{CaKey, MeshCa, PartialSeed, ReplicaSecret, Salt, Seed, SeedEngine, combine_seed};
 use manifest::{KeyDigest, RequestId, TransitionHash};
-use storage_schema::{Checkpoint, EventStore, Fact, LogError, LogId, StreamId};
+use storage_schema::{Checkpoint, EventStore, Fact, Head, LogError, LogId, StreamHead, StreamId};
 
 use super::{
     actor::Ledger,
     follow::Unsure,
-    messages::{LedgerError, Recover, RecoverError, RecoverReply},
+    messages::{Acceptance, LedgerError, Recover, RecoverError, RecoverReply},
     state::{Entry, Phase, SeedShareRecord},
 };
 use crate::Clock;
@@ -49,7 +49,10 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
         let current = self.manifest_of(&latest)?;
         let owner = cmd.caller.ok_or(RecoverError::NoKey)?;
         let transition = self.state.decide_recover(owner, &current)?;
-        self.check_extends(&cmd.checkpoint)?;
+        if let Some(accepted) = self.check_extends(cmd, owner)? {
+            self.accepted.retain(|other| *other != accepted);
+            self.accepted.push(accepted);
+        }
 
         let record = self.state.seed_shares();
         if record.needed < 2 {
@@ -73,25 +76,44 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
 
     /// What is stored here may have been rolled back; whoever brings the seed remembers how far it went. Only its
     /// own log key can have signed a checkpoint of this log, and that the seed yields this key is checked after.
-    fn check_extends(&self, checkpoint: &str) -> Result<(), RecoverError> {
-        if checkpoint.is_empty() {
-            return Ok(());
+    /// After a disaster the owner may accept what is there, by a signature over both heads: that is recorded.
+    fn check_extends(&self, cmd: &Recover, owner: KeyDigest) -> Result<Option<Fact>, RecoverError> {
+        if cmd.checkpoint.is_empty() {
+            return Ok(None);
         }
         let refused = |reason: String| Err(RecoverError::RolledBack(reason));
         let Some(key) = self.log_key() else { return refused("it has no event at all".into()) };
-        let known = match Checkpoint::open(checkpoint, LogId::new(key)) {
+        let known = match Checkpoint::open(&cmd.checkpoint, LogId::new(key)) {
             Ok(known) if known.stream == StreamId::Control => known,
             Ok(known) => return refused(format!("the checkpoint is of stream {}", known.stream)),
             Err(error) => return refused(error.to_string()),
         };
-        match self.log.consistency(known.size) {
-            Ok((root, _)) if root == known.root => Ok(()),
-            Ok(_) => refused(format!("its first {} events are others", known.size)),
+        let reason = match self.log.consistency(known.size) {
+            Ok((root, _)) if root == known.root => return Ok(None),
+            Ok(_) => format!("its first {} events are others", known.size),
             Err(LogError::Beyond { size, asked, .. }) => {
-                refused(format!("it has {size} events, and you verified {asked}"))
+                format!("it has {size} events, and you verified {asked}")
             }
-            Err(error) => Err(LedgerError::from(error).into()),
+            Err(error) => return Err(LedgerError::from(error).into()),
+        };
+        let Some(Acceptance { public_key, signature }) = &cmd.acceptance else { return refused(reason) };
+        let Head { stream, size, root, .. } = self.log.head();
+        let text = keys::older_head_acceptance(&key, (known.size, &known.root), (size, &root));
+        let is_theirs = KeyDigest::of(public_key) == owner
+            && keys::verify_rsa_pss(public_key, text.as_bytes(), signature).is_ok();
+        if !is_theirs {
+            return refused(format!(
+                "{reason}; and what you accept instead is not the {size} events that it has now"
+            ));
         }
+        tracing::warn!(%owner, given_up = known.size, accepted = size, "an owner accepts an older history");
+        Ok(Some(Fact::OlderHeadAccepted {
+            owner,
+            public_key: public_key.clone(),
+            signature: signature.clone(),
+            given_up: StreamHead { stream, size: known.size, root: known.root },
+            accepted: StreamHead { stream, size, root },
+        }))
     }
 
     /// Goes on where the history stands, if this is the seed that wrote it.
@@ -129,7 +151,9 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
             mesh_ca: ca.mesh_der().to_vec(),
         };
         let keys = Unsure { request, engine: Arc::new(engine), secret, shares: None };
-        self.commit_change(vec![fact], keys, transition, ca)?;
+        let accepted = std::mem::take(&mut self.accepted);
+        let facts = accepted.into_iter().chain([fact]).collect();
+        self.commit_change(facts, keys, transition, ca)?;
         tracing::info!(%transition, %owner, "recovered by seedshare owners");
         Ok(())
     }

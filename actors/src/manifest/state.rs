@@ -5,8 +5,11 @@ use std::{
     sync::Arc,
 };
 
-use keys::{MeshCa, ReplicaSecret, SeedEngine, check_workload_owner_key};
-use manifest::{KeyDigest, Manifest, ManifestHash, OwnerKey, PolicyHash, Role, Timestamp, TransitionHash};
+use keys::{LogPublicKey, MeshCa, ReplicaSecret, SeedEngine, check_workload_owner_key};
+use manifest::{
+    EvidenceHash, KeyDigest, Manifest, ManifestHash, OwnerKey, PolicyHash, ReplicaId, Role, Timestamp,
+    TransitionHash,
+};
 use serde::{Deserialize, Serialize};
 use storage_schema::{
     Approval, Authorisation, Event, Fact, Projection, ShareCommitment, StreamHead, StreamId,
@@ -35,9 +38,32 @@ pub struct State {
     vouchers: BTreeMap<KeyDigest, Voucher>,
     seed_shares: SeedShareRecord,
     ca: Option<CaRecord>,
+    /// The key that each replica signs with.
+    #[serde(default)]
+    replicas: BTreeMap<ReplicaId, LogPublicKey>,
+    /// Heads that were accepted after a disaster, oldest first.
+    #[serde(default)]
+    older_heads: Vec<OlderHead>,
+    #[serde(default)]
+    replica_evidence: BTreeSet<EvidenceHash>,
+    /// Of these, those whose evidence was not looked at yet.
+    #[serde(skip)]
+    unjudged: Vec<Introduced>,
     /// What the entries name: hashes of manifests and policies, each once.
     manifests: BTreeSet<ManifestHash>,
     policies: BTreeSet<PolicyHash>,
+}
+
+/// A key that an event introduced, and that nobody has judged yet.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Introduced {
+    pub(super) replica: ReplicaId,
+    pub(super) key: LogPublicKey,
+    pub(super) evidence: EvidenceHash,
+    pub(super) platform: String,
+    pub(super) at: Timestamp,
+    /// In force when it was introduced.
+    pub(super) manifest: Option<ManifestHash>,
 }
 
 /// One manifest of the history.
@@ -76,6 +102,21 @@ pub struct Voucher {
     pub public_key: Vec<u8>,
     /// Over `keys::root_voucher`, ASN.1 DER.
     pub signature: Vec<u8>,
+}
+
+/// An older history that an owner accepted after a disaster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OlderHead {
+    /// When it was recorded.
+    pub at: Timestamp,
+    /// The owner's key, PKCS#1 DER.
+    pub public_key: Vec<u8>,
+    /// Over `keys::older_head_acceptance`.
+    pub signature: Vec<u8>,
+    /// What was given up.
+    pub given_up: StreamHead,
+    /// What counts instead.
+    pub accepted: StreamHead,
 }
 
 /// The certificate authority that is in force.
@@ -123,15 +164,49 @@ impl State {
         &self.vouchers
     }
 
+    /// Histories that were given up, with the owner's word for each. There are few: each was a disaster.
+    pub fn older_heads(&self) -> &[OlderHead] {
+        &self.older_heads
+    }
+
     /// How the seed was handed out.
     pub fn seed_shares(&self) -> &SeedShareRecord {
         &self.seed_shares
     }
 
-    /// Whether this is the hash of a manifest or a policy of the history.
+    /// Whether this is the hash of a manifest or a policy of the history, or of a replica's evidence.
     pub fn names_blob(&self, hash: &[u8; 32]) -> bool {
         self.manifests.contains(&ManifestHash::from_bytes(*hash))
             || self.policies.contains(&PolicyHash::from_bytes(*hash))
+            || self.replica_evidence.contains(&EvidenceHash::from_bytes(*hash))
+    }
+
+    /// The key that a replica signs with, if it introduced one.
+    pub fn replica_key(&self, replica: &ReplicaId) -> Option<LogPublicKey> {
+        self.replicas.get(replica).copied()
+    }
+
+    /// Whether a checkpoint may cover a stream that this key signed beside the log's: once replicas sign, only streams
+    /// of replicas that introduced their key are covered further.
+    pub fn may_cover(&self, stream: &StreamId, key: Option<LogPublicKey>) -> bool {
+        match stream {
+            StreamId::Replica(replica) => {
+                self.replicas.is_empty() || self.replica_key(replica) == key && key.is_some()
+            }
+            StreamId::Control => false,
+        }
+    }
+
+    pub(super) fn unjudged(&self) -> &[Introduced] {
+        &self.unjudged
+    }
+
+    pub(super) fn judged_first(&mut self) {
+        self.unjudged.remove(0);
+    }
+
+    pub(super) fn judged_all(&mut self) {
+        self.unjudged.clear();
     }
 
     /// Those of the given heads that are news.
@@ -200,6 +275,28 @@ impl State {
                 let voucher = Voucher { public_key: public_key.clone(), signature: signature.clone() };
                 self.vouchers.insert(*owner, voucher);
             }
+            Fact::OlderHeadAccepted { public_key, signature, given_up, accepted, .. } => {
+                self.older_heads.push(OlderHead {
+                    at: event.at,
+                    public_key: public_key.clone(),
+                    signature: signature.clone(),
+                    given_up: given_up.clone(),
+                    accepted: accepted.clone(),
+                });
+            }
+            Fact::ReplicaVouched { key, evidence, platform } => {
+                let (replica, key) = (event.replica, LogPublicKey::from_bytes(*key));
+                self.replicas.insert(replica, key);
+                self.replica_evidence.insert(*evidence);
+                self.unjudged.push(Introduced {
+                    replica,
+                    key,
+                    evidence: *evidence,
+                    platform: platform.clone(),
+                    at: event.at,
+                    manifest: self.latest().map(|latest| latest.manifest),
+                });
+            }
             Fact::RecoveryGranted { .. }
             | Fact::RecoveryReceived { .. }
             | Fact::ReplicaStarted { .. }
@@ -208,6 +305,7 @@ impl State {
             | Fact::CertificateIssued { .. }
             | Fact::ServiceCertificateIssued { .. }
             | Fact::AttestationRefused { .. }
+            | Fact::TransitKeyUsed { .. }
             | Fact::SecretReleased { .. } => {}
         }
     }

@@ -9,6 +9,7 @@ mod metrics;
 mod owners;
 mod proxy;
 mod rewriting;
+mod siege;
 mod storage;
 
 use std::{

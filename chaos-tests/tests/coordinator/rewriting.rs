@@ -6,7 +6,8 @@ use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
-    process::Output,
+    path::PathBuf,
+    process::{Command, Output},
     sync::{Arc, Mutex},
 };
 
@@ -132,6 +133,7 @@ fn apply(change: &Change, route: &str, value: &mut Value) -> bool {
 
 fn flip(value: &mut Value) {
     *value = match value.take() {
+        Value::Null => "AAAA".into(),
         Value::Bool(found) => Value::Bool(!found),
         Value::Number(found) => (found.as_u64().unwrap_or_default() + 1).into(),
         Value::String(text) if text.is_empty() => "AAAA".into(),
@@ -267,6 +269,61 @@ fn no_field_that_a_proxy_changes_is_believed() {
     done(&deployment, &["verify"]);
 }
 
+/// The storage is lost and an old copy is put in its place. An owner accepts that, and from then on everybody is told.
+#[test]
+fn an_older_head_is_accepted_by_an_owner_and_no_proxy_can_hide_that() {
+    let mut deployment = Deployment::start(&[], |_, _| {}).unwrap();
+    let copy = |from: PathBuf, to: PathBuf| {
+        let _ = fs::remove_dir_all(&to);
+        assert!(Command::new("cp").arg("-r").args([from, to]).status().unwrap().success());
+    };
+    done(&deployment, &["set"]);
+    let mut next = deployment.manifest().unwrap().body().clone();
+    next.minimum_api_version = "v1".into();
+    fs::write(deployment.path("next.json"), next.to_json()).unwrap();
+    deployment.kill();
+    copy(deployment.path("event-log"), deployment.path("before"));
+    deployment.launch().unwrap();
+    done(&deployment, &["recover"]);
+    done(&deployment, &["set", "-m", "next.json", "--workload-owner-key", "workload-owner.pem"]);
+    let proxy = proxy(deployment.ports.http);
+    let direct = format!("http://{}", deployment.ports.http);
+    for (round, address) in
+        [deployment.ports.user.to_string(), format!("http://{}", proxy.address)].iter().enumerate()
+    {
+        if round > 0 {
+            done(&deployment, &["set", "-m", "next.json", "--workload-owner-key", "workload-owner.pem"]);
+        }
+        deployment.kill();
+        copy(deployment.path("before"), deployment.path("event-log"));
+        deployment.launch().unwrap();
+        let refused = deployment.contrast_at(address, &["recover"]).unwrap();
+        assert_eq!(refused.status.code(), Some(1), "{}", stderr(&refused));
+        let accepted = deployment.contrast_at(address, &["recover", "--accept-older-head"]).unwrap();
+        assert!(accepted.status.success(), "{}", stderr(&accepted));
+        for shown_by in [&deployment.ports.user.to_string(), &direct] {
+            let verified = deployment.contrast_at(shown_by, &["verify", "--output", "json"]).unwrap();
+            assert!(verified.status.success(), "{}", stderr(&verified));
+            let verified: Value = serde_json::from_slice(&verified.stdout).unwrap();
+            let heads = verified["older_heads_accepted"].as_array().unwrap();
+            assert_eq!(heads.len(), 1, "{verified}");
+            assert!(
+                heads[0]["given_up_events"].as_u64() > heads[0]["accepted_events"].as_u64(),
+                "{verified}"
+            );
+        }
+    }
+    let verify = |url: &str| deployment.contrast_at(url, &["verify"]).unwrap();
+    let shown = verify(&direct);
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("WARNING: at "), "{shown:?}");
+    let of_heads = |change: &Change| {
+        let (Change::Flip(route, at) | Change::Remove(route, at) | Change::Swap(route, at, _)) = change;
+        route == "/v1/attest-key" && at.starts_with("/older_heads")
+    };
+    let tried = believes_nothing(&deployment, &proxy, of_heads, &verify);
+    assert!(tried > 12, "{tried} changes to what was given up");
+}
+
 /// Reads a request and answers that all is well.
 fn swallow(mut client: TcpStream) -> std::io::Result<()> {
     let mut reader = BufReader::new(client.try_clone()?);
@@ -288,4 +345,86 @@ fn swallow(mut client: TcpStream) -> std::io::Result<()> {
         "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
         body.len()
     )
+}
+
+/// Leaves of a JSON line, with their places.
+fn leaves_of(value: &Value, at: &str, found: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            fields.iter().for_each(|(name, inner)| leaves_of(inner, &format!("{at}/{name}"), found));
+        }
+        Value::Array(items) => {
+            let inner = items.iter().enumerate();
+            inner.for_each(|(index, inner)| leaves_of(inner, &format!("{at}/{index}"), found));
+        }
+        _ => found.push(at.to_owned()),
+    }
+}
+
+/// `history` and `audit` read over attested TLS, which no proxy can end, and from files, which whoever carries them can
+/// rewrite: each field of each kind of line, and the order of lines.
+#[test]
+fn no_field_of_an_export_that_somebody_rewrites_is_believed() {
+    let deployment = Deployment::start(&[], |_, _| {}).unwrap();
+    done(&deployment, &["set"]);
+    for pod in ["one", "two"] {
+        assert!(deployment.initializer(chaos_tests::deployment::WEB, pod).unwrap().status.success());
+    }
+    let (user, proxy) = (deployment.ports.user.to_string(), proxy(deployment.ports.http));
+    let export = ["audit", "export", "-c", &user, "--auditor-key", "workload-owner.pem", "--out"];
+    let exported = deployment.contrast(&[export.as_slice(), &["honest.jsonl"]].concat()).unwrap();
+    assert!(exported.status.success(), "{}", stderr(&exported));
+    let key = done(&deployment, &["verify"])["log"].as_str().unwrap().to_owned();
+    let through_proxy = format!("http://{}", proxy.address);
+    for command in [&["history", "list", "-c"][..], &["audit", "export", "--out", "proxied.jsonl", "-c"][..]]
+    {
+        let output = deployment.contrast(&[command, &[&through_proxy]].concat()).unwrap();
+        assert!(!output.status.success(), "{command:?} believes somebody who ends TLS");
+        assert!(!deployment.path("proxied.jsonl").exists());
+    }
+
+    let text = fs::read_to_string(deployment.path("honest.jsonl")).unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let audit = |file: &str| deployment.contrast(&["audit", "verify", file, "--log-key", &key]).unwrap();
+    let history =
+        |file: &str| deployment.contrast(&["history", "list", "--export", file, "--log-key", &key]).unwrap();
+    let honest = history("honest.jsonl");
+    assert!(honest.status.success() && audit("honest.jsonl").status.success(), "{}", stderr(&honest));
+    let (mut tried, mut seen) = (0, BTreeSet::new());
+    let mut check = |lines: &[Value], what: &str, is_harmless: bool| {
+        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        fs::write(deployment.path("changed.jsonl"), text).unwrap();
+        assert_eq!(audit("changed.jsonl").status.success(), is_harmless, "audit verify, {what}");
+        let shown = history("changed.jsonl");
+        assert!(!shown.status.success() || shown.stdout == honest.stdout, "history, {what}");
+        tried += 1;
+    };
+    for (number, line) in lines.iter().enumerate() {
+        let mut leaves = Vec::new();
+        leaves_of(line, "", &mut leaves);
+        for at in leaves {
+            // One line of each kind is enough.
+            if !seen.insert((line["type"].to_string(), line["kind"].to_string(), at.clone())) {
+                continue;
+            }
+            let mut changed = lines.clone();
+            flip(changed[number].pointer_mut(&at).unwrap());
+            check(&changed, &format!("line {number}, {at} of {}", line["kind"]), at == "/made");
+        }
+    }
+    for number in 1..lines.len() {
+        let mut without = lines.clone();
+        without.remove(number);
+        // A policy's document decides nothing: its hash is in the manifest.
+        let is_policy = lines[number]["type"] == "blob" && {
+            let hash = lines[number]["hash"].as_str().unwrap();
+            deployment.manifest().unwrap().policies.keys().any(|policy| policy.to_string() == hash)
+        };
+        let is_last_segment = lines[number]["type"] == "segment"
+            && !lines[number + 1..].iter().any(|line| line["stream"] == lines[number]["stream"]);
+        if !is_policy && !is_last_segment {
+            check(&without, &format!("without line {number}: {}", lines[number]["type"]), false);
+        }
+    }
+    assert!(tried > 60, "{tried} changes to an export");
 }

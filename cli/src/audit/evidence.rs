@@ -1,11 +1,12 @@
 //! Once more: was this certificate rightly issued?
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use attestation::{Evidence, Platform, ReportData};
-use manifest::{Manifest, TransitionHash};
-use storage_schema::{Approval, Authorisation, BlobHash, Event, Fact};
+use keys::LogPublicKey;
+use manifest::{Manifest, ReplicaId, TransitionHash};
+use storage_schema::{Approval, Authorisation, BlobHash, Event, Fact, StreamId};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 /// What past decisions are judged by: the manifests, by the transition that brought them into force.
@@ -14,6 +15,12 @@ pub(super) struct Judge {
     manifests: HashMap<TransitionHash, Manifest>,
     /// Mesh CA certificates, DER: one of the manifest, and one of each recovery under it.
     authorities: HashMap<TransitionHash, Vec<Vec<u8>>>,
+    /// The transition that is in force.
+    in_force: Option<TransitionHash>,
+    /// Keys of replicas that evidence vouches for.
+    replicas: HashMap<ReplicaId, LogPublicKey>,
+    /// Streams that a checkpoint covered before there were any.
+    before: HashSet<StreamId>,
 }
 
 /// Outcome for one certificate.
@@ -40,7 +47,50 @@ impl Judge {
         let of = || format!("manifest {hash}");
         self.approved(*previous, transition, authorised_by, approvals).with_context(of)?;
         self.manifests.insert(*transition, manifest);
+        self.in_force = Some(*transition);
         Ok(())
+    }
+
+    /// Judges a replica's key by the evidence that introduced it; `blob` is that.
+    pub(super) fn replica_vouched(&mut self, event: &Event, blob: Option<Vec<u8>>) -> anyhow::Result<()> {
+        let Fact::ReplicaVouched { key, evidence, platform } = &event.fact else { return Ok(()) };
+        let of = || format!("the key of replica {}", event.replica);
+        let blob = blob.context("its evidence is missing").with_context(of)?;
+        ensure!(
+            BlobHash::of(&blob) == BlobHash::from_bytes(*evidence.as_bytes()),
+            "{}: another evidence",
+            of()
+        );
+        let manifest = self.in_force.and_then(|transition| self.manifests.get(&transition));
+        let manifest = manifest.context("no manifest was in force").with_context(of)?;
+        let replica = event.replica.as_bytes();
+        attestation::verify_recorded_replica_key(replica, key, (platform, blob), manifest, event.at)
+            .with_context(of)?;
+        self.replicas.insert(event.replica, LogPublicKey::from_bytes(*key));
+        Ok(())
+    }
+
+    /// Takes note of streams that a checkpoint covers.
+    pub(super) fn checkpoint(&mut self, fact: &Fact) {
+        if let Fact::Checkpoint { heads } = fact
+            && self.replicas.is_empty()
+        {
+            self.before.extend(heads.iter().map(|head| head.stream));
+        }
+    }
+
+    /// Whether a stream that this replica key signed is a replica's. `false`: it is of before replicas signed, so the
+    /// log's key alone vouches for it.
+    pub(super) fn is_replicas(&self, stream: StreamId, key: Option<LogPublicKey>) -> anyhow::Result<bool> {
+        let StreamId::Replica(replica) = stream else { return Ok(!self.replicas.is_empty()) };
+        match (self.replicas.get(&replica), key) {
+            (Some(vouched), Some(key)) if *vouched == key => Ok(true),
+            (None, _) if self.replicas.is_empty() || self.before.contains(&stream) => Ok(false),
+            _ => bail!(
+                "stream {stream}: no evidence vouches for the replica that signed it. Whoever owns shares of the seed could \
+                 have written it"
+            ),
+        }
     }
 
     /// Whether the signatures that are said to permit a change do so. A key of a connection left none.

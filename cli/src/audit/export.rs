@@ -216,7 +216,10 @@ impl Export {
         let native = self.format == Format::Jsonl;
         let chosen = |filter: &Filter, event: &Event| {
             // What the rest is judged by is never left out of our own format.
-            let judges = matches!(event.fact, Fact::ManifestSet { .. } | Fact::RecoveredByUser { .. });
+            let judges = matches!(
+                event.fact,
+                Fact::ManifestSet { .. } | Fact::RecoveredByUser { .. } | Fact::ReplicaVouched { .. }
+            );
             filter.wants(event) || (native && judges)
         };
         if native {
@@ -296,7 +299,9 @@ fn blobs_of(fact: &Fact) -> Vec<(BlobHash, bool)> {
             let policies = policies.iter().map(|hash| (BlobHash::from_bytes(*hash.as_bytes()), true));
             std::iter::once((BlobHash::from_bytes(*manifest.as_bytes()), true)).chain(policies).collect()
         }
-        Fact::CertificateIssued { evidence, .. } => vec![(BlobHash::from_bytes(*evidence.as_bytes()), false)],
+        Fact::CertificateIssued { evidence, .. } | Fact::ReplicaVouched { evidence, .. } => {
+            vec![(BlobHash::from_bytes(*evidence.as_bytes()), false)]
+        }
         _ => Vec::new(),
     }
 }

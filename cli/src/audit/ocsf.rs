@@ -165,6 +165,30 @@ fn shape(fact: &Fact) -> Shape {
             });
             of(UserAccess, (1, "Assign Privileges"), Informational, message, fields)
         }
+        Fact::OlderHeadAccepted { owner, given_up, accepted, .. } => {
+            let message = format!(
+                "Seedshare owner {owner} gave up {} events and accepted {} instead",
+                given_up.size, accepted.size
+            );
+            of(ApplicationLifecycle, other, Critical, message, app(None))
+        }
+        Fact::ReplicaVouched { key, platform, .. } => {
+            let key = hex::encode(key);
+            let message = format!("A Coordinator on {platform} introduced its key {key}");
+            of(ApplicationLifecycle, other, Informational, message, app(None))
+        }
+        Fact::TransitKeyUsed { key, version, serial, encrypted, decrypted, failed: not_opened, since } => {
+            let version =
+                version.map_or("several versions".to_owned(), |version| format!("version {version}"));
+            let caller =
+                serial.map_or("several callers".to_owned(), |serial| format!("certificate {serial}"));
+            let message = format!(
+                "The transit key {key}, {version}, was used since {since} by {caller}: {encrypted} encrypted, {decrypted} \
+                 decrypted, {not_opened} not opened"
+            );
+            let severity = if *not_opened > 0 { Medium } else { Informational };
+            of(EntityManagement, (2, "Read"), severity, message, entity("Transit key", key.clone()))
+        }
         Fact::ReplicaStarted { version } => {
             let message = format!("A Coordinator of version {version} started");
             of(ApplicationLifecycle, (3, "Start"), Informational, message, app(Some(version)))

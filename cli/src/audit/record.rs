@@ -46,7 +46,7 @@ impl Filter {
 }
 
 /// Every kind of event, as `--kind` names them.
-pub(crate) const KINDS: [&str; 17] = [
+pub(crate) const KINDS: [&str; 20] = [
     "ManifestSet",
     "ManifestProposed",
     "ProposalApproved",
@@ -62,6 +62,9 @@ pub(crate) const KINDS: [&str; 17] = [
     "CertificateIssued",
     "ServiceCertificateIssued",
     "AttestationRefused",
+    "OlderHeadAccepted",
+    "ReplicaVouched",
+    "TransitKeyUsed",
     "SecretReleased",
     "Checkpoint",
 ];
@@ -72,7 +75,9 @@ fn is_about(fact: &Fact, workload: &str) -> bool {
             sans.iter().any(|san| san == workload)
                 || (workload.len() >= 8 && policy.to_string().starts_with(workload))
         }
-        Fact::SecretReleased { id, .. } => id == workload || id.rsplit('/').next() == Some(workload),
+        Fact::SecretReleased { id, .. } | Fact::TransitKeyUsed { key: id, .. } => {
+            id == workload || id.rsplit('/').next() == Some(workload)
+        }
         _ => false,
     }
 }
@@ -82,6 +87,7 @@ fn serial(fact: &Fact) -> Option<SerialNumber> {
         Fact::CertificateIssued { serial, .. }
         | Fact::ServiceCertificateIssued { serial, .. }
         | Fact::SecretReleased { serial, .. } => Some(*serial),
+        Fact::TransitKeyUsed { serial, .. } => *serial,
         _ => None,
     }
 }

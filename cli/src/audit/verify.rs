@@ -1,7 +1,7 @@
 //! `contrast audit verify`: an export, checked by nothing but itself and the log's key.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     ops::ControlFlow,
     path::Path,
 };
@@ -30,6 +30,8 @@ struct Outcome {
     segments: u64,
     certificates_verified_again: u64,
     certificates_not_repeatable: u64,
+    /// Streams, or beginnings of them, that no replica's key signed: of versions before replicas signed.
+    signed_by_log_key_alone: Vec<String>,
     streams: BTreeMap<String, u64>,
 }
 
@@ -66,6 +68,13 @@ pub(crate) fn run(file: &Path, pinned: Option<LogId>, printer: &Printer) -> anyh
             outcome.certificates_not_repeatable
         );
     }
+    if !outcome.signed_by_log_key_alone.is_empty() {
+        text += &format!(
+            "  signed by the log's key alone, as versions before replicas signed left it: {}. Whoever owns the seed, or \
+             enough shares of it, could have written that\n",
+            outcome.signed_by_log_key_alone.join(", ")
+        );
+    }
     if filtered {
         text += "  filtered: what is there is genuine; events were left out\n";
     }
@@ -94,6 +103,7 @@ struct Check {
     /// Manifests and policies stay; evidence goes when its certificate was judged.
     blobs: HashMap<BlobHash, Vec<u8>>,
     judge: Judge,
+    by_log_alone: BTreeSet<StreamId>,
 }
 
 impl Check {
@@ -107,6 +117,7 @@ impl Check {
             waiting: HashMap::new(),
             blobs: HashMap::new(),
             judge: Judge::default(),
+            by_log_alone: BTreeSet::new(),
         }
     }
 
@@ -159,7 +170,11 @@ impl Check {
         let raw: Vec<Vec<u8>> = events.iter().map(|event| event.raw.clone()).collect();
         let bytes = segment(head, &raw);
         let start = || Position::start(stream, Some(self.log.key()));
-        let first = self.positions.entry(stream).or_insert_with(start).advance(index, &bytes)?.first;
+        let position = self.positions.entry(stream).or_insert_with(start);
+        let first = position.advance(index, &bytes)?.first;
+        if !position.is_signed_by_replicas() {
+            self.by_log_alone.insert(stream);
+        }
         Ok((first..).take(events.len()).collect())
     }
 
@@ -217,6 +232,11 @@ impl Check {
                     Verdict::NotRepeatable => self.outcome.certificates_not_repeatable += 1,
                 }
             }
+            Fact::ReplicaVouched { evidence, .. } => {
+                let blob = self.blobs.remove(&BlobHash::from_bytes(*evidence.as_bytes()));
+                self.judge.replica_vouched(&event, blob).with_context(place)?;
+            }
+            fact @ Fact::Checkpoint { .. } => self.judge.checkpoint(fact),
             fact @ Fact::ServiceCertificateIssued { .. } => {
                 self.judge.service_certificate_issued(fact).with_context(place)?;
             }
@@ -227,7 +247,13 @@ impl Check {
         Ok(())
     }
 
-    fn end(&self) -> anyhow::Result<()> {
+    fn end(&mut self) -> anyhow::Result<()> {
+        for (stream, position) in &self.positions {
+            if !self.judge.is_replicas(*stream, position.replica_key())? {
+                self.by_log_alone.insert(*stream);
+            }
+        }
+        self.outcome.signed_by_log_key_alone = self.by_log_alone.iter().map(ToString::to_string).collect();
         let left: usize = self.waiting.values().map(Vec::len).sum();
         ensure!(left == 0, "{left} events at the end have no segment: the file is cut off");
         Ok(())

@@ -168,7 +168,7 @@ async fn deployment(args: Args, printer: &Printer) -> anyhow::Result<()> {
     ensure!(waiting.is_err(), "a restarted Coordinator served without its seed");
     let shares: SeedSharesFile = serde_json::from_slice(&std::fs::read(directory.join("seedshares.json"))?)?;
     let seed_key = read_key(&directory.join("seedshare-owner.pem"))?;
-    recover::send(&user, &updated, &shares, &seed_key, false, &memory).await?;
+    recover::send(&user, &updated, &shares, &seed_key, &recover::How::default(), &memory, printer).await?;
     step.done("nothing was served before the seed share came back");
 
     let step = printer.step("History, certificates and secrets as before");

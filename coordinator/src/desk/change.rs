@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use actors::{
-    ApproveProposal, Phase, Proposal, ProposalReply, ProposeManifest, SetManifest, SetManifestError,
-    SetManifestReply, Vouch, Voucher, WithdrawProposal,
+    ApproveProposal, OlderHead, Phase, Proposal, ProposalReply, ProposeManifest, SetManifest,
+    SetManifestError, SetManifestReply, Vouch, Voucher, WithdrawProposal,
 };
 use manifest::{KeyDigest, Timestamp, TransitionHash};
 use storage_schema::{BlobHash, EventStore};
@@ -96,6 +96,11 @@ impl<L: EventStore> Desk<L> {
     /// Owners who vouch for this deployment's root. Whoever is given them verifies them.
     pub(crate) fn vouchers(&self) -> Vec<Voucher> {
         self.snapshot.borrow().state.vouchers().values().cloned().collect()
+    }
+
+    /// Histories that were given up after a disaster.
+    pub(crate) fn older_heads(&self) -> Vec<OlderHead> {
+        self.snapshot.borrow().state.older_heads().to_vec()
     }
 
     pub(crate) async fn withdraw(

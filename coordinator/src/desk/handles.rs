@@ -15,6 +15,7 @@ use super::{
     once::{AcceptedRecoveries, Challenges},
     secrets::Secrets,
     standing::{Confirmed, Current, Standing},
+    transit_uses::TransitUses,
     vendors::Vendors,
 };
 use crate::metrics::Metrics;
@@ -40,6 +41,7 @@ pub(crate) struct Desk<L: EventStore = SledStore> {
     pub(crate) challenges: Arc<Challenges>,
     pub(crate) recoveries: Arc<AcceptedRecoveries>,
     pub(crate) vendors: Arc<Vendors>,
+    pub(crate) transit_uses: Arc<TransitUses>,
 }
 
 impl<L: EventStore> Clone for Desk<L> {
@@ -61,6 +63,7 @@ impl<L: EventStore> Clone for Desk<L> {
             challenges: Arc::clone(&self.challenges),
             recoveries: Arc::clone(&self.recoveries),
             vendors: Arc::clone(&self.vendors),
+            transit_uses: Arc::clone(&self.transit_uses),
         }
     }
 }

@@ -22,6 +22,7 @@ mod secrets;
 mod standing;
 mod status;
 mod transit;
+mod transit_uses;
 mod vendors;
 
 #[cfg(test)]

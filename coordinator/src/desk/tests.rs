@@ -12,10 +12,10 @@ use actors::{
     Verifiers,
 };
 use attestation::{
-    Issuer as _, ReportData,
+    Anchors, Evidence, EvidenceOid, Issuer as _, ReportData, SnpEvidence,
     simulated::{SimulatedKind, SimulatedMachine},
 };
-use endorsements::Endorsements;
+use endorsements::{Endorsements, Fetcher, Services};
 use etcd_store::{EtcdOptions, EtcdStore};
 use keys::{Salt, WorkloadSecretId};
 use manifest::{KeyDigest, PolicyHash, ReplicaId, SerialNumber};
@@ -62,6 +62,14 @@ struct Office {
 
 /// Runs a test on the actors' own thread.
 fn on_a_desk<F: Future<Output = ()>>(standing: Standing, test: impl FnOnce(Office) -> F + 'static) {
+    on_a_desk_with(standing, Endorsements::none(), test);
+}
+
+fn on_a_desk_with<F: Future<Output = ()>>(
+    standing: Standing,
+    endorsements: Endorsements,
+    test: impl FnOnce(Office) -> F + 'static,
+) {
     actix::System::new().block_on(async move {
         let store = Arc::new(Replicated::alone(MemoryStore::default()));
         let (publish, snapshot) = watch::channel(Ledger::<Store<MemoryStore>, SystemClock>::nothing());
@@ -69,13 +77,14 @@ fn on_a_desk<F: Future<Output = ()>>(standing: Standing, test: impl FnOnce(Offic
         let ledger = SyncArbiter::start(1, move || {
             Ledger::open(Arc::clone(&for_ledger), SystemClock, REPLICA, Arc::clone(&publish)).unwrap()
         });
-        let endorsements = Arc::new(Endorsements::none());
+        let endorsements = Arc::new(endorsements);
         let known = Arc::clone(&endorsements);
         let verifiers = Mailbox::new(SyncArbiter::start(1, move || Verifiers::new(Arc::clone(&known))), 8);
         let archive = Arc::new(Archive::new(Arc::clone(&store)));
         let for_journal = Arc::clone(&archive);
-        let journal =
-            Supervisor::start(move |_| Journal::new(&for_journal, SystemClock, REPLICA, Arc::new(|_| {})));
+        let journal = Supervisor::start(move |_| {
+            Journal::new(&for_journal, SystemClock, REPLICA, None, Arc::new(|_| {}))
+        });
         let journal = Mailbox::new(journal, 8);
         let for_authority = journal.clone();
         let authority = Supervisor::start(move |_| Authority::new(for_authority, SystemClock, 1));
@@ -99,6 +108,7 @@ fn on_a_desk<F: Future<Output = ()>>(standing: Standing, test: impl FnOnce(Offic
             challenges: Arc::default(),
             recoveries: Arc::default(),
             vendors: Arc::default(),
+            transit_uses: Arc::default(),
         };
         let owner = || {
             let (pem, public) = keys::generate_workload_owner_key().unwrap();
@@ -353,6 +363,7 @@ fn no_more_signatures_are_verified_than_a_change_needs() {
 fn a_sealed_recovery_is_accepted_once() {
     on_a_desk(Standing::alone(), async |office| {
         let recovery = || Recovery {
+            acceptance: None,
             seed: Zeroizing::new(vec![1; 64]),
             salt: Salt::from_bytes(&[1; 32]).unwrap(),
             caller: Some(office.digest(0)),
@@ -414,6 +425,18 @@ fn transit_keys_are_for_the_holder_of_a_current_certificate_with_their_name() {
         let sealed = keys("web", now()).unwrap().seal(0, b"plain", b"").unwrap();
         let opened = keys("web", now()).unwrap().open(0, &sealed, b"").unwrap();
         assert_eq!(opened.unwrap().as_slice(), b"plain");
+        // The first use is on record before its answer leaves, the others together.
+        let before = office.events();
+        for _ in 0..5 {
+            let keys = keys("web", now()).unwrap();
+            keys.seal(0, b"plain", b"").unwrap();
+            assert!(keys.open(0, b"not a message of this key", b"").unwrap().is_none());
+            office.desk.transit_used(keys, now()).await.unwrap();
+        }
+        let uses = |events: Vec<&str>| events.iter().filter(|event| **event == "TransitKeyUsed").count();
+        assert_eq!((uses(before), uses(office.events())), (0, 1));
+        office.desk.record_transit_uses(now(), true).await.unwrap();
+        assert_eq!(uses(office.events()), 2);
         assert_eq!(kind(keys("database", now())), Kind::Denied);
         assert_eq!(kind(keys("web", now().plus(Duration::from_hours(2)))), Kind::Denied, "expired");
         office.set(1, json!({ "AuditorPubKeys": [] })).await.unwrap();
@@ -433,5 +456,109 @@ fn an_api_that_the_manifest_finds_too_old_serves_nothing() {
         office.set(1, json!({ "MinimumAPIVersion": "v1" })).await.unwrap();
         assert!(office.desk.in_force_for_api(1).is_ok());
         assert_eq!(kind(office.desk.in_force_for_api(0)), Kind::ApiTooOld);
+    });
+}
+
+/// Takes questions and answers none, until it is dropped.
+struct SilentVendor {
+    url: String,
+    held: Arc<std::sync::Mutex<Option<Vec<std::net::TcpStream>>>>,
+}
+
+impl SilentVendor {
+    fn start() -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let held = Arc::new(std::sync::Mutex::new(Some(Vec::new())));
+        let hold = Arc::clone(&held);
+        std::thread::spawn(move || {
+            for question in listener.incoming().map_while(Result::ok) {
+                if let Some(held) = hold.lock().unwrap().as_mut() {
+                    held.push(question);
+                }
+            }
+        });
+        Self { url, held }
+    }
+
+    fn endorsements(&self) -> Endorsements {
+        static TDX: LazyLock<TempDir> = LazyLock::new(|| {
+            let directory = tempfile::tempdir().unwrap();
+            SimulatedMachine::create(directory.path(), SimulatedKind::Tdx, now()).unwrap();
+            directory
+        });
+        let anchors = Anchors::simulated(&machine(), &SimulatedMachine::open(TDX.path()).unwrap());
+        let url = &self.url;
+        let services = Services { amd: url.clone(), intel: url.clone(), intel_root: url.clone() };
+        Endorsements::open(None, anchors, Some(Fetcher::new(None, services))).unwrap()
+    }
+
+    fn asked(&self) -> usize {
+        self.held.lock().unwrap().as_ref().map_or(0, Vec::len)
+    }
+}
+
+impl Drop for SilentVendor {
+    fn drop(&mut self) {
+        *self.held.lock().unwrap() = None;
+    }
+}
+
+/// Evidence that is right in all that needs no vendor, of a chip that does not exist.
+fn of_a_made_up_chip(number: u32) -> Presented {
+    const CHIP_ID: std::ops::Range<usize> = 0x1a0..0x1e0;
+    let mut presented = Office::presented(WEB);
+    let mut evidence = SnpEvidence::from_protobuf(&presented.evidence.unwrap().document).unwrap();
+    evidence.vcek.clear();
+    evidence.report[CHIP_ID].fill(0x5a);
+    evidence.report[CHIP_ID][..4].copy_from_slice(&number.to_le_bytes());
+    let document = evidence.to_protobuf().unwrap();
+    presented.evidence = Some(Evidence { oid: EvidenceOid::Snp, document });
+    presented
+}
+
+/// Threads of this process that ask vendors.
+fn threads_for_vendors() -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let name =
+        |task: &std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+    tasks.map_while(Result::ok).filter(|task| name(task).trim() == "vendors").count()
+}
+
+#[test]
+fn reports_of_made_up_chips_keep_no_good_workload_waiting() {
+    let vendor = SilentVendor::start();
+    let endorsements = vendor.endorsements();
+    on_a_desk_with(Standing::alone(), endorsements, async move |office| {
+        office.set(1, json!({})).await.unwrap();
+        let office = std::rc::Rc::new(office);
+        let mut flood = Vec::new();
+        for number in 0..60 {
+            let office = std::rc::Rc::clone(&office);
+            flood.push(tokio::task::spawn_local(async move {
+                let stranger = SocketAddr::from(([198, 51, 100, u8::try_from(number % 20).unwrap()], 4711));
+                let active = office.desk.in_force().unwrap();
+                office.desk.admit(active, of_a_made_up_chip(number), stranger, now()).await.is_ok()
+            }));
+        }
+        // Everybody has a place or was turned away; the vendor has not answered anybody.
+        while vendor.asked() < 8 {
+            tokio::time::sleep(Duration::from_millis(10)).await; // until other threads have asked
+        }
+        for _ in 0..20 {
+            let admitted = loop {
+                match office.admit(WEB).await {
+                    Err(Turned::Busy(_)) => tokio::task::yield_now().await,
+                    verdict => break verdict,
+                }
+            };
+            assert!(admitted.is_ok());
+        }
+        assert!(threads_for_vendors() <= 8);
+        assert_eq!(office.desk.endorsements.entries().len(), 1, "the revocation list that came along");
+        drop(vendor); // hangs up, so that nobody waits for the end of its patience
+        for stranger in flood {
+            assert!(!stranger.await.unwrap(), "a chip that does not exist is nobody's");
+        }
     });
 }

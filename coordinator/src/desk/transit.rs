@@ -1,15 +1,25 @@
 //! The transit engine's rules: a workload may use the keys that are named like its workload secret, and no
 //! others, and only while its certificate is one of the manifest in force.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use actors::Active;
+use actors::{Active, Append};
 use keys::{IssuedCert, KeyError, SeedEngine, WorkloadSecretId};
-use manifest::{PolicyHash, Role, Timestamp};
+use manifest::{PolicyHash, Role, SerialNumber, Timestamp};
 use storage_schema::EventStore;
 use zeroize::Zeroizing;
 
-use super::{failure::Failure, handles::Desk, standing::Current};
+use super::{
+    failure::Failure,
+    handles::Desk,
+    request::request_id,
+    standing::Current,
+    transit_uses::{ToRecord, TransitUses, Uses},
+};
 
 /// Who is at the other end of a connection, by its certificate.
 #[derive(Clone)]
@@ -20,20 +30,27 @@ pub(crate) struct TransitClient {
     active: Arc<Active>,
     /// Until when its certificate is valid.
     until: Timestamp,
+    /// Its certificate's number.
+    serial: SerialNumber,
 }
 
 impl TransitClient {
     /// The holder of a certificate that was verified against the mesh CA of `current`.
     pub(crate) fn new(leaf: &[u8], current: &Current) -> Result<Self, KeyError> {
         let (secret_id, until) = (keys::workload_secret_id_of(leaf)?, keys::valid_until(leaf)?);
-        Ok(Self { secret_id, active: Arc::clone(current), until })
+        Ok(Self { secret_id, active: Arc::clone(current), until, serial: keys::serial_number_of(leaf)? })
     }
 }
 
-/// The keys of one name, for one request. [`Desk::transit_keys`] is the only way to get them.
+/// The keys of one name, for one request. [`Desk::transit_keys`] is the only way to get them, and after use they are
+/// given back ([`Desk::transit_used`]).
 pub(crate) struct TransitKeys {
     engine: Arc<SeedEngine>,
     name: WorkloadSecretId,
+    caller: SerialNumber,
+    uses: Arc<TransitUses>,
+    /// What this request did, by version.
+    used: Mutex<BTreeMap<u32, Uses>>,
 }
 
 impl TransitKeys {
@@ -42,8 +59,18 @@ impl TransitKeys {
         version: u32,
         plain: &[u8],
         associated_data: &[u8],
-    ) -> Result<Vec<u8>, KeyError> {
-        self.engine.transit_key(&self.name, version)?.seal(plain, associated_data)
+    ) -> Result<Vec<u8>, Failure> {
+        if self.uses.is_spent(&self.name, version) {
+            return Err(Failure::Denied(format!(
+                "version {version} of the key {:?} has encrypted as many messages as it may: encrypt with another \
+                 key_version, and rewrap what is to be kept",
+                self.name.as_str()
+            )));
+        }
+        let key = self.engine.transit_key(&self.name, version).map_err(fault)?;
+        let sealed = key.seal(plain, associated_data).map_err(fault)?;
+        self.count(version, |uses| uses.encrypted += 1);
+        Ok(sealed)
     }
 
     /// `Ok(None)`: it was made with another key or other associated data.
@@ -52,15 +79,35 @@ impl TransitKeys {
         version: u32,
         sealed: &[u8],
         associated_data: &[u8],
-    ) -> Result<Option<Zeroizing<Vec<u8>>>, KeyError> {
-        let key = self.engine.transit_key(&self.name, version)?;
-        Ok(key.open(sealed, associated_data).ok())
+    ) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
+        let key = self.engine.transit_key(&self.name, version).map_err(fault)?;
+        let opened = key.open(sealed, associated_data).ok();
+        self.count(version, |uses| match opened {
+            Some(_) => uses.decrypted += 1,
+            None => uses.failed += 1,
+        });
+        Ok(opened)
+    }
+
+    fn count(&self, version: u32, count: impl FnOnce(&mut Uses)) {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        count(used.entry(version).or_default());
     }
 
     #[cfg(test)]
     pub(crate) fn of(engine: SeedEngine, name: &str) -> Self {
-        Self { engine: Arc::new(engine), name: WorkloadSecretId::new(name).unwrap() }
+        Self {
+            engine: Arc::new(engine),
+            name: WorkloadSecretId::new(name).unwrap(),
+            caller: SerialNumber::from_bytes([1; 16]),
+            uses: Arc::default(),
+            used: Mutex::default(),
+        }
     }
+}
+
+fn fault(error: KeyError) -> Failure {
+    Failure::Fault(error.to_string())
 }
 
 impl<L: EventStore> Desk<L> {
@@ -92,13 +139,48 @@ impl<L: EventStore> Desk<L> {
             return Err(Failure::Denied(text.into()));
         }
         if client.secret_id.as_ref() == Some(&name) {
-            return Ok(TransitKeys { engine: Arc::clone(&current.engine), name });
+            return Ok(TransitKeys {
+                engine: Arc::clone(&current.engine),
+                name,
+                caller: client.serial,
+                uses: Arc::clone(&self.transit_uses),
+                used: Mutex::default(),
+            });
         }
         let found = client.secret_id.as_ref().map_or("none", WorkloadSecretId::as_str);
         Err(Failure::Denied(format!(
             "permission denied: this certificate is for the workload secret id {found:?}, the key is {:?}",
             name.as_str()
         )))
+    }
+
+    /// Counts what a request did with its keys. Who did so for the first time in a while is on record when this returns,
+    /// or the request failed.
+    pub(crate) async fn transit_used(&self, keys: TransitKeys, now: Timestamp) -> Result<(), Failure> {
+        let TransitKeys { engine, name, caller, uses, used } = keys;
+        let used = used.into_inner().unwrap_or_else(PoisonError::into_inner);
+        self.record_uses(uses.note(&name, caller, used, now), engine).await
+    }
+
+    /// Records what was counted in intervals that are over, or up to now.
+    pub(crate) async fn record_transit_uses(&self, now: Timestamp, all: bool) -> Result<(), Failure> {
+        let active = self.in_force()?;
+        self.record_uses(self.transit_uses.due(now, all), Arc::clone(&active.engine)).await
+    }
+
+    async fn record_uses(&self, uses: ToRecord, engine: Arc<SeedEngine>) -> Result<(), Failure> {
+        if uses.is_empty() {
+            return Ok(());
+        }
+        let append = Append { facts: uses.facts(), blobs: Vec::new(), request: request_id()?, engine };
+        let recorded = match self.journal.ask(append).await {
+            Ok(recorded) => recorded.map_err(Failure::from),
+            Err(error) => Err(error.into()),
+        };
+        if recorded.is_err() {
+            self.transit_uses.restore(uses);
+        }
+        recorded
     }
 
     /// A certificate for the transit engine's own side, with the names of this Coordinator's manifest entry.

@@ -5,8 +5,8 @@ use keys::Salt;
 use manifest::TransitionHash;
 use tonic::{Request, Response, Status};
 use wire::user::{
-    GetManifestsRequest, GetManifestsResponse, LatestTransition, RecoverRequest, RecoverResponse, SeedShare,
-    SeedShareDocument, SetManifestRequest, SetManifestResponse, Voucher,
+    Acceptance, GetManifestsRequest, GetManifestsResponse, LatestTransition, OlderHead, RecoverRequest,
+    RecoverResponse, SeedShare, SeedShareDocument, SetManifestRequest, SetManifestResponse, Voucher,
     user_api_server::{UserApi as Service, UserApiServer},
 };
 use zeroize::Zeroizing;
@@ -86,6 +86,7 @@ impl Service for UserApi {
             vouchers: (self.0.vouchers().into_iter())
                 .map(|voucher| Voucher { public_key: voucher.public_key, signature: voucher.signature })
                 .collect(),
+            older_heads: self.0.older_heads().into_iter().map(older_head).collect(),
         });
         answer.extensions_mut().insert(held);
         Ok(answer)
@@ -100,6 +101,9 @@ impl Service for UserApi {
             salt: Salt::from_bytes(&message.salt).map_err(Failure::malformed)?,
             caller,
             checkpoint: message.checkpoint,
+            acceptance: message
+                .accept_older_head
+                .map(|Acceptance { public_key, signature }| actors::Acceptance { public_key, signature }),
             message: None,
         };
         Ok(Response::new(match self.0.recover(recovery).await? {
@@ -109,5 +113,17 @@ impl Service for UserApi {
                 shares_needed: u32::try_from(needed).unwrap_or(u32::MAX),
             },
         }))
+    }
+}
+
+fn older_head(head: actors::OlderHead) -> OlderHead {
+    let actors::OlderHead { at, public_key, signature, given_up, accepted } = head;
+    OlderHead {
+        acceptance: Some(Acceptance { public_key, signature }),
+        given_up_size: given_up.size,
+        given_up_root: given_up.root.to_vec(),
+        accepted_size: accepted.size,
+        accepted_root: accepted.root.to_vec(),
+        at: at.as_millis(),
     }
 }

@@ -8,6 +8,7 @@ use axum::{extract::Request, response::Response};
 use hyper::body::Bytes;
 use serde::{Deserialize, Serialize};
 use storage_schema::StreamId;
+use wire::http::OlderHead;
 
 use super::{
     answers::{Base64, answer, read, source_of},
@@ -59,10 +60,27 @@ struct AttestedStanding {
     signed_head: Base64,
     /// Digest of the seed shares document of this deployment; empty: there is none.
     seed_shares: Base64,
+    /// Histories that were given up after a disaster, oldest first.
+    older_heads: Vec<GivenUp>,
     /// Proof that the head extends what the caller knows.
     consistency: Vec<Base64>,
     /// The head as a C2SP checkpoint; empty while the seed is away.
     checkpoint: String,
+}
+
+/// A history that was given up, and who accepted that.
+#[derive(Serialize)]
+struct GivenUp {
+    /// PKCS#1 DER.
+    public_key: Base64,
+    /// Over `keys::older_head_acceptance`, RSASSA-PSS with SHA-256.
+    signature: Base64,
+    given_up_size: u64,
+    given_up_root: Base64,
+    accepted_size: u64,
+    accepted_root: Base64,
+    /// Milliseconds since 1970.
+    at: u64,
 }
 
 fn checked(Base64(nonce): Base64) -> Result<Vec<u8>, ApiError> {
@@ -133,12 +151,24 @@ pub(super) async fn attest_key(api: Arc<Api>, request: Request) -> Result<Respon
     let head = api.desk.head(StreamId::Control, extends).await?;
     let state = api.desk.readiness().word();
     let seed_shares = api.desk.snapshot.borrow().state.seed_shares().document.clone();
+    let given_up = api.desk.older_heads();
+    let covered: Vec<OlderHead<'_>> = (given_up.iter())
+        .map(|head| OlderHead {
+            public_key: &head.public_key,
+            signature: &head.signature,
+            given_up: (head.given_up.size, &head.given_up.root),
+            accepted: (head.accepted.size, &head.accepted.root),
+            at: head.at.as_millis(),
+        })
+        .collect();
+    let older_heads = wire::http::older_heads_text(&covered);
     let data = ReportData::standing(&Standing {
         nonce: &nonce,
         capabilities: &api.capabilities,
         state,
         signed_head: &head.signed,
         seed_shares: &seed_shares,
+        older_heads: &older_heads,
     });
     let Evidence { oid, document } = evidence(&api, data).await?;
     answer(&AttestedStanding {
@@ -149,6 +179,17 @@ pub(super) async fn attest_key(api: Arc<Api>, request: Request) -> Result<Respon
         state,
         signed_head: Base64(head.signed),
         seed_shares: Base64(seed_shares),
+        older_heads: (given_up.into_iter())
+            .map(|head| GivenUp {
+                public_key: Base64(head.public_key),
+                signature: Base64(head.signature),
+                given_up_size: head.given_up.size,
+                given_up_root: Base64(head.given_up.root.to_vec()),
+                accepted_size: head.accepted.size,
+                accepted_root: Base64(head.accepted.root.to_vec()),
+                at: head.at.as_millis(),
+            })
+            .collect(),
         consistency: head.consistency.iter().map(|node| Base64(node.to_vec())).collect(),
         checkpoint: head.checkpoint,
     })

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use actors::RecoverReply;
+use actors::{Acceptance, RecoverReply};
 use atls::hpke::Sealed;
 use axum::{extract::Request, response::Response};
 use keys::Salt;
@@ -39,6 +39,10 @@ struct Inner {
     signature: Base64,
     /// The last checkpoint that the owner verified, a signed note; empty: none.
     checkpoint: String,
+    /// The owner accepts the history that is there all the same: RSASSA-PSS with SHA-256 over
+    /// `keys::older_head_acceptance`.
+    #[serde(default)]
+    accept_older_head: Option<Base64>,
 }
 
 #[derive(Serialize)]
@@ -75,6 +79,8 @@ pub(super) async fn recover(api: Arc<Api>, request: Request) -> Result<Response,
         salt,
         caller: Some(KeyDigest::of(&inner.public_key.0)),
         checkpoint: inner.checkpoint,
+        acceptance: (inner.accept_older_head)
+            .map(|signature| Acceptance { public_key: inner.public_key.0.clone(), signature: signature.0 }),
         message: Some(sealed.encapsulated_key),
     };
     let reply = api.desk.recover(recovery).await?;

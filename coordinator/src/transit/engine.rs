@@ -132,8 +132,7 @@ fn encrypt(
     plain: &[u8],
     associated_data: &[u8],
 ) -> Result<String, Refused> {
-    let sealed = keys.seal(version, plain, associated_data);
-    let sealed = sealed.map_err(|error| Refused(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    let sealed = keys.seal(version, plain, associated_data)?;
     Ok(format!("vault:v{version}:{}", BASE64_STANDARD.encode(sealed)))
 }
 
@@ -149,9 +148,7 @@ fn decrypt(
     let version: u32 =
         version.strip_prefix('v').and_then(|digits| digits.parse().ok()).ok_or_else(malformed)?;
     let sealed = decode("ciphertext", sealed)?;
-    let opened = keys.open(version, &sealed, associated_data);
-    let opened = opened.map_err(|error| Refused(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-    let plain = opened.ok_or_else(|| {
+    let plain = keys.open(version, &sealed, associated_data)?.ok_or_else(|| {
         Refused::malformed("invalid ciphertext: it was made with another key or other associated data")
     })?;
     Ok((version, plain))

@@ -116,10 +116,15 @@ async fn run(
         Refused(status, format!("the request is broken off, or larger than {MAX_REQUEST_BYTES} bytes"))
     })?;
     // A batch may be megabytes of AES and base64.
-    let work = tokio::task::spawn_blocking(move || engine::run(&keys, operation, &bytes));
-    let (status, data) = work
+    let work = tokio::task::spawn_blocking(move || {
+        let outcome = engine::run(&keys, operation, &bytes);
+        (keys, outcome)
+    });
+    let (keys, outcome) = work
         .await
-        .map_err(|_| Refused(StatusCode::INTERNAL_SERVER_ERROR, "the transit engine failed".into()))??;
+        .map_err(|_| Refused(StatusCode::INTERNAL_SERVER_ERROR, "the transit engine failed".into()))?;
+    desk.transit_used(keys, now()).await?;
+    let (status, data) = outcome?;
     Ok(json_answer(status, &json!({ "data": data })))
 }
 

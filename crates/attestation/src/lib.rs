@@ -17,6 +17,7 @@ mod insecure;
 mod issuers;
 mod pem;
 mod plausible;
+mod replica_key;
 mod report_data;
 #[cfg(feature = "simulated")]
 pub mod simulated;
@@ -33,6 +34,7 @@ pub use insecure::InsecureGuest;
 pub use issuers::{ANSWER_TIME, CertificateTable, ConfigfsTsm, SevGuest, TableError, detect};
 pub use pem::to_der;
 pub use plausible::plausible;
+pub use replica_key::{NotAReplicaKey, verify_recorded_replica_key, verify_replica_key};
 pub use report_data::{ReportData, Standing};
 pub use snp::{CrlDates, SnpEvidence, Tcb};
 pub use tdx::{CollateralDates, CollateralError, IntelAnswers, TdxCollateral, TdxEvidence};

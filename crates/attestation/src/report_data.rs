@@ -27,6 +27,8 @@ pub struct Standing<'a> {
     pub signed_head: &'a [u8],
     /// Digest of the seed shares document; empty: there is none, or it is of a version that recorded none.
     pub seed_shares: &'a [u8],
+    /// Digest of the histories that were given up after a disaster; empty: there is none, and no part of the text.
+    pub older_heads: &'a [u8],
 }
 
 impl ReportData {
@@ -60,17 +62,21 @@ impl ReportData {
 
     /// `/v1/attest-key`, ours: a Coordinator's HPKE key, and how it stands.
     pub fn standing(standing: &Standing<'_>) -> Self {
-        let Standing { nonce, capabilities, state, signed_head, seed_shares } = *standing;
-        Self::labelled(
-            "contrast coordinator standing v1",
-            &[nonce, capabilities, state.as_bytes(), signed_head, seed_shares],
-        )
+        let Standing { nonce, capabilities, state, signed_head, seed_shares, older_heads } = *standing;
+        let parts = [nonce, capabilities, state.as_bytes(), signed_head, seed_shares, older_heads];
+        let count = if older_heads.is_empty() { parts.len() - 1 } else { parts.len() };
+        Self::labelled("contrast coordinator standing v1", &parts[..count])
     }
 
     /// `/v1/mesh-cert`, ours: the key that a certificate shall be for, the key that the answer is sealed to, and
     /// the Coordinator's challenge.
     pub fn mesh_cert(spki_der: &[u8], hpke_public_key: &[u8], challenge: &[u8]) -> Self {
         Self::labelled("contrast mesh-cert v2", &[spki_der, hpke_public_key, challenge])
+    }
+
+    /// The log, ours: the key that a replica signs its segments with. `replica` is the name of this start of it.
+    pub fn replica_key(replica: &[u8; 16], key: &[u8; 32]) -> Self {
+        Self::labelled("contrast replica key v1", &[replica, key])
     }
 
     /// A machine that looks at its own evidence: nobody else takes it.
@@ -120,7 +126,7 @@ mod tests {
     type Form = fn(&[u8], &[u8], &[u8]) -> ReportData;
 
     /// Every form, over a key and two things that the other side chooses.
-    const FORMS: [(&str, Form); 5] = [
+    const FORMS: [(&str, Form); 6] = [
         ("attested TLS", |key, nonce, _| ReportData::bind(key, nonce)),
         ("/attest", |key, nonce, other| ReportData::history(nonce, &[1; 32], key, other, None)),
         ("/v1/attest", |key, nonce, other| ReportData::history(nonce, &[1; 32], key, other, Some(key))),
@@ -131,9 +137,16 @@ mod tests {
                 state: "",
                 signed_head: other,
                 seed_shares: &[],
+                older_heads: &[],
             })
         }),
         ("/v1/mesh-cert", |key, nonce, other| ReportData::mesh_cert(key, other, nonce)),
+        ("replica key", |key, nonce, _| {
+            let (mut replica, mut chosen) = ([0; 16], [0; 32]);
+            replica.iter_mut().zip(nonce).for_each(|(to, from)| *to = *from);
+            chosen.iter_mut().zip(key).for_each(|(to, from)| *to = *from);
+            ReportData::replica_key(&replica, &chosen)
+        }),
     ];
 
     /// An attacker chooses what passes for a nonce: also the hash, or the very text, that another form hashes.
@@ -170,6 +183,7 @@ mod tests {
                 state,
                 signed_head,
                 seed_shares: b"",
+                older_heads: b"",
             })
         };
         assert_ne!(standing("ready", b""), standing("", b"ready"));

@@ -310,6 +310,15 @@ pub fn valid_until(certificate_der: &[u8]) -> Result<Timestamp, KeyError> {
     Ok(Timestamp::from_millis(seconds.saturating_mul(1000)))
 }
 
+/// The serial number of a certificate that this crate issued.
+pub fn serial_number_of(certificate_der: &[u8]) -> Result<SerialNumber, KeyError> {
+    let malformed =
+        || KeyError::Malformed { what: "certificate", expected: "X.509 with a serial number of 16 bytes" };
+    let (_, certificate) =
+        x509_parser::certificate::X509Certificate::from_der(certificate_der).map_err(|_| malformed())?;
+    <[u8; 16]>::try_from(certificate.raw_serial()).map(SerialNumber::from_bytes).map_err(|_| malformed())
+}
+
 /// A workload's public key, which came with its connection.
 struct ForeignKey {
     bits: Vec<u8>,

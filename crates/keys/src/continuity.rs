@@ -3,7 +3,7 @@
 use p384::pkcs8::der::{Decode, Encode as _, asn1::OctetStringRef};
 use x509_parser::{certificate::X509Certificate, oid_registry::Oid, prelude::FromDer as _};
 
-use crate::{ClaimExtension, KeyError, WorkloadSecret};
+use crate::{ClaimExtension, KeyError, LogPublicKey, WorkloadSecret};
 
 /// Extension with the commitment to the workload secret. Numbers from 1001 on are ours.
 const SECRET_OID: [u64; 5] = [1, 3, 9901, 3, 1001];
@@ -29,6 +29,24 @@ pub fn secret_commitment(secret: &[u8]) -> [u8; 32] {
 pub fn root_voucher(root_key_der: &[u8]) -> String {
     let digest: String = crate::sha256(&[root_key_der]).iter().map(|byte| format!("{byte:02x}")).collect();
     format!("contrast deployment root v1: {digest}")
+}
+
+/// What a seedshare owner signs to accept, after a disaster, a log that does not extend the one that he knows: which log,
+/// the head that is given up and the head that counts instead, each by its number of events and tree head.
+pub fn older_head_acceptance(
+    log: &LogPublicKey,
+    given_up: (u64, &[u8; 32]),
+    accepted: (u64, &[u8; 32]),
+) -> String {
+    let hex = |bytes: &[u8; 32]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    format!(
+        "contrast accept older head v1: log {} gives up {} events {} for {} events {}",
+        hex(log.as_bytes()),
+        given_up.0,
+        hex(given_up.1),
+        accepted.0,
+        hex(accepted.1)
+    )
 }
 
 /// The claims as extensions of a certificate.

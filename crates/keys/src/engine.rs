@@ -56,7 +56,7 @@ impl Salt {
 }
 
 /// Names a workload secret; never empty.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct WorkloadSecretId(String);
 
 impl WorkloadSecretId {

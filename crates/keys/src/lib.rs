@@ -18,9 +18,11 @@ mod transit;
 
 pub use ca::{
     ClaimExtension, DEFAULT_LEAF_LIFETIME, IssuedCert, LeafRequest, MeshCa, PublicCa, key_of_csr,
-    valid_until, workload_secret_id_of,
+    serial_number_of, valid_until, workload_secret_id_of,
 };
-pub use continuity::{LeafClaims, leaf_claim_extensions, leaf_claims, root_voucher, secret_commitment};
+pub use continuity::{
+    LeafClaims, leaf_claim_extensions, leaf_claims, older_head_acceptance, root_voucher, secret_commitment,
+};
 pub use engine::{Salt, Seed, SeedEngine, WorkloadSecret, WorkloadSecretId};
 pub use owner::{
     check_workload_owner_key, recover_signer, sign_ecdsa_sha256, sign_rsa_pss, verify_ecdsa_sha256,

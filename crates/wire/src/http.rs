@@ -25,6 +25,33 @@ pub fn mesh_cert_request(spki_der: &[u8], hpke_public_key: &[u8], challenge: &[u
     labelled("contrast mesh-cert request v2", &[spki_der, hpke_public_key, challenge])
 }
 
+/// A history that was given up after a disaster, as the HTTP API shows it.
+pub struct OlderHead<'a> {
+    /// The key of the owner who accepted that, PKCS#1 DER.
+    pub public_key: &'a [u8],
+    /// His signature over both heads.
+    pub signature: &'a [u8],
+    /// Number of events that are given up, and their tree head.
+    pub given_up: (u64, &'a [u8]),
+    /// What counts instead.
+    pub accepted: (u64, &'a [u8]),
+    /// When that was recorded, in milliseconds since 1970.
+    pub at: u64,
+}
+
+/// What evidence covers of them; empty for none.
+pub fn older_heads_text(heads: &[OlderHead<'_>]) -> Vec<u8> {
+    let mut text = Vec::new();
+    for OlderHead { public_key, signature, given_up, accepted, at } in heads {
+        let numbers = [given_up.0, accepted.0, *at].map(u64::to_be_bytes).concat();
+        text.extend(labelled(
+            "contrast older head v1",
+            &[public_key, signature, given_up.1, accepted.1, &numbers],
+        ));
+    }
+    text
+}
+
 /// A label of the purpose, a zero byte, and each part after its length: no other text of ours reads the same.
 fn labelled(label: &str, parts: &[&[u8]]) -> Vec<u8> {
     let mut message = label.as_bytes().to_vec();
