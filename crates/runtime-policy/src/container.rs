@@ -191,7 +191,7 @@ pub(crate) fn container(
     if !strict {
         additional.extend(&user.groups);
     }
-    let mounts = Mounts::read(spec, container, image, settings)?;
+    let mounts = Mounts::read(workload, container, image, settings)?;
     let mut annotations = annotations(settings, ["container", "pod_container"]);
     annotations["io.kubernetes.cri.container-name"] = json!(container.name);
     let digest = image.reference.find("@sha256:").map(|at| &image.reference[at..]);

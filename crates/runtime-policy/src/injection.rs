@@ -257,11 +257,18 @@ fn trusted_store(change: &mut Change<'_>, size: &str) -> Result<(), PolicyError>
     Ok(())
 }
 
+/// A volume without a source is one, too.
+fn is_empty_dir(volume: &Value) -> bool {
+    let mut sources =
+        volume.as_object().into_iter().flatten().filter(|(key, source)| *key != "name" && !source.is_null());
+    sources.all(|(key, _)| key == "emptyDir")
+}
+
 fn add_secrets_volume(change: &mut Change<'_>) -> Result<(), PolicyError> {
     let list = change.spec.then("volumes");
     let known = change.list("volumes").into_iter().enumerate().find(|(_, volume)| volume["name"] == SECRETS);
     match known {
-        Some((_, volume)) if volume.get("emptyDir").is_some() => Ok(()),
+        Some((_, volume)) if is_empty_dir(&volume) => Ok(()),
         Some((index, _)) => Err(change.error(
             &list.then(index),
             "this name is for the initializer's files: rename the volume, or make it an emptyDir",
@@ -323,15 +330,14 @@ fn secure_volume(change: &mut Change<'_>, text: &str, image: &str) -> Result<(),
             change.error(&path, "expected DEVICE:MOUNT, the names of a block volume and of an emptyDir")
         );
     };
-    let claims = change.workload_claims();
     let volumes = change.list("volumes");
     let find = |name: &str| volumes.iter().find(|volume| volume["name"] == name);
-    if find(device).is_none() && !claims.iter().any(|claim| claim == device) {
+    if find(device).is_none() && !change.workload.claims.iter().any(|claim| claim == device) {
         return Err(change
             .error(&path, format!("the pod has no volume {device:?} and no claim template of that name")));
     }
     match find(mount) {
-        Some(volume) if volume.get("emptyDir").is_some() => {}
+        Some(volume) if is_empty_dir(volume) => {}
         Some(_) => return Err(change.error(&path, format!("volume {mount:?} must be an emptyDir"))),
         None => {
             let list = change.spec.then("volumes");
@@ -353,23 +359,6 @@ fn secure_volume(change: &mut Change<'_>, text: &str, image: &str) -> Result<(),
         }
     }
     Ok(())
-}
-
-impl Change<'_> {
-    /// Names of a StatefulSet's claim templates, which are volumes of its pods.
-    fn workload_claims(&self) -> Vec<String> {
-        let resource: Path = self.workload.path.steps()[..self.workload.path.steps().len().saturating_sub(2)]
-            .iter()
-            .cloned()
-            .collect();
-        let templates = resource.then("spec").then("volumeClaimTemplates");
-        let templates =
-            templates.find(self.document.value()).and_then(Value::as_array).cloned().unwrap_or_default();
-        templates
-            .iter()
-            .filter_map(|claim| claim.pointer("/metadata/name")?.as_str().map(str::to_owned))
-            .collect()
-    }
 }
 
 fn replace_images(change: &mut Change<'_>, replacements: &[(String, String)]) -> Result<(), PolicyError> {

@@ -10,6 +10,7 @@ use crate::{
     settings::Settings,
     spec::{Container, PodSpec, VolumeMount},
     text::quote,
+    workload::Workload,
 };
 
 /// What a container may have mounted, by destination, and what backs it. Sources and destinations are as the
@@ -74,6 +75,35 @@ fn destination(path: &str) -> String {
     if trimmed.is_empty() { "/".to_owned() } else { trimmed.replace("$(", "$$(") }
 }
 
+/// A path without what means nothing in it, to tell whether two are one.
+fn plain(path: &str) -> String {
+    path.split('/').filter(|part| !matches!(*part, "" | ".")).collect::<Vec<_>>().join("/")
+}
+
+fn no_volume(name: &str) -> String {
+    format!("the pod has no volume {name:?}")
+}
+
+/// The fields of a mount that name a part of its volume; an empty one names none.
+fn sub_paths(mount: &VolumeMount) -> impl Iterator<Item = (&'static str, &str)> {
+    let fields = [(".subPath", &mount.sub_path), (".subPathExpr", &mount.sub_path_expr)];
+    fields
+        .into_iter()
+        .filter_map(|(field, path)| path.as_deref().filter(|path| !path.is_empty()).map(|path| (field, path)))
+}
+
+/// As the API server checks it.
+fn sub_path(mount: &VolumeMount) -> Result<(), (&'static str, &'static str)> {
+    if sub_paths(mount).count() > 1 {
+        return Err((".subPathExpr", "either subPath or subPathExpr"));
+    }
+    match sub_paths(mount).find(|(_, path)| path.starts_with('/') || path.split('/').any(|part| part == ".."))
+    {
+        Some((field, _)) => Err((field, "expected a relative path without ..")),
+        None => Ok(()),
+    }
+}
+
 impl Mounts {
     /// What every pause container has.
     pub(crate) fn pause(settings: &Settings) -> Self {
@@ -86,11 +116,12 @@ impl Mounts {
 
     /// What a container has by default and asks for.
     pub(crate) fn read(
-        spec: &PodSpec,
+        workload: &Workload,
         container: &Container,
         image: &ContainerImage,
         settings: &Settings,
     ) -> Result<Self, Wrong> {
+        let spec = &workload.spec;
         let context = container.security_context.as_ref();
         let flag =
             |read: fn(&crate::spec::SecurityContext) -> Option<bool>| context.and_then(read) == Some(true);
@@ -117,28 +148,33 @@ impl Mounts {
         for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
             let volume = spec.volumes.iter().flatten().find(|volume| volume.name == mount.name);
             let at = |field: &str| format!("volumeMounts[{index}]{field}");
-            if !taken.insert(destination(&mount.mount_path)) {
+            if !taken.insert(plain(&mount.mount_path)) {
                 let message =
                     format!("{} is mounted twice: the container would see only one", mount.mount_path);
                 return Err((at(".mountPath"), message));
             }
             let (kind, source) = match volume {
                 Some(volume) => volume.kind(),
-                // A StatefulSet's claim templates are volumes too.
-                None => ("persistentVolumeClaim", &Value::Null),
+                None if workload.claims.contains(&mount.name) => ("persistentVolumeClaim", &Value::Null),
+                None => return Err((at(".name"), no_volume(&mount.name))),
             };
+            sub_path(mount).map_err(|(field, message)| (at(field), message.to_owned()))?;
             let added = mounts.add_volume(spec, kind, source, mount, settings);
             added.map_err(|(field, message)| (at(&field), message))?;
         }
         for path in &image.volumes {
-            if !taken.contains(&destination(path)) {
+            if !taken.contains(&plain(path)) {
                 return Err(("image".into(), uncovered(&image.reference, path)));
             }
         }
         for (index, device) in container.volume_devices.iter().flatten().enumerate() {
-            if mounts.devices.contains(&device.device_path) {
-                let message = format!("{} is there twice", device.device_path);
-                return Err((format!("volumeDevices[{index}].devicePath"), message));
+            let at = |field: &str| format!("volumeDevices[{index}].{field}");
+            if !taken.insert(plain(&device.device_path)) {
+                return Err((at("devicePath"), format!("{} is there twice", device.device_path)));
+            }
+            let known = spec.volumes.iter().flatten().any(|volume| volume.name == device.name);
+            if !known && !workload.claims.contains(&device.name) {
+                return Err((at("name"), no_volume(&device.name)));
             }
             mounts.devices.push(device.device_path.clone());
         }
@@ -185,9 +221,8 @@ impl Mounts {
         let configuration = matches!(kind, "configMap" | "secret" | "projected" | "downwardAPI");
         let access = if configuration || mount.read_only == Some(true) { "ro" } else { "rw" };
         let options = ["rbind", propagation, access];
-        let sub_path = mount.sub_path.is_some() || mount.sub_path_expr.is_some();
         match kind {
-            "emptyDir" if !sub_path => {
+            "emptyDir" if sub_paths(mount).next().is_none() => {
                 let medium = source.get("medium").and_then(Value::as_str).unwrap_or_default();
                 if medium.starts_with("HugePages") {
                     let message = "huge pages are the host's to give; use the medium Memory, or none";
@@ -198,7 +233,7 @@ impl Mounts {
             }
             "emptyDir" => {
                 return Err((
-                    ".subPath".into(),
+                    sub_paths(mount).next().map_or(String::new(), |(field, _)| field.to_owned()),
                     "a subPath of an emptyDir would be a folder of the host's; mount the whole volume".into(),
                 ));
             }

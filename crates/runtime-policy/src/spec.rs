@@ -242,6 +242,8 @@ impl PodSpec {
         if self.containers.is_empty() {
             return Err(("containers".into(), "at least one container is needed"));
         }
+        self.refuse_resources()?;
+        self.refuse_volumes()?;
         let mut names = std::collections::BTreeSet::new();
         for (path, container) in self.all_containers() {
             if container.name.is_empty() {
@@ -259,6 +261,36 @@ impl PodSpec {
                 .is_some_and(|mount| mount != "Default")
             {
                 return Err((format!("{path}.securityContext.procMount"), "only \"Default\" can be held"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Limits for the pod as a whole are for what its containers can share.
+    fn refuse_resources(&self) -> Result<(), Unsupported> {
+        let resources = self.resources.iter();
+        let fields = resources.flat_map(|both| [("limits", &both.limits), ("requests", &both.requests)]);
+        for (field, amounts) in fields {
+            let shared =
+                |name: &String| matches!(name.as_str(), "cpu" | "memory") || name.starts_with("hugepages-");
+            if !amounts.iter().flatten().all(|(name, _)| shared(name)) {
+                let rule =
+                    "a pod as a whole has cpu, memory and huge pages; name other resources in a container";
+                return Err((format!("resources.{field}"), rule));
+            }
+        }
+        Ok(())
+    }
+
+    /// As the API server would.
+    fn refuse_volumes(&self) -> Result<(), Unsupported> {
+        let mut names = std::collections::BTreeSet::new();
+        for (index, volume) in self.volumes.iter().flatten().enumerate() {
+            if !names.insert(&volume.name) {
+                return Err((format!("volumes[{index}].name"), "the name is taken by another volume"));
+            }
+            if volume.source.values().filter(|source| !source.is_null()).count() > 1 {
+                return Err((format!("volumes[{index}]"), "a volume has one source: remove the others"));
             }
         }
         Ok(())

@@ -39,6 +39,8 @@ pub struct Workload {
     pub(crate) pod_name: String,
     /// Whether its pods are numbered by a job.
     pub(crate) indexed: bool,
+    /// Names of a StatefulSet's claim templates, which are volumes of its pods.
+    pub(crate) claims: Vec<String>,
 }
 
 /// Where the pod is, by kind of the resource.
@@ -130,6 +132,9 @@ impl Workload {
             Role::None => annotation(pod, "workload-secret-id").map_or(qualified, str::to_owned),
         };
         let pod_name = pod_name(kind, name, text(resource, "/metadata/name").is_none(), resource);
+        let claims = resource.pointer("/spec/volumeClaimTemplates").and_then(Value::as_array);
+        let claims = claims.filter(|_| kind == "StatefulSet").into_iter().flatten();
+        let claims = claims.filter_map(|claim| text(claim, "/metadata/name")).map(str::to_owned).collect();
         Ok(Some(Self {
             kind: kind.to_owned(),
             namespace,
@@ -146,6 +151,7 @@ impl Workload {
             indexed: kind == "Job" && text(resource, "/spec/completionMode") == Some("Indexed")
                 || kind == "CronJob"
                     && text(resource, "/spec/jobTemplate/spec/completionMode") == Some("Indexed"),
+            claims,
         }))
     }
 

@@ -1,6 +1,6 @@
 //! What YAML means, with the bytes that say so.
 
-use std::{collections::HashMap, ops::Range};
+use std::{borrow::Cow, collections::HashMap, ops::Range};
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Span, StrInput};
 use serde_json::{Map, Value};
@@ -11,6 +11,13 @@ use crate::{Path, Step, YamlError, scalar};
 const MAX_DEPTH: usize = 64;
 /// Aliases can multiply; no resource has this many nodes.
 const MAX_NODES: usize = 500_000;
+/// Stands for `\'` while the text is read: as many bytes, and no character that YAML allows.
+const QUOTE: char = '\u{80}';
+/// Most bytes that are read again because of what kubectl takes and YAML does not: each such place has the text read once
+/// more.
+const MAX_READ_AGAIN: usize = 64 << 20;
+/// Ends of lines that YAML 1.1 has, as kubectl's reader does, and YAML 1.2 has not.
+const LINE_ENDS: [char; 3] = ['\u{85}', '\u{2028}', '\u{2029}'];
 
 #[derive(Debug, Clone)]
 pub(crate) struct Node {
@@ -89,27 +96,70 @@ impl Node {
 
 /// Reads one document; `None` if it is empty. `first_line` is where it begins in its file, from 0.
 pub(crate) fn parse(text: &str, first_line: usize) -> Result<Option<Node>, YamlError> {
-    let mut reader = Reader {
-        text,
-        offsets: (!text.is_ascii()).then(|| text.char_indices().map(|(at, _)| at).collect()),
-        line_starts: std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect(),
-        parser: Parser::new_from_str(text),
-        first_line,
-        anchors: HashMap::new(),
-        nodes: 0,
-    };
-    loop {
-        match reader.next()? {
-            (Event::StreamStart | Event::DocumentStart(_) | Event::Nothing, _) => {}
-            (Event::DocumentEnd | Event::StreamEnd, _) => return Ok(None),
-            (event, span) => {
-                let node = reader.node(event, span, 0)?;
-                reader.end()?;
-                let empty = matches!(&node.kind, Kind::Scalar(Value::Null)) && node.span.is_empty();
-                return Ok((!empty).then_some(node));
-            }
-        }
+    if let Some(at) = text.find(LINE_ENDS) {
+        let line = first_line + 1 + text[..at].matches('\n').count();
+        let message = "a character that ends a line for kubectl and for nobody else: write it with an escape in double quotes";
+        return Err(YamlError::Syntax { line, message: message.into() });
     }
+    let replaceable = !text.contains(QUOTE);
+    let mut text = Cow::Borrowed(text);
+    let mut budget = MAX_READ_AGAIN;
+    loop {
+        let mut reader = Reader::new(&text, first_line, replaceable && matches!(text, Cow::Owned(_)));
+        let error = match reader.document() {
+            Err(error) => error,
+            read => return read,
+        };
+        let changed = match reader.trouble {
+            Some(Trouble::Escape(at)) if replaceable => with_quotes(&text, at),
+            Some(Trouble::Tab(at)) => without_tab(&text, at),
+            _ => None,
+        };
+        budget = budget.checked_sub(text.len()).ok_or_else(|| error.clone())?;
+        text = changed.ok_or(error)?.into();
+    }
+}
+
+/// What kubectl's reader takes.
+#[derive(Clone, Copy)]
+enum Trouble {
+    /// An escape that YAML does not know, in the quoted scalar that begins there (in bytes).
+    Escape(usize),
+    /// White space that is a tab, near there.
+    Tab(usize),
+}
+
+/// The text with spaces for the tabs that begin the line, or that follow the first colon from there on. In braces, in double
+/// quotes and behind a colon kubectl takes a tab for a space; where it does not, it refuses the file itself.
+fn without_tab(text: &str, at: usize) -> Option<String> {
+    let begin = text.get(..at)?.rfind('\n').map_or(0, |end| end + 1);
+    let line = &text[begin..];
+    let blank = line.len() - line.trim_start_matches([' ', '\t']).len();
+    let mut changed = text.as_bytes().to_vec();
+    if line[..blank].contains('\t') {
+        changed[begin..begin + blank].fill(b' ');
+    } else {
+        let colon = at + text[at..].lines().next()?.find(":\t")? + 1;
+        let tabs = text[colon..].len() - text[colon..].trim_start_matches('\t').len();
+        changed[colon..colon + tabs].fill(b' ');
+    }
+    String::from_utf8(changed).ok().filter(|changed| changed != text)
+}
+
+/// The text with [`QUOTE`] for each `\'` of the scalar in double quotes that begins there: kubectl takes that for a
+/// quote, though YAML has no such escape.
+fn with_quotes(text: &str, scalar: usize) -> Option<String> {
+    let bytes = text.as_bytes();
+    let mut changed = bytes.to_vec();
+    let mut at = scalar + usize::from(bytes.get(scalar) == Some(&b'"'));
+    while *bytes.get(at)? != b'"' {
+        let escape = bytes[at] == b'\\';
+        if escape && bytes.get(at + 1) == Some(&b'\'') {
+            QUOTE.encode_utf8(&mut changed[at..at + 2]);
+        }
+        at += if escape { 2 } else { 1 };
+    }
+    String::from_utf8(changed).ok().filter(|changed| changed != text)
 }
 
 struct Reader<'a> {
@@ -121,9 +171,42 @@ struct Reader<'a> {
     first_line: usize,
     anchors: HashMap<usize, Node>,
     nodes: usize,
+    /// Whether [`QUOTE`] stands for something.
+    quotes: bool,
+    /// What the text was not read for.
+    trouble: Option<Trouble>,
 }
 
 impl<'a> Reader<'a> {
+    fn new(text: &'a str, first_line: usize, quotes: bool) -> Self {
+        Self {
+            text,
+            offsets: (!text.is_ascii()).then(|| text.char_indices().map(|(at, _)| at).collect()),
+            line_starts: std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect(),
+            parser: Parser::new_from_str(text),
+            first_line,
+            anchors: HashMap::new(),
+            nodes: 0,
+            quotes,
+            trouble: None,
+        }
+    }
+
+    fn document(&mut self) -> Result<Option<Node>, YamlError> {
+        loop {
+            match self.next()? {
+                (Event::StreamStart | Event::DocumentStart(_) | Event::Nothing, _) => {}
+                (Event::DocumentEnd | Event::StreamEnd, _) => return Ok(None),
+                (event, span) => {
+                    let node = self.node(event, span, 0)?;
+                    self.end()?;
+                    let empty = matches!(&node.kind, Kind::Scalar(Value::Null)) && node.span.is_empty();
+                    return Ok((!empty).then_some(node));
+                }
+            }
+        }
+    }
+
     fn syntax(&self, mark: &Marker, message: impl Into<String>) -> YamlError {
         YamlError::Syntax { line: self.first_line + mark.line(), message: message.into() }
     }
@@ -131,7 +214,19 @@ impl<'a> Reader<'a> {
     fn next(&mut self) -> Result<(Event<'a>, Span), YamlError> {
         match self.parser.next_event() {
             Some(Ok(event)) => Ok(event),
-            Some(Err(error)) => Err(self.syntax(error.marker(), error.info())),
+            Some(Err(error)) => {
+                let at = self.byte(error.marker());
+                let about = |words: &str| error.info().contains(words);
+                self.trouble = if about("unknown escape") {
+                    Some(Trouble::Escape(at))
+                } else if about("tabs disallowed") || about("tab cannot be used") || about("YAML whitespace")
+                {
+                    Some(Trouble::Tab(at))
+                } else {
+                    None
+                };
+                Err(self.syntax(error.marker(), error.info()))
+            }
             None => Err(YamlError::Syntax { line: self.first_line + 1, message: "unexpected end".into() }),
         }
     }
@@ -174,11 +269,21 @@ impl<'a> Reader<'a> {
                 if tag.is_some() {
                     return Err(self.syntax(&span.start, "tags are not used in Kubernetes resources"));
                 }
+                let mut from = self.byte(&span.start);
                 let value = match style {
+                    ScalarStyle::Plain if text.starts_with('?') => {
+                        return Err(self.syntax(&span.start, "? begins a key: put the text in quotes"));
+                    }
                     ScalarStyle::Plain => scalar::resolve(&text),
+                    ScalarStyle::DoubleQuoted if self.quotes => {
+                        let written = self.text.get(from..self.byte(&span.end)).unwrap_or_default();
+                        if text.matches(QUOTE).count() != written.matches(QUOTE).count() {
+                            return Err(self.syntax(&span.start, r"\x80 beside \' is not understood"));
+                        }
+                        Value::String(text.replace(QUOTE, "'"))
+                    }
                     _ => Value::String(text.into_owned()),
                 };
-                let mut from = self.byte(&span.start);
                 if matches!(style, ScalarStyle::Literal | ScalarStyle::Folded) {
                     // The mark is at the first line of content; the scalar begins with its indicator.
                     from = self.text[..from].rfind(['|', '>']).unwrap_or(from);

@@ -323,9 +323,76 @@ fn pods_mean_what_kubernetes_takes_them_for() {
             "{volume}"
         );
     }
-    let twice = container("volumeMounts: [{name: v, mountPath: /v}, {name: w, mountPath: /v/}]");
-    let refused = made(pod, &format!("volumes: [{{name: v}}, {{name: w}}], {twice}")).unwrap_err();
-    assert!(refused.contains("containers[0].volumeMounts[1].mountPath: /v/ is mounted twice"), "{refused}");
+}
+
+#[test]
+fn volumes_and_resources_that_kubernetes_refuses_are_refused_where_they_stand() {
+    let pod = |spec: &str| {
+        let image = "image: registry.example/shop/tool:3";
+        let spec =
+            spec.replace("container: {", &format!("containers: [{{name: a, {image}, ")).replace("};", "}],");
+        made("Pod {name: a, namespace: shop}", &spec)
+    };
+    let mount = |rest: &str, volumes: &str| {
+        pod(&format!("container: {{volumeMounts: [{{name: v, mountPath: /v{rest}}}]}}; volumes: [{volumes}]"))
+    };
+    for fine in
+        [mount(", subPath: \"\"", "{name: v}"), mount(", subPath: a/b", "{name: v, configMap: {name: c}}")]
+    {
+        assert!(fine.is_ok(), "{fine:?}");
+    }
+    for (made, expected) in [
+        (
+            mount("}, {name: w, mountPath: //v/./", "{name: v}, {name: w}"),
+            "containers[0].volumeMounts[1].mountPath: //v/./ is mounted twice",
+        ),
+        (mount("", "{name: w}"), "containers[0].volumeMounts[0].name: the pod has no volume \"v\""),
+        (mount("", "{name: v}, {name: v}"), "spec.volumes[1].name: the name is taken by another volume"),
+        (
+            mount("", "{name: v, emptyDir: {}, configMap: {name: c}}"),
+            "spec.volumes[0]: a volume has one source",
+        ),
+        (
+            mount("", "{name: v, image: {reference: i}}"),
+            "containers[0].volumeMounts[0].name: image volumes are not covered",
+        ),
+        (
+            mount(", subPathExpr: $(POD)", "{name: v}"),
+            "containers[0].volumeMounts[0].subPathExpr: a subPath of an emptyDir",
+        ),
+        (
+            mount(", subPath: a/../../b", "{name: v, configMap: {name: c}}"),
+            "containers[0].volumeMounts[0].subPath: expected a relative path without ..",
+        ),
+        (
+            mount(", subPath: a, subPathExpr: b", "{name: v, configMap: {name: c}}"),
+            "subPathExpr: either subPath or subPathExpr",
+        ),
+        (
+            pod("container: {volumeDevices: [{name: w, devicePath: /dev/w}]}; volumes: [{name: v}]"),
+            "containers[0].volumeDevices[0].name: the pod has no volume \"w\"",
+        ),
+        (
+            pod(
+                "container: {volumeMounts: [{name: v, mountPath: /v}], volumeDevices: [{name: v, devicePath: /v}]}; \
+                 volumes: [{name: v}]",
+            ),
+            "containers[0].volumeDevices[0].devicePath: /v is there twice",
+        ),
+        (
+            pod("container: {tty: false}; resources: {limits: {cpu: 1, nvidia.com/pgpu: 1}}"),
+            "spec.resources.limits: a pod as a whole has cpu, memory and huge pages",
+        ),
+    ] {
+        let refused = made.unwrap_err();
+        assert!(refused.starts_with("a.yml:3: Pod \"a\": spec."), "{refused}");
+        assert!(refused.contains(expected), "expected {expected:?}, got {refused:?}");
+    }
+    // A StatefulSet's claim templates are volumes.
+    let claims = "StatefulSet volumeClaimTemplates: [{metadata: {name: v}}]";
+    let container = "containers: [{name: a, image: registry.example/shop/tool:3, volumeMounts: [{name: v, mountPath: /v}]}]";
+    assert!(made(claims, container).is_ok());
+    assert!(made("Deployment replicas: 1", container).unwrap_err().contains("the pod has no volume \"v\""));
 }
 
 #[test]

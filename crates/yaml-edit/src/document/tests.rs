@@ -101,6 +101,51 @@ fn empty_values_aliases_and_text_without_a_last_line_end() {
 }
 
 #[test]
+fn quotes_and_commas_are_read_as_kubectl_reads_them() {
+    let text = "grün: 'a\\'\nb: \"it\\'s \\\\' \\\"\" # it\\'s\nc: [\"\\'\", \"\\x80\"]\n";
+    let mut document = one(text);
+    assert_eq!(document.value(), &json!({"grün": "a\\", "b": "it's \\' \"", "c": ["'", "\u{80}"]}));
+    document.set(&path("d"), &json!(1)).unwrap();
+    assert_eq!(document.text(), format!("{text}d: 1\n"));
+    let refused = read("a: 1\nb: \"\\x80\\'\"\n").unwrap_err().to_string();
+    assert_eq!(refused, r"line 2: \x80 beside \' is not understood");
+    assert!(read("a: \"\\'\\q\"").unwrap_err().to_string().starts_with("line 1: "));
+
+    for (text, value) in [
+        ("image:\tx\nname:\t\ty # c\n", json!({"image": "x", "name": "y"})),
+        ("a: {name:\tapp,\tb: 1}\n", json!({"a": {"name": "app", "b": 1}})),
+        ("a: {\n\tname: app,\n\t\tb: [1,\n\t2]\n}\n", json!({"a": {"name": "app", "b": [1, 2]}})),
+        ("a: \"x\n\ty\"\n", json!({"a": "x y"})),
+    ] {
+        let mut document = one(text);
+        assert_eq!(document.value(), &value, "{text:?}");
+        document.set(&path("z"), &json!(1)).unwrap();
+        assert_eq!(document.text(), format!("{text}z: 1\n"), "tabs stay where they were");
+    }
+    for (text, expected) in [
+        ("a: 1\nb: x\u{2028}c\n", "line 2: a character that ends a line for kubectl"),
+        ("a: 1\nb: [?x]\n", "line 2: ? begins a key"),
+        ("a: |\n\tx\n", "line 1: "),
+    ] {
+        let refused = read(text).unwrap_err().to_string();
+        assert!(refused.starts_with(expected), "{refused}");
+    }
+
+    // KYAML: a comma behind the last entry.
+    let kyaml = "---\n{\n  kind: \"Pod\",\n  spec: {\n    containers: [{\n      name: \"a\", # first\n      args: [\n        \"x\",\n      ],\n    }],\n  },\n}\n";
+    let mut document = one(kyaml);
+    document.set(&path("spec/runtimeClassName"), &json!("c")).unwrap();
+    document.insert(&path("spec/containers/0/args"), Position::Last, &json!("y")).unwrap();
+    document.insert(&path("spec/containers"), Position::First, &json!({"name": "b"})).unwrap();
+    document.set(&path("spec/containers/1/args"), &json!([])).unwrap();
+    assert_eq!(
+        document.value(),
+        &json!({"kind": "Pod", "spec": {"containers": [{"name": "b"}, {"name": "a", "args": []}], "runtimeClassName": "c"}})
+    );
+    assert!(document.text().contains("# first"));
+}
+
+#[test]
 fn documents_are_split_and_lines_counted_over_the_whole_file() {
     let text = "# first\na: 1\n---\nb: 2\n--- # third\nc: |\n  x\n  y\nd: [\n  1,\n  2]\n";
     let documents = read(text).unwrap();
