@@ -288,7 +288,7 @@ fn configuration(host: &Host, target: &Target) -> Finding {
     let config = text.as_deref().map(patch::parse);
     let place = match &target.place {
         Place::Block(path, _) => format!("entries go into {}", path.display()),
-        Place::DropIn(folder) => format!("entries go into files of their own in {}", folder.display()),
+        Place::DropIn(folder, _) => format!("entries go into files of their own in {}", folder.display()),
     };
     match config {
         Some(Ok(config)) => match patch::disabled_cri(&config) {

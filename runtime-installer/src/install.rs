@@ -13,6 +13,7 @@ use crate::{
     containerd::{
         activate::{Activation, folder, others},
         cri::{Cri, Health, proto},
+        imports,
         patch::{self, Entry},
         restart::Restart,
         target::{Hints, Place, Target, TargetError, read_text},
@@ -100,7 +101,7 @@ pub fn install(
 ) -> anyhow::Result<Outcome> {
     let handler = handler(bundle, platform, fetcher)?;
     let _lock = site.host.lock(site.lock_patience)?;
-    let work = Work::begin(site)?;
+    let mut work = Work::begin(site)?;
     let mut file = StateFile::open(&site.host)?;
     work.finish_pending(&mut file)?;
     if let Some(failed) = &file.state.failed
@@ -113,6 +114,12 @@ pub fn install(
         return Err(Refused(text).into());
     }
     let health = work.activation().health()?;
+    if is_containerd_2(health.as_ref()) {
+        imports::settle(&mut work.target, &site.host).map_err(|error| match error {
+            TargetError::Mixed { .. } => anyhow::Error::from(Refused(error.to_string())),
+            other => other.into(),
+        })?;
+    }
     let entry = Entry {
         handler: handler.clone(),
         type_is_path: health
@@ -213,6 +220,10 @@ fn refusal(error: anyhow::Error) -> anyhow::Error {
     }
 }
 
+fn is_containerd_2(health: Option<&Health>) -> bool {
+    health.is_some_and(|health| health.version.trim_start_matches('v').starts_with("2."))
+}
+
 /// The node's containerd, and how to change it.
 struct Work<'a> {
     site: &'a Site,
@@ -253,7 +264,7 @@ impl<'a> Work<'a> {
     fn path_of_block(&self) -> PathBuf {
         match &self.target.place {
             Place::Block(path, _) => path.clone(),
-            Place::DropIn(folder) => folder.join("x"),
+            Place::DropIn(folder, _) => folder.join("x"),
         }
     }
 
@@ -261,7 +272,7 @@ impl<'a> Work<'a> {
     fn path(&self, handler: &HandlerName) -> PathBuf {
         match &self.target.place {
             Place::Block(path, _) => path.clone(),
-            Place::DropIn(folder) => folder.join(format!("{handler}.toml")),
+            Place::DropIn(folder, _) => folder.join(format!("{handler}.toml")),
         }
     }
 
@@ -270,7 +281,7 @@ impl<'a> Work<'a> {
         let path = self.path(&entry.handler);
         let before = read_text(&self.site.host, &path)?;
         let after = match &self.target.place {
-            Place::DropIn(_) => patch::drop_in(entry),
+            Place::DropIn(_, version) => patch::drop_in(entry, *version),
             Place::Block(_, format) => {
                 patch::with_entry(before.as_deref(), *format, entry).map_err(|error| at(&path, error))?
             }
@@ -288,10 +299,7 @@ impl<'a> Work<'a> {
         let name = entry.handler.as_str();
         loop {
             let (before, after) = self.with_entry(entry)?;
-            let newer = health
-                .as_ref()
-                .is_some_and(|health| health.version.trim_start_matches('v').starts_with("2."));
-            if newer && before.as_deref().is_some_and(patch::is_lost_on_containerd_2) {
+            if is_containerd_2(health) && before.as_deref().is_some_and(patch::is_lost_on_containerd_2) {
                 return Err(Refused(format!(
                     "{} has no version, and containerd 2 ignores runtimes in such a file: run `containerd config \
                      migrate` on the node and put its output there",
@@ -334,11 +342,11 @@ impl<'a> Work<'a> {
         let activation = self.activation();
         let Some(before) = read_text(&self.site.host, path)? else { return Ok(false) };
         let after = match &self.target.place {
-            Place::DropIn(folder) if path.starts_with(folder) => None,
+            Place::DropIn(folder, _) if path.starts_with(folder) => None,
             Place::Block(_, format) => {
                 patch::without_entry(&before, *format, handler).map_err(|error| at(path, error))?
             }
-            Place::DropIn(_) => {
+            Place::DropIn(..) => {
                 patch::without_entry(&before, format_of(path), handler).map_err(|error| at(path, error))?
             }
         };

@@ -2,6 +2,7 @@
 
 pub mod activate;
 pub mod cri;
+pub mod imports;
 pub mod patch;
 pub mod restart;
 pub mod target;

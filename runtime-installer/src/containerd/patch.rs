@@ -183,9 +183,10 @@ pub fn without_entry(
     Ok(Some(text))
 }
 
-/// A file of its own for the entry, where containerd merges such files.
-pub fn drop_in(entry: &Entry) -> String {
-    append("", entry.handler.as_str(), &format!("version = 3\n{}", entry.toml(Version::V3)))
+/// A file of its own for the entry, where containerd merges such files: of the version that counts for all of them.
+pub fn drop_in(entry: &Entry, version: Version) -> String {
+    let number = if version == Version::V3 { 3 } else { 2 };
+    append("", entry.handler.as_str(), &format!("version = {number}\n{}", entry.toml(version)))
 }
 
 /// Whether an entry in this file is lost on containerd 2.x: it says so in its log only.
@@ -200,6 +201,11 @@ pub fn drop_in_folder(text: &str) -> Option<String> {
     if Version::of(&config).ok()? < Version::V3 {
         return None; // containerd 1.x replaces a plugin's whole section by the imported one
     }
+    imported_folder(&config)
+}
+
+/// A folder whose `*.toml` files a configuration imports.
+pub fn imported_folder(config: &Table) -> Option<String> {
     let imports = config.get("imports")?.as_array()?;
     let mut folders = imports.iter().filter_map(|import| import.as_str()?.strip_suffix("/*.toml"));
     folders.find(|folder| folder.starts_with('/') && !folder.contains(['*', '?', '['])).map(str::to_owned)

@@ -21,8 +21,8 @@ pub struct Hints {
 pub enum Place {
     /// Into a file that others write too.
     Block(PathBuf, Format),
-    /// Into a file of its own below this folder, which containerd imports.
-    DropIn(PathBuf),
+    /// Into a file of its own, of that version, below this folder, which containerd imports.
+    DropIn(PathBuf, Version),
 }
 
 /// A node's containerd.
@@ -62,6 +62,17 @@ pub enum TargetError {
     /// Not text.
     #[error("{0} on the node is not UTF-8")]
     NotText(String),
+    /// Nothing that is written there counts.
+    #[error(
+        "{config} on the node imports {other}, which is of another version, and containerd 2 reads both as that version: it \
+         would not see an entry. Bring them to one version (`containerd config migrate` prints it)"
+    )]
+    Mixed {
+        /// What containerd reads first.
+        config: String,
+        /// Whose version counts.
+        other: String,
+    },
     /// k3s and rke2 write their configuration when they start.
     #[error("{0} is not there yet: start the node's {1} once, then run again")]
     NotStarted(String, &'static str),
@@ -125,7 +136,7 @@ impl Target {
         let bad = |source| TargetError::Config { path: config.display().to_string(), source };
         let table = patch::parse(text.as_deref().unwrap_or_default()).map_err(bad)?;
         let place = match text.as_deref().and_then(patch::drop_in_folder) {
-            Some(folder) => Place::DropIn(folder.into()),
+            Some(folder) => Place::DropIn(folder.into(), Version::V3),
             None if !distribution.templates && !is_template(hints.config.as_deref()) => {
                 Place::Block(config.clone(), Format::Toml)
             }
@@ -217,7 +228,7 @@ mod tests {
             |name: &str, version| Place::Block(format!("{folder}/{name}").into(), Format::Template(version));
         assert_eq!(place("k3s-1.7.toml", K3S), template("config.toml.tmpl", Version::V2));
         assert_eq!(place("k3s-2.0.toml", K3S), template("config-v3.toml.tmpl", Version::V3));
-        let drop_in = Place::DropIn(format!("{folder}/config-v3.toml.d").into());
+        let drop_in = Place::DropIn(format!("{folder}/config-v3.toml.d").into(), Version::V3);
         assert_eq!(place("k3s-2.1-drop-in.toml", K3S), drop_in);
         let rke2 = find(&K3S.replace("k3s", "rke2"), "rke2-2.0.toml", &Hints::default());
         assert_eq!(rke2.units, ["rke2-server.service", "rke2-agent.service"]);
@@ -230,7 +241,7 @@ mod tests {
             Hints { config: Some(K3S.replace("config.toml", "config.toml.tmpl").into()), ..Hints::default() };
         let path = |fixture| match find(K3S, fixture, &hints).place {
             Place::Block(path, _) => path.file_name().unwrap().to_owned(),
-            Place::DropIn(folder) => folder.into(),
+            Place::DropIn(folder, _) => folder.into(),
         };
         assert_eq!(path("k3s-1.7.toml"), "config.toml.tmpl");
         assert_eq!(path("k3s-2.0.toml"), "config-v3.toml.tmpl");

@@ -195,6 +195,41 @@ fn containerd_2_gets_a_file_of_its_own_where_it_imports_a_folder() {
 }
 
 #[test]
+fn files_of_mixed_versions_are_joined_or_named_on_containerd_2() {
+    let Some(binaries) = containerd_2() else { return };
+    let folder = "imports = [\"/etc/containerd/conf.d/*.toml\"]\n";
+    for (config, other) in [
+        (format!("version = 2\n{folder}"), "version = 3\n"),
+        (folder.to_owned(), "version = 3\n"),
+        (format!("version = 3\n{folder}"), "version = 2\n"),
+        (format!("version = 2\n{folder}"), "version = 2\n"),
+    ] {
+        let node = Node::with(&binaries, &config);
+        host_file(&node, "etc/containerd/conf.d/50-other.toml", other);
+        let (bundle, before) = (Bundle::new("1"), node.snapshot());
+        let handler = name(&node, &bundle);
+        node.installer(bundle.folder.path(), &["install", PLATFORM]).done();
+        assert_eq!(node.handlers(), [handler.as_str(), "runc"], "{config} and {other}");
+        node.installer(bundle.folder.path(), &["install", PLATFORM]).said(0, "is installed already");
+        node.installer(bundle.folder.path(), &["uninstall", &handler]).done();
+        assert_eq!(node.snapshot(), before, "{config} and {other}");
+    }
+    // Not a folder of files: nothing that this program writes would be imported.
+    let node = Node::with(&binaries, "version = 2\nimports = [\"/etc/containerd/other*.toml\"]\n");
+    host_file(&node, "etc/containerd/other.toml", "version = 3\n");
+    let (bundle, starts) = (Bundle::new("1"), node.starts());
+    node.installer(bundle.folder.path(), &["install", PLATFORM])
+        .said(1, "/etc/containerd/config.toml on the node imports /etc/containerd/other.toml, which is of another version");
+    assert_eq!(node.starts(), starts);
+}
+
+fn host_file(node: &Node, path: &str, text: &str) {
+    let path = node.root().join(path);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+#[test]
 fn what_containerd_2_would_ignore_is_refused_before_anything_changes() {
     let Some(binaries) = containerd_2() else { return };
     let node = Node::with(&binaries, "[plugins.cri.containerd]\n  snapshotter = \"native\"\n");
