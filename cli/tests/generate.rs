@@ -648,6 +648,74 @@ fn a_bundle_that_is_not_what_it_says_is_refused() {
 }
 
 #[test]
+fn a_bundle_says_whose_requests_policies_are_for() {
+    let workspace = Workspace::new(YAML);
+    let bundle = Bundle::new(workspace.path("bundle"));
+    let generate =
+        |more: &[&str]| workspace.generate(&[&["yaml", "--runtime-bundle", "bundle"], more].concat());
+    let describe = |shim: &str, containerd: &str| {
+        let more = format!(r#""shim": "{shim}", "containerd": "{containerd}", "platform""#);
+        fs::write(bundle.path("launch.json"), LAUNCH.replace("\"platform\"", &more)).unwrap();
+    };
+    let notes = || {
+        let request = json!({ "container_id": "x", "exec_id": "x", "OCI": { "Version": "1.2.1" } });
+        fs::write(workspace.path("request.json"), request.to_string()).unwrap();
+        let test = [
+            "policy",
+            "test",
+            "yaml",
+            "--pod",
+            "web",
+            "--request",
+            "request.json",
+            "--kind",
+            "CreateContainer",
+        ];
+        let output = workspace.contrast(&test, "");
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        stderr(&output)
+    };
+    // A bundle that names nobody is for either of Kata's own.
+    succeeded(generate(&[]));
+    assert!(!notes().contains("look like requests"), "{}", notes());
+
+    // The shim whose configuration the installer writes.
+    bundle.configure(|config| config["shim"] = json!("kata-rs"));
+    succeeded(generate(&[]));
+    let expected = "These look like requests of kata-go (exec_id is the container's id); the policy was made for shim kata-rs, \
+                    containerd any";
+    assert!(notes().contains(expected), "{}", notes());
+    fs::write(workspace.path("settings.json"), r#"{"kata":{"shim":"kata-go"}}"#).unwrap();
+    let refused = stderr(&generate(&["--settings", "settings.json"]));
+    assert!(refused.contains("kata.shim: \"kata-rs\" is not one of kata-go"), "{refused}");
+    fs::remove_file(workspace.path("settings.json")).unwrap();
+
+    // What launch.json says, which must be the same shim.
+    describe("kata-rs", "1.7");
+    succeeded(generate(&[]));
+    let expected = "These look like requests of containerd 2 (an OCI version from 1.2.1); the policy was made for shim kata-rs, \
+                    containerd 1.7";
+    assert!(notes().contains(expected), "{}", notes());
+    describe("kata-go", "2");
+    let output = generate(&[]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let refused = stderr(&output);
+    assert!(
+        refused.contains("launch.json: shim: kata-go, but the installer writes the configuration of kata-rs"),
+        "{refused}"
+    );
+    describe("contrast", "2");
+    succeeded(generate(&[]));
+    assert!(!notes().contains("look like requests"), "{}", notes());
+    describe("kata", "2");
+    let refused = stderr(&generate(&[]));
+    assert!(
+        refused.contains("kata.shim: \"kata\" is not one of any, kata-go, kata-rs, contrast"),
+        "{refused}"
+    );
+}
+
+#[test]
 fn warnings_name_what_does_not_fit_the_platform() {
     let yaml = YAML.replace(
         "    image: registry.example/web:1\n    env",

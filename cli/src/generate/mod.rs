@@ -212,7 +212,7 @@ pub(crate) async fn run(mut args: Args, workspace: Option<&Path>, printer: &Prin
     let mut draft = manifest::Draft::read(&args, measured)?;
     let mut settings = settings(args.settings.as_deref())?;
     for sender in senders {
-        settings = settings.with_sender(sender.each_ref().map(Option::as_deref)).context("launch.json")?;
+        settings = settings.with_sender(sender.each_ref().map(Option::as_deref)).context("runtime bundle")?;
     }
     let rules = match &args.policy {
         Some(path) => String::from_utf8(read(path)?).with_context(|| path.display().to_string())?,

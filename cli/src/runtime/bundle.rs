@@ -8,9 +8,8 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use base64::{Engine as _, prelude::BASE64_STANDARD};
 use manifest::Measurement;
-use runtime_bundle::{Bundle, BundleFile, Digest, HandlerName, Platform, Role, Source};
+use runtime_bundle::{Bundle, BundleFile, Digest, HandlerName, Platform, Role, Shim, Source};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
@@ -130,6 +129,7 @@ impl Guest {
         let bundle = Bundle::parse(&read(path)?).map_err(|error| Refused(format!("{name}: {error}")))?;
         let platform: Platform =
             launch.platform.parse().with_context(|| format!("{DESCRIPTION}: platform"))?;
+        let shim = shim(launch.shim, &bundle)?;
         let role = |role: Role| bundle.file(role).map(|file| place.verified(file)).transpose();
         let needed = |wanted: Role| role(wanted)?.with_context(|| format!("{name}: no {wanted:?} file"));
         let image = role(Role::Image)?;
@@ -160,8 +160,8 @@ impl Guest {
             vcpus: launch.vcpus,
             cpu_models: launch.cpu_models,
             guest_features: launch.guest_features,
-            sender: [launch.shim, launch.containerd],
-            demanded_digest: bundle.snp_id.as_ref().map(|(block, _)| id_block_digest(block)).transpose()?,
+            sender: [shim, launch.containerd],
+            demanded_digest: bundle.snp_id.as_ref().map(|id| Measurement::from_bytes(id.launch_digest)),
             handler: handler.ok(),
         })
     }
@@ -175,6 +175,20 @@ impl Guest {
     pub(super) fn names_vcpus(&self) -> bool {
         self.command_line.contains(VCPUS)
     }
+}
+
+/// Whose requests the pods' policies are for: the shim whose configuration the installer writes.
+fn shim(described: Option<String>, bundle: &Bundle) -> anyhow::Result<Option<String>> {
+    let another = described.as_deref().and_then(|name| name.parse::<Shim>().ok());
+    if let Some(another) = another.filter(|another| *another != bundle.shim()) {
+        let text = format!(
+            "{DESCRIPTION}: shim: {another}, but the installer writes the configuration of {}: put \"shim\": \"{another}\" \
+             into {INSTALLED}",
+            bundle.shim()
+        );
+        return Err(Refused(text).into());
+    }
+    Ok(described.or_else(|| bundle.named_shim().map(|shim| shim.name().to_owned())))
 }
 
 /// Where a bundle's files are.
@@ -237,11 +251,4 @@ fn digest(path: &Path) -> anyhow::Result<Digest> {
     let read = File::open(path).and_then(|mut file| io::copy(&mut file, &mut hasher));
     read.with_context(|| format!("cannot read {}", path.display()))?;
     Ok(Digest::from_bytes(hasher.finalize().into()))
-}
-
-/// The launch digest in an ID block (AMD 56860, table of `ID_BLOCK`: its first 48 of 96 bytes).
-fn id_block_digest(block: &str) -> anyhow::Result<Measurement> {
-    let bytes = BASE64_STANDARD.decode(block.trim()).context("snpIdBlock is not base64")?;
-    ensure!(bytes.len() == 96, "snpIdBlock has {} bytes, an ID block has 96", bytes.len());
-    Measurement::try_from(&bytes[..48]).context("snpIdBlock")
 }

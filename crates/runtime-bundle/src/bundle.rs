@@ -1,5 +1,6 @@
 //! `contrast-node-install.json`: what to install (docs/spec/data-plane.md, section 4).
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
@@ -7,10 +8,15 @@ use crate::{
     file::{BundleFile, Digest, Mode, NAME_PLACEHOLDER, Role, RuntimePath, Source},
     handler::{HandlerName, INSTALL_DIRECTORY},
     platform::Platform,
+    shim::Shim,
 };
 
 /// Guest memory without any container, in MiB: what a RuntimeClass calls overhead.
 pub const GUEST_MEMORY_MIB: u32 = 512;
+/// Processors of a guest without any container's limit; limits are added, and the sum is rounded up.
+pub const GUEST_VCPUS: u32 = 1;
+/// Length of an SNP ID block (AMD 56860, `ID_BLOCK`).
+const ID_BLOCK_BYTES: usize = 96;
 
 /// Largest configuration that is read, in bytes.
 pub const MAX_BUNDLE_BYTES: usize = 1 << 20;
@@ -49,8 +55,35 @@ pub struct Bundle {
     pub debug: bool,
     /// Added to the guest's kernel command line.
     pub kernel_parameters: String,
-    /// Base64 of the SNP ID block, which the firmware checks at launch, and of its authentication.
-    pub snp_id: Option<(String, String)>,
+    /// What the firmware checks at the launch of an SNP guest.
+    pub snp_id: Option<SnpId>,
+    shim: Option<Shim>,
+}
+
+/// An SNP ID block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnpId {
+    /// Base64 of the block.
+    pub block: String,
+    /// Base64 of its authentication.
+    pub auth: String,
+    /// The launch digest that it demands.
+    pub launch_digest: [u8; 48],
+    /// The guest policy that it demands, with which the guest must be started.
+    pub guest_policy: u64,
+}
+
+impl SnpId {
+    fn read(block: String, auth: String) -> Result<Self, String> {
+        let bytes = BASE64_STANDARD.decode(block.trim()).map_err(|_| "it is not base64".to_owned())?;
+        let bytes: [u8; ID_BLOCK_BYTES] = bytes.try_into().map_err(|bytes: Vec<u8>| {
+            format!("it has {} bytes, an ID block has {ID_BLOCK_BYTES}", bytes.len())
+        })?;
+        let (mut launch_digest, mut policy) = ([0; 48], [0; 8]);
+        launch_digest.copy_from_slice(&bytes[..48]);
+        policy.copy_from_slice(&bytes[88..]);
+        Ok(Self { block, auth, launch_digest, guest_policy: u64::from_le_bytes(policy) })
+    }
 }
 
 #[derive(Deserialize)]
@@ -64,6 +97,7 @@ struct RawBundle {
     qemu_extra_kernel_params: String,
     snp_id_block: Option<String>,
     snp_id_auth: Option<String>,
+    shim: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -115,11 +149,32 @@ impl Bundle {
             return Err(value("qemuExtraKernelParams", "no control characters".into()));
         }
         let snp_id = match (raw.snp_id_block, raw.snp_id_auth) {
-            (Some(block), Some(auth)) => Some((block, auth)),
+            (Some(block), Some(auth)) => {
+                Some(SnpId::read(block, auth).map_err(|rule| value("snpIdBlock", rule))?)
+            }
             (None, None) => None,
             _ => return Err(value("snpIdBlock", "snpIdBlock and snpIdAuth go together".into())),
         };
-        Ok(Self { files, demanded_handler, debug: raw.debug_runtime, kernel_parameters, snp_id })
+        let shim = match raw.shim {
+            Some(name) => Some(name.parse().map_err(|error| value("shim", format!("{error}")))?),
+            None => None,
+        };
+        let has = |role| files.iter().any(|file| file.role == role);
+        if has(Role::Image) && has(Role::Initrd) {
+            let rule = "an image and an initrd: Kata boots one of them; take the other out, or give it the role \"other\"";
+            return Err(value("files", rule.into()));
+        }
+        Ok(Self { files, demanded_handler, debug: raw.debug_runtime, kernel_parameters, snp_id, shim })
+    }
+
+    /// Whose configuration the installer writes.
+    pub fn shim(&self) -> Shim {
+        self.shim.unwrap_or(Shim::Go)
+    }
+
+    /// The shim, if the configuration names it.
+    pub fn named_shim(&self) -> Option<Shim> {
+        self.shim
     }
 
     /// The handler's name: the platform, and a hash over everything that makes the runtime what it is.
@@ -138,9 +193,13 @@ impl Bundle {
         field(platform.name().as_bytes());
         field(&[u8::from(self.debug)]);
         field(self.kernel_parameters.as_bytes());
-        if let Some((block, auth)) = &self.snp_id {
+        if let Some(SnpId { block, auth, .. }) = &self.snp_id {
             field(block.as_bytes());
             field(auth.as_bytes());
+        }
+        // Runtimes had one shim before there were two: their names stay.
+        if self.shim() != Shim::Go {
+            field(self.shim().name().as_bytes());
         }
         for file in &self.files {
             let digest = match (&file.integrity, &file.source) {
@@ -274,9 +333,36 @@ mod tests {
         let name = handler(&plain, platform);
         assert_eq!(name.as_str(), "contrast-cc-metal-qemu-snp-8da615a6");
         assert_eq!(name.as_str().parse(), Ok(name.clone()));
-        let others =
-            [handler(&changed, platform), handler(&debug, platform), handler(&plain, Platform::MetalQemuTdx)];
+        let rust = Bundle { shim: Some(Shim::Rust), ..plain.clone() };
+        let others = [
+            handler(&changed, platform),
+            handler(&debug, platform),
+            handler(&plain, Platform::MetalQemuTdx),
+            handler(&rust, platform),
+        ];
         assert!(!others.contains(&name), "{others:?}");
+        assert_eq!(handler(&Bundle { shim: Some(Shim::Go), ..plain }, platform), name);
+    }
+
+    #[test]
+    fn what_kata_would_refuse_is_refused_here() {
+        let with = |more: &str| Bundle::parse(format!(r#"{{"files":[{KERNEL}],{more}}}"#).as_bytes());
+        let refusal = |more: &str| with(more).unwrap_err().to_string();
+        assert_eq!(with(r#""shim":"kata-rs""#).unwrap().shim(), Shim::Rust);
+        assert_eq!(refusal(r#""shim":"kata""#), "shim: unknown shim \"kata\": kata-go or kata-rs");
+        let block = BASE64_STANDARD.encode([3; 95]);
+        assert_eq!(
+            refusal(&format!(r#""snpIdBlock":"{block}","snpIdAuth":"""#)),
+            "snpIdBlock: it has 95 bytes, an ID block has 96"
+        );
+        let both =
+            ["share/kata.img", "share/kata-initrd.zst"].map(|path| KERNEL.replace("share/kata-kernel", path));
+        assert!(
+            self::refusal(&both.join(","))
+                .starts_with("files: an image and an initrd: Kata boots one of them")
+        );
+        let other = both[1].replace("\"url\"", "\"role\":\"other\",\"url\"");
+        assert!(bundle(&format!("{},{other}", both[0])).is_ok());
     }
 
     #[test]

@@ -8,10 +8,12 @@ mod bundle;
 mod file;
 mod handler;
 mod platform;
+mod shim;
 
-pub use bundle::{Bundle, BundleError, GUEST_MEMORY_MIB, MAX_BUNDLE_BYTES};
+pub use bundle::{Bundle, BundleError, GUEST_MEMORY_MIB, GUEST_VCPUS, MAX_BUNDLE_BYTES, SnpId};
 pub use file::{
     BundleFile, Digest, InvalidDigest, InvalidPath, InvalidSource, Mode, Role, RuntimePath, Source,
 };
 pub use handler::{HandlerName, INSTALL_DIRECTORY, InvalidHandler, node_label};
 pub use platform::{Platform, Tee, UnknownPlatform};
+pub use shim::{Shim, UnknownShim};
