@@ -35,6 +35,26 @@ fn generate(text: &str, images: &Images, pinned: &Images, injection: &Injection)
     deployment.texts().map(|(_, text)| text.len()).sum()
 }
 
+/// As released agents decide: what is remembered is loaded before each decision.
+macro_rules! in_an_agent {
+    ($bench:expr, $kata:literal, $regorus:ident, $setting:expr, $rego:expr, $state:expr, $name:expr, $request:expr) => {{
+        let mut agent = $regorus::Engine::new();
+        agent.set_strict_builtin_errors(false);
+        ($setting)(&mut agent);
+        agent.add_policy("policy.rego".into(), $rego.into()).unwrap();
+        let (state, request) = ($state.to_string(), $request.to_string());
+        let query = format!("data.agent_policy.{}", $name);
+        $bench.bench_function(concat!("decide about CreateContainer in an agent of Kata ", $kata), |bench| {
+            bench.iter(|| {
+                agent.clear_data();
+                agent.add_data($regorus::Value::from_json_str(&state).unwrap()).unwrap();
+                agent.set_input($regorus::Value::from_json_str(&request).unwrap());
+                agent.eval_query(query.clone(), false).unwrap()
+            });
+        });
+    }};
+}
+
 fn policies(bench: &mut Criterion) {
     let text = hundred();
     let images = corpus::images();
@@ -55,10 +75,6 @@ fn policies(bench: &mut Criterion) {
         let mut evaluator = Evaluator::new(policy.document.rego()).unwrap();
         let life = host.start();
         let wanted = host::id("web");
-        // As released agents do it: what is remembered is loaded before each decision.
-        let mut agent = kata_regorus::Engine::new();
-        agent.add_policy("policy.rego".into(), policy.document.rego().into()).unwrap();
-        agent.set_strict_builtin_errors(false);
         for (name, request) in &life {
             if name == "CreateContainerRequest" && request["container_id"] == wanted.as_str() {
                 bench.bench_function("decide about CreateContainer", |bench| {
@@ -73,16 +89,14 @@ fn policies(bench: &mut Criterion) {
                         criterion::BatchSize::SmallInput,
                     );
                 });
-                let data = serde_json::json!({ "pstate": evaluator.state() }).to_string();
-                let (request, query) = (request.to_string(), format!("data.agent_policy.{name}"));
-                bench.bench_function("decide about CreateContainer in an agent", |bench| {
-                    bench.iter(|| {
-                        agent.clear_data();
-                        agent.add_data(kata_regorus::Value::from_json_str(&data).unwrap()).unwrap();
-                        agent.set_input(kata_regorus::Value::from_json_str(&request).unwrap());
-                        agent.eval_query(query.clone(), false).unwrap()
-                    });
-                });
+                let (rego, state) =
+                    (policy.document.rego(), serde_json::json!({ "pstate": evaluator.state() }));
+                let (older, newer) = (
+                    |_: &mut kata_regorus::Engine| {},
+                    |agent: &mut kata4_regorus::Engine| agent.set_rego_v0(true),
+                );
+                in_an_agent!(bench, "3", kata_regorus, older, rego, state, name, request);
+                in_an_agent!(bench, "4", kata4_regorus, newer, rego, state, name, request);
             }
             assert!(evaluator.decide(name, request).unwrap().allowed);
         }
