@@ -54,6 +54,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "kubernetes", run: kubernetes, seeds: pods },
     Target { name: "yaml", run: yaml, seeds: yamls },
     Target { name: "policy-document", run: policy_document, seeds: policy_documents },
+    Target { name: "initdata", run: initdata, seeds: initdatas },
     Target { name: "image-layer", run: image_layer, seeds: image_layers },
     Target { name: "firmware", run: firmware, seeds: firmwares },
     Target { name: "containerd", run: containerd, seeds: containerd_configs },
@@ -389,6 +390,25 @@ fn policy_documents() -> Vec<Vec<u8>> {
     let data = r#"{"containers": [{"name": "web", "OCI": {"Process": {"Args": ["x"]}}}]}"#;
     let document = PolicyDocument::new(format!("package agent_policy\npolicy_data := {data}\n"));
     vec![document.bytes().to_vec(), document.to_annotation().into_bytes(), br#"{"requests":{}}"#.to_vec()]
+}
+
+fn initdata(bytes: &[u8]) {
+    let device = [&initdata::envelope::MAGIC[..], &(bytes.len() as u64).to_le_bytes()[..], bytes].concat();
+    for device in [bytes, &device[..]] {
+        if let Ok(Some(document)) = initdata::envelope::read(device) {
+            let _ = initdata::Document::parse(&document);
+        }
+    }
+    let _ = initdata::Document::parse(bytes);
+}
+
+fn initdatas() -> Vec<Vec<u8>> {
+    let document = PolicyDocument::new("package agent_policy\n".into());
+    let packed = export::base64(&document.to_annotation()).unwrap_or_default();
+    let device =
+        [&initdata::envelope::MAGIC[..], &(packed.len() as u64).to_le_bytes()[..], &packed, &[0; 99]]
+            .concat();
+    vec![document.bytes().to_vec(), packed, device]
 }
 
 fn image_layer(bytes: &[u8]) {

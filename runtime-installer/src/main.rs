@@ -2,15 +2,19 @@
 
 mod options;
 
-use std::{io::Write as _, process::ExitCode};
+use std::{io::Write as _, path::Path, process::ExitCode};
 
 use options::{Command, Options, Output};
+use runtime_bundle::{BundleFile, Mode, Role, RuntimePath, Source};
 use runtime_installer::{
     check,
     containerd::{activate::ActivationError, restart},
     fetch::{Fetcher, Http},
     install::{self, Outcome, Refused},
 };
+
+/// Largest file that `fetch` takes, in bytes.
+const MOST_FETCHED: u64 = 1 << 30;
 
 fn main() -> ExitCode {
     let options: Options = program::parse(None);
@@ -74,9 +78,37 @@ fn run(options: &Options) -> anyhow::Result<ExitCode> {
             print(options, &format!("{name}\n"), &serde_json::json!({ "handler": name }))?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Fetch { from, to, source } => {
+            let fetcher = Fetcher { folder: ".".into(), http: Http::new(&source.http(&options.host()))? };
+            fetch_one(&fetcher, from, to)?;
+            print(options, "", &serde_json::json!({ "file": to }))?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Wait => wait(),
         Command::OnNode { .. } => Ok(ExitCode::SUCCESS),
     }
+}
+
+fn fetch_one(fetcher: &Fetcher, from: &Source, to: &Path) -> anyhow::Result<()> {
+    let Source::Oci { path: Some(path), .. } = from else {
+        return Err(Refused(
+            "only oci://REGISTRY/REPOSITORY@sha256:HEX#FILE names one file by its digest".into(),
+        )
+        .into());
+    };
+    let file = BundleFile {
+        path: RuntimePath::relative(path).map_err(|error| Refused(error.to_string()))?,
+        source: from.clone(),
+        integrity: None,
+        mode: Mode::EXECUTABLE,
+        max_bytes: MOST_FETCHED,
+        unpack: false,
+        role: Role::Other,
+    };
+    fetcher.fetch(&file, to).map_err(|error| match error.is_refusal() {
+        true => Refused(error.to_string()).into(),
+        false => error.into(),
+    })
 }
 
 fn report(options: &Options, outcome: &Outcome, what: &str) -> anyhow::Result<ExitCode> {

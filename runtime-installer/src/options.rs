@@ -140,6 +140,16 @@ pub(crate) enum Command {
         #[command(flatten)]
         source: Source,
     },
+    /// Get one file of an image, as install does: for whoever builds a guest around it.
+    Fetch {
+        /// oci://REGISTRY/REPOSITORY@sha256:HEX#FILE
+        #[arg(value_name = "REFERENCE")]
+        from: runtime_bundle::Source,
+        /// Where it goes; nothing may be there.
+        to: PathBuf,
+        #[command(flatten)]
+        source: Source,
+    },
     /// Do nothing until told to stop.
     Wait,
     /// Run a command in the node's mount namespace.

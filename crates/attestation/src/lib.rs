@@ -31,7 +31,7 @@ pub use describe::{Field, describe, named_policy};
 pub use endorsement::{Anchors, Endorsed, PlatformCa, PlatformId, ReportKey, VcekId, VlekId, signs};
 pub use evidence::{Evidence, EvidenceError, EvidenceOid, IssueError, Issuer, Platform};
 pub use insecure::InsecureGuest;
-pub use issuers::{ANSWER_TIME, CertificateTable, ConfigfsTsm, SevGuest, TableError, detect};
+pub use issuers::{ANSWER_TIME, CertificateTable, ConfigfsTsm, SevGuest, TableError, TdxGuest, detect};
 pub use pem::to_der;
 pub use plausible::plausible;
 pub use replica_key::{NotAReplicaKey, verify_recorded_replica_key, verify_replica_key};

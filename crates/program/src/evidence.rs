@@ -2,7 +2,10 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use attestation::{ConfigfsTsm, InsecureGuest, IssueError, Issuer, detect, simulated::SimulatedMachine};
+use attestation::{
+    ConfigfsTsm, InsecureGuest, IssueError, Issuer, ReportData, TdxGuest, detect, named_policy,
+    simulated::SimulatedMachine,
+};
 use manifest::PolicyHash;
 
 /// Options that every attesting program has. Without any, the machine's own hardware is asked.
@@ -47,5 +50,16 @@ impl EvidenceOptions {
             return Ok(Arc::new(InsecureGuest::new(policy()?)));
         }
         Ok(Arc::from(detect(&self.tsm_directory)?))
+    }
+
+    /// The policy that this machine was started for, from its hardware and not from its host: an SNP report comes over a
+    /// channel with the firmware, a TDX quote does not, so the TDX module is asked itself.
+    pub fn policy(&self) -> Result<PolicyHash, IssueError> {
+        if self.simulated_machine.is_none() && !self.insecure_evidence && TdxGuest::is_present() {
+            return TdxGuest.policy();
+        }
+        let evidence = self.issuer()?.issue(&ReportData::own())?;
+        let unnamed = || IssueError::Platform("the machine's evidence names no policy".into());
+        named_policy(&evidence).ok_or_else(unnamed)
     }
 }

@@ -277,10 +277,13 @@ impl<'a> Reader<'a> {
                     ScalarStyle::Plain => scalar::resolve(&text),
                     ScalarStyle::DoubleQuoted if self.quotes => {
                         let written = self.text.get(from..self.byte(&span.end)).unwrap_or_default();
-                        if text.matches(QUOTE).count() != written.matches(QUOTE).count() {
-                            return Err(self.syntax(&span.start, r"\x80 beside \' is not understood"));
+                        match written.matches(QUOTE).count() {
+                            0 => Value::String(text.into_owned()),
+                            quotes if quotes == text.matches(QUOTE).count() => {
+                                Value::String(text.replace(QUOTE, "'"))
+                            }
+                            _ => return Err(self.syntax(&span.start, r"\x80 beside \' is not understood")),
                         }
-                        Value::String(text.replace(QUOTE, "'"))
                     }
                     _ => Value::String(text.into_owned()),
                 };

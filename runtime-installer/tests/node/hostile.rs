@@ -134,6 +134,14 @@ fn files_come_out_of_images_and_a_registry_that_lies_is_found_out() {
         ("tool", "modules")
     );
 
+    // One file alone, for a guest that is built around it.
+    let to = bundle.folder.path().join("agent");
+    let fetch = |from: &str| node.installer(bundle.folder.path(), &["fetch", from, to.to_str().unwrap()]);
+    fetch(&format!("{reference}#bin/tool")).done();
+    assert_eq!(fs::read_to_string(&to).unwrap(), "tool");
+    fetch(&reference).said(1, "#FILE names one file by its digest");
+    fetch(to.to_str().unwrap()).said(1, "only oci://");
+
     let wrong = format!("oci://{}/runtime@sha256:{}", front.address, "0".repeat(64));
     refused(&node, json!({ "url": wrong, "path": place("w"), "unpack": true }), 2, "the server answers 404");
     let liar = Server::plain(|_: &Request| -> Answer { ("200 OK", vec![], b"{}".to_vec()) });

@@ -7,6 +7,7 @@
 mod certificate_table;
 mod configfs;
 mod sev_guest;
+mod tdx_guest;
 
 use std::{
     path::Path,
@@ -20,6 +21,7 @@ use std::{
 pub use certificate_table::{CertificateTable, TableError};
 pub use configfs::ConfigfsTsm;
 pub use sev_guest::SevGuest;
+pub use tdx_guest::TdxGuest;
 
 use crate::{IssueError, Issuer};
 

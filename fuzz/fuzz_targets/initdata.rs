@@ -1,0 +1,4 @@
+//! libFuzzer runner.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzz::run("initdata", bytes));
