@@ -27,11 +27,11 @@ pub use self::{
     event_log::{Append, CommitSeen, Journal, JournalError, OnCommit, RecordRefusal},
     mailbox::{AskError, Mailbox, Traced},
     manifest::{
-        Acceptance, Active, Adopt, AdoptError, ApproveProposal, CaRecord, Entry, Follow, Ledger, LedgerError,
-        NotInForce, OlderHead, Permit, Phase, Proposal, ProposalReply, ProposeManifest, RecordHeads, Recover,
-        RecoverError, RecoverReply, ReplicaKey, SeedShare, SeedShareRecord, SeedShares, SetManifest,
-        SetManifestError, SetManifestReply, Snapshot, State, Vouch, Voucher, WithdrawProposal, replica_heads,
-        verify_stream, verify_streams,
+        Acceptance, Active, Adopt, AdoptError, ApproveProposal, CaRecord, Entry, Evict, Evicted, Follow,
+        Ledger, LedgerError, MeshAuthority, NotInForce, OlderHead, Permit, Phase, Proposal, ProposalReply,
+        ProposeManifest, RecordHeads, Recover, RecoverError, RecoverReply, ReplicaKey, SeedShare,
+        SeedShareRecord, SeedShares, SetManifest, SetManifestError, SetManifestReply, SignedPeers, Snapshot,
+        State, Vouch, Voucher, WithdrawProposal, replica_heads, verify_stream, verify_streams,
     },
     peer_recovery::{HandOver, HandOverError, HandedOver, Recovery},
 };

@@ -125,6 +125,7 @@ impl Deployment {
             sans: vec![name.to_owned(), "*".to_owned()],
             workload_secret_id: secret.to_owned(),
             role,
+            going_out: false,
         };
         ManifestBody {
             policies: [

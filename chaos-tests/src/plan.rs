@@ -40,7 +40,7 @@ impl Plan {
         let workload = PolicyEntry {
             sans: vec!["workload".into(), "*".into()],
             workload_secret_id: "apps/workload".into(),
-            role: Role::None,
+            ..PolicyEntry::default()
         };
         let body = ManifestBody {
             policies: [(Self::workload(), workload)].into(),

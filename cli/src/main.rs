@@ -4,6 +4,7 @@ mod audit;
 mod client;
 mod dev;
 mod endorsements;
+mod evict;
 mod evidence;
 mod generate;
 mod history;
@@ -66,6 +67,7 @@ enum Command {
     Set(set::Args),
     Verify(verify::Args),
     Vouch(vouch::Args),
+    Evict(evict::Args),
     Recover(recover::Args),
     Sign(sign::Args),
     Proposals(proposals::Args),
@@ -102,6 +104,7 @@ async fn main() -> ExitCode {
         Command::Set(args) => set::run(args, &printer).await,
         Command::Verify(args) => verify::run(args, &printer).await,
         Command::Vouch(args) => vouch::run(args, &printer).await,
+        Command::Evict(args) => evict::run(args, &printer).await,
         Command::Recover(args) => recover::run(args, &printer).await,
         Command::Sign(args) => sign::run(args, &printer),
         Command::Proposals(args) => proposals::run(args, &printer).await,

@@ -17,7 +17,7 @@ use crate::{
     key_file::read_key,
     printer::{Printer, Refused},
     remembered::{self, Memory},
-    set::{add_kept_coordinators, read_policies},
+    set::{add_kept, read_policies},
     transition::{latest_of, transition_after},
 };
 
@@ -181,7 +181,7 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
             let manifest = read_manifest(&next)?;
             let signature = signer.sign(&transition_after(session.latest, &manifest))?;
             let mut policies = read_policies(&policies)?;
-            add_kept_coordinators(&session.coordinator, &manifest, &mut policies).await?;
+            add_kept(&session.coordinator, &manifest, &mut policies).await?;
             let request = ProposeRequest { manifest: manifest.bytes().to_vec(), policies, signature };
             let answer = session.coordinator.proposals().propose(request).await.map_err(failure)?;
             report(&answer.into_inner(), printer)

@@ -91,7 +91,7 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let manifest = read_manifest(&args.manifest)?;
     let mut policies = match args.paths.as_slice() {
         [] => read_policies(&args.policies)?,
-        paths => deployed_policies(paths, &args.manifest, &manifest)?,
+        paths => deployed_policies(paths, &args.manifest, &manifest, &args.policies)?,
     };
     let owner = Owner::of(&args)?;
     let beside = args.manifest.with_file_name(OWNER_KEY);
@@ -116,10 +116,10 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
             let transition = transition_after(latest_of(&shown.manifests)?, &manifest);
             signatures.push(keys::sign_ecdsa_sha256(key, transition.to_string().as_bytes())?);
         }
-        if lacks_a_coordinator(&manifest, &policies) {
-            let why = "the manifest trusts a Coordinator whose policy was not given, and none is known there";
+        if absent(&manifest, &policies).next().is_some() {
+            let why = "the manifest keeps a policy that was not given, and none is known there";
             let shown = coordinator.attest().await.context(why)?;
-            keep_coordinators(&manifest, &mut policies, (&shown.manifests, &shown.policies))?;
+            keep_absent(&manifest, &mut policies, (&shown.manifests, &shown.policies))?;
         }
         let answer = coordinator.set(&manifest, &policies, &signatures).await;
         let answer = answer.map_err(|error| owner.explain(error, is_first))?;
@@ -127,7 +127,7 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
         // Before anything else that could fail: nobody can make seed shares again.
         let stored = store(&args.workspace_dir, place, &answer, printer)?;
         remembered::check(&coordinator, &memory).await.context(WAS_SET)?;
-        report(&stored, &manifest, &answer, printer)?;
+        report(&stored, &manifest, &answer, is_first, printer)?;
         let demanded = vouch::demanded(&manifest, &policies);
         if demanded.is_empty() {
             return Ok(());
@@ -146,7 +146,7 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let answer = send_to(&coordinator, change).await.map_err(|error| owner.explain(error, is_first))?;
     let stored = store(&args.workspace_dir, place, &answer, printer)?;
     remembered::check(&coordinator, &memory).await.context(WAS_SET)?;
-    report(&stored, &manifest, &answer, printer)?;
+    report(&stored, &manifest, &answer, is_first, printer)?;
     if demanded.is_empty() {
         return Ok(());
     }
@@ -250,9 +250,17 @@ fn report(
     Stored { seed_shares }: &Stored,
     manifest: &Manifest,
     answer: &SetManifestResponse,
+    is_first: bool,
     printer: &Printer,
 ) -> anyhow::Result<()> {
     let mut text = format!("Manifest set: {}", manifest.hash());
+    text.push_str(&generations(manifest));
+    if is_first && manifest.going_out().next().is_some() {
+        printer.note(
+            "warning: policies are going out, and nothing was in force before: if they are of drafts, take them out with \
+             `contrast generate --finish`, and set the manifest again",
+        );
+    }
     if let Some(path) = seed_shares {
         let owners = answer.seed_shares_doc.as_ref().map_or(0, |document| document.seed_shares.len());
         let (needed, path) = (manifest.seedshare_owners_needed().max(1), path.display());
@@ -264,13 +272,33 @@ fn report(
     }
     let value = serde_json::json!({
         "manifest": manifest.hash(), "first": seed_shares.is_some(), "seed_shares": seed_shares,
+        "going_out": manifest.going_out().map(|(hash, _)| hash).collect::<Vec<_>>(),
     });
     printer.result(&text, &value)
 }
 
-/// The policies of YAML that is ready to apply. A pod whose policy the manifest lacks would never get a certificate; an
+/// The workloads that the manifest trusts, those of before by their policies.
+pub(crate) fn generations(manifest: &Manifest) -> String {
+    let is_current = |entry: &&PolicyEntry| !entry.going_out && entry.role != Role::Coordinator;
+    let current: Vec<&str> = manifest.policies.values().filter(is_current).map(PolicyEntry::name).collect();
+    let mut text = format!("\n  workloads: {}", current.join(", "));
+    for (hash, entry) in manifest.going_out() {
+        text.push_str(&format!("\n  going out: {} (policy {hash:.16}…)", entry.name()));
+    }
+    if manifest.going_out().next().is_some() {
+        text.push_str("\n  What goes out is trusted until `contrast generate --finish` and `contrast set`");
+    }
+    text
+}
+
+/// The policies of YAML that is ready to apply, and those of `folder` that the manifest keeps for pods of before. A pod whose policy the manifest lacks would never get a certificate; an
 /// entry that no pod has would be trusted for nothing. (A Coordinator's is looked for in the manifest in force.)
-fn deployed_policies(paths: &[PathBuf], name: &Path, manifest: &Manifest) -> anyhow::Result<Vec<Vec<u8>>> {
+fn deployed_policies(
+    paths: &[PathBuf],
+    name: &Path,
+    manifest: &Manifest,
+    folder: &Path,
+) -> anyhow::Result<Vec<Vec<u8>>> {
     let files = generate::collect(paths)?;
     let deployment = Deployment::read(files.iter().map(|(name, text)| (name.as_str(), text)))?;
     let policies = deployment.annotated()?;
@@ -291,8 +319,9 @@ fn deployed_policies(paths: &[PathBuf], name: &Path, manifest: &Manifest) -> any
         }
         found.insert(hash, policy.document.bytes());
     }
-    let is_stray =
-        |hash: &PolicyHash, entry: &PolicyEntry| entry.role != Role::Coordinator && !found.contains_key(hash);
+    let is_stray = |hash: &PolicyHash, entry: &PolicyEntry| {
+        entry.role != Role::Coordinator && !entry.going_out && !found.contains_key(hash)
+    };
     if let Some((hash, entry)) = manifest.policies.iter().find(|(hash, entry)| is_stray(hash, entry)) {
         let sans = entry.sans.join(", ");
         let refusal = format!(
@@ -301,27 +330,33 @@ fn deployed_policies(paths: &[PathBuf], name: &Path, manifest: &Manifest) -> any
         );
         return Err(Refused(refusal).into());
     }
-    Ok(found.into_values().map(<[u8]>::to_vec).collect())
+    let mut policies: Vec<Vec<u8>> = found.into_values().map(<[u8]>::to_vec).collect();
+    for (hash, _) in manifest.going_out() {
+        let path = folder.join(format!("{hash}.toml"));
+        // What is not here, the Coordinator has.
+        if path.exists() {
+            policies.push(read(&path)?);
+        }
+    }
+    Ok(policies)
 }
 
-/// Whether the manifest trusts Coordinators whose policies were not given: those of the version before.
-fn lacks_a_coordinator(manifest: &Manifest, policies: &[Vec<u8>]) -> bool {
-    absent_coordinators(manifest, policies).next().is_some()
-}
-
-fn absent_coordinators(manifest: &Manifest, policies: &[Vec<u8>]) -> impl Iterator<Item = PolicyHash> {
+/// Policies that the manifest keeps from the one in force and that were not given: of Coordinators of the version before,
+/// and of workloads that go out.
+fn absent(manifest: &Manifest, policies: &[Vec<u8>]) -> impl Iterator<Item = PolicyHash> {
     let given: BTreeSet<PolicyHash> = policies.iter().map(|policy| PolicyHash::of(policy)).collect();
-    let coordinators = manifest.policies.iter().filter(|(_, entry)| entry.role == Role::Coordinator);
-    coordinators.map(|(hash, _)| *hash).filter(move |hash| !given.contains(hash))
+    let kept = |entry: &PolicyEntry| entry.role == Role::Coordinator || entry.going_out;
+    let kept = manifest.policies.iter().filter(move |(_, entry)| kept(entry));
+    kept.map(|(hash, _)| *hash).filter(move |hash| !given.contains(hash))
 }
 
-/// Adds the policies of Coordinators that the manifest keeps from the one in force.
-pub(crate) async fn add_kept_coordinators(
+/// Adds the policies that the manifest keeps from the one in force.
+pub(crate) async fn add_kept(
     coordinator: &Coordinator,
     manifest: &Manifest,
     policies: &mut Vec<Vec<u8>>,
 ) -> anyhow::Result<()> {
-    if !lacks_a_coordinator(manifest, policies) {
+    if absent(manifest, policies).next().is_none() {
         return Ok(());
     }
     let shown = match coordinator.user().get_manifests(GetManifestsRequest {}).await {
@@ -330,27 +365,26 @@ pub(crate) async fn add_kept_coordinators(
         Err(status) if status.code() == Code::FailedPrecondition => GetManifestsResponse::default(),
         Err(status) => return Err(failure(status)),
     };
-    keep_coordinators(manifest, policies, (&shown.manifests, &shown.policies))
+    keep_absent(manifest, policies, (&shown.manifests, &shown.policies))
 }
 
-/// Adds the policies of Coordinators that the manifest keeps from the one in force; `shown` are the manifests and
-/// policies of a verified Coordinator. Others are refused: nobody would run them.
-fn keep_coordinators(
+/// Adds the policies that the manifest keeps from the one in force; `shown` are the manifests and policies of a verified
+/// Coordinator. A Coordinator that is none of the manifest in force is refused: nobody would run it.
+fn keep_absent(
     manifest: &Manifest,
     policies: &mut Vec<Vec<u8>>,
     shown: (&[Vec<u8>], &[Vec<u8>]),
 ) -> anyhow::Result<()> {
     let in_force = shown.0.last().map(|bytes| Manifest::read(bytes)).transpose()?;
-    let is_coordinator = |hash: &PolicyHash| {
-        let entry = in_force.as_ref().and_then(|manifest| manifest.policies.get(hash));
-        entry.is_some_and(|entry| entry.role == Role::Coordinator)
-    };
-    for hash in absent_coordinators(manifest, policies).collect::<Vec<_>>() {
+    let role = |manifest: &Manifest, hash: &PolicyHash| manifest.policies.get(hash).map(|entry| entry.role);
+    for hash in absent(manifest, policies).collect::<Vec<_>>() {
         let document = shown.1.iter().find(|document| PolicyHash::of(document) == hash);
-        let document = document.filter(|_| is_coordinator(&hash)).ok_or_else(|| {
+        let same_role = in_force.as_ref().and_then(|known| role(known, &hash)) == role(manifest, &hash);
+        let document = document.filter(|_| same_role).ok_or_else(|| {
+            let name = manifest.policies.get(&hash).map_or("", PolicyEntry::name);
             Refused(format!(
-                "the manifest trusts the Coordinator with policy {hash}, which was not given and is none of the manifest in \
-                 force: give all of the deployment, or run `contrast generate` again"
+                "the manifest keeps policy {hash} ({name}), which was not given and is none of the manifest in force: give \
+                 all of the deployment, or run `contrast generate` again, with --finish if it is of a draft"
             ))
         })?;
         policies.push(document.clone());
@@ -419,7 +453,7 @@ async fn send_to(
     coordinator: &Coordinator,
     Change { manifest, mut policies, signatures, previous }: Change<'_>,
 ) -> anyhow::Result<SetManifestResponse> {
-    add_kept_coordinators(coordinator, manifest, &mut policies).await?;
+    add_kept(coordinator, manifest, &mut policies).await?;
     let request = SetManifestRequest {
         manifest: manifest.bytes().to_vec(),
         policies,

@@ -8,6 +8,7 @@ use wire::replica::{StatusRequest, StatusResponse, cluster_client::ClusterClient
 use crate::{
     client::{Coordinator, failure, read_manifest},
     printer::{Printer, Refused},
+    set,
 };
 
 /// Show the replicas of a Coordinator: state, how far each has read, its store, what it was warned of.
@@ -51,6 +52,8 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
             }
         }
     }
+    text.push_str(set::generations(&manifest).trim_start_matches('\n'));
+    text.push('\n');
     printer.result(&text, &values)?;
     if bad > 0 {
         return Err(Refused(format!("{bad} of {} replicas need attention", found.len())).into());
@@ -102,6 +105,10 @@ fn describe(address: &str, status: &StatusResponse, most: u64) -> String {
             peer.address, peer.control_events
         ));
     }
+    if status.evicted_policies + status.evicted_keys > 0 {
+        let (policies, keys) = (status.evicted_policies, status.evicted_keys);
+        text.push_str(&format!("  shut out of the mesh: {policies} policies, {keys} certificate keys\n"));
+    }
     for alarm in &status.alarms {
         text.push_str(&format!("  ALARM {alarm}\n"));
     }
@@ -131,6 +138,8 @@ fn value(address: &str, status: &StatusResponse, most: u64) -> serde_json::Value
         },
         "peers": peers.collect::<Vec<_>>(),
         "incomplete_streams": status.incomplete_streams,
+        "evicted_policies": status.evicted_policies,
+        "evicted_keys": status.evicted_keys,
         "alarms": status.alarms,
     })
 }

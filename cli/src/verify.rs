@@ -14,6 +14,7 @@ use crate::{
     older_head::{self, OlderHead},
     printer::{Printer, Refused},
     remembered::{self, Known, Memory},
+    set,
     transition::latest_of,
     vouch,
     whole_file::replace,
@@ -56,6 +57,8 @@ pub(crate) struct Verified {
     pub(crate) vouched_by: Vec<KeyDigest>,
     /// Histories that were given up after a disaster, oldest first.
     pub(crate) older_heads_accepted: Vec<older_head::Shown>,
+    /// Policies that a later version of their workload replaces, and that are trusted until an owner ends that.
+    pub(crate) going_out: Vec<PolicyHash>,
     #[serde(skip)]
     pub(crate) manifests: Vec<Vec<u8>>,
     #[serde(skip)]
@@ -85,13 +88,14 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let given_up: String =
         verified.older_heads_accepted.iter().map(|head| format!("  WARNING: {head}\n")).collect();
     let text = format!(
-        "Verified: {} on {}\n  TCB: {}\n  manifests: {}, in force: {}\n  history: {} events; \
+        "Verified: {} on {}\n  TCB: {}\n  manifests: {}, in force: {}{}\n  history: {} events; \
          {extends}\n{given_up}  vouched for by: {}\n  log key: {}\n  files: {}",
         args.coordinator,
         verified.platform,
         verified.tcb,
         verified.history.len(),
         manifest.hash(),
+        set::generations(&manifest),
         verified.events,
         match verified.vouched_by.as_slice() {
             [] => "no workload owner: pods take any genuine Coordinator, unless their policies name owners"
@@ -200,6 +204,7 @@ fn judge(
         mesh_pem: String::from_utf8(mesh_ca).context("mesh CA is not PEM")?,
         vouched_by: Vec::new(),
         older_heads_accepted: older_head::show(known.log.key(), older_heads)?,
+        going_out: manifest.going_out().map(|(hash, _)| *hash).collect(),
     };
     verified.vouched_by = vouch::vouching(&verified, manifest, &vouchers)?;
     Ok(verified)

@@ -191,7 +191,56 @@ fn yaml_becomes_ready_to_apply_and_a_second_run_changes_nothing() {
     succeeded(workspace.generate(&["yaml"]));
     let manifest = fs::read_to_string(workspace.path("manifest.json")).unwrap();
     assert!(manifest.contains("shop.example"), "{manifest}");
-    assert_eq!(fs::read_dir(workspace.path("policies")).unwrap().count(), 2, "old documents are gone");
+}
+
+#[test]
+fn policies_of_before_go_out_until_the_owner_ends_that() {
+    let workspace = Workspace::new(YAML);
+    // Current and going out, of the pod `web`.
+    let policies = || {
+        let manifest: Value =
+            serde_json::from_slice(&fs::read(workspace.path("manifest.json")).unwrap()).unwrap();
+        let policies = manifest["Policies"].as_object().unwrap().clone();
+        let documents = fs::read_dir(workspace.path("policies")).unwrap().count();
+        assert_eq!(documents, policies.len(), "a document for each, and no other");
+        let web = policies.into_iter().filter(|(_, entry)| entry["Role"] != "coordinator");
+        let (out, current): (Vec<_>, Vec<_>) = web.partition(|(_, entry)| entry["GoingOut"] == true);
+        let hashes =
+            |list: Vec<(String, Value)>| list.into_iter().map(|(hash, _)| hash).collect::<BTreeSet<_>>();
+        (hashes(current), hashes(out))
+    };
+    let set_mode = |from: &str, to: &str| {
+        let (from, to) = (format!("name: MODE, value: \"{from}\""), format!("name: MODE, value: \"{to}\""));
+        let yaml = workspace.yaml();
+        assert!(yaml.contains(&from), "{yaml}");
+        fs::write(workspace.path("yaml/shop.yml"), yaml.replace(&from, &to)).unwrap();
+    };
+    succeeded(workspace.generate(&["yaml"]));
+    let (first, none) = policies();
+    assert!(first.len() == 1 && none.is_empty());
+    set_mode("on", "off");
+    for _ in 0..2 {
+        let said = stdout(&succeeded(workspace.generate(&["yaml"])));
+        assert!(
+            said.contains("shop/pod/web, going out") && said.contains("contrast generate --finish"),
+            "{said}"
+        );
+        assert_eq!(policies().1, first, "the policy that pods run with is named still");
+    }
+    let second = policies().0;
+    // Back again: what went out is what is wanted, and the other way round.
+    set_mode("off", "on");
+    succeeded(workspace.generate(&["yaml"]));
+    assert_eq!(policies(), (first.clone(), second.clone()));
+    // What is new with this run goes out, what went out before is over.
+    set_mode("on", "third");
+    succeeded(workspace.generate(&["yaml", "--finish"]));
+    assert_eq!(policies().1, first);
+    let third = policies().0;
+    set_mode("third", "fourth");
+    succeeded(workspace.generate(&["yaml", "--revoke"]));
+    let (fourth, none) = policies();
+    assert!(none.is_empty() && fourth.is_disjoint(&third));
 }
 
 #[test]

@@ -337,6 +337,7 @@ fn kubernetes(bytes: &[u8]) {
         initializer: Some("initializer".into()),
         service_mesh: Some("mesh".into()),
         lift_default_deny: false,
+        renewal: true,
         trusted_store: Some("10Gi".into()),
         runtime_class: Some("contrast-cc-x".into()),
         image_replacements: Vec::new(),

@@ -8,14 +8,15 @@ use wire::mesh::NewMeshCertResponse;
 
 use crate::refused::Refused;
 
-/// Takes an answer as that of this pod's deployment, and keeps whose it is; or refuses it, and writes nothing.
+/// Takes an answer as that of this pod's deployment, and keeps whose it is; or refuses it, and writes nothing. Gives what
+/// it shows.
 pub(crate) fn accept(
     directory: &Path,
     owners: &Owners,
     own_key: &[u8],
     answer: &NewMeshCertResponse,
     secret: &[u8],
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Answer> {
     let refused = |reason: String| {
         anyhow::Error::from(Refused(format!("the Coordinator's answer is refused: {reason}")))
     };
@@ -43,5 +44,5 @@ pub(crate) fn accept(
     if kept.as_ref() != Some(&pin) {
         pin.store(directory)?;
     }
-    Ok(())
+    Ok(shown)
 }

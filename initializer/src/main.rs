@@ -8,6 +8,7 @@
 mod coordinator;
 mod deployment;
 mod files;
+mod peers;
 mod refusal;
 mod refused;
 mod sidecar;
@@ -24,10 +25,15 @@ use hyper_util::rt::TokioIo;
 use manifest::{KeyDigest, Timestamp};
 use refusal::Remembering;
 use refused::Refused;
-use tokio::{net::TcpStream, signal::unix::SignalKind, sync::Mutex};
+use tokio::{
+    net::TcpStream,
+    signal::unix::SignalKind,
+    sync::{Mutex, watch},
+};
 use tonic::{Code, Status, transport::Endpoint};
 use waiting::{GaveUp, Patience};
 use wire::mesh::{NewMeshCertRequest, NewMeshCertResponse, mesh_api_client::MeshApiClient};
+use x509_parser::pem::parse_x509_pem;
 use zeroize::Zeroizing;
 
 #[global_allocator]
@@ -37,6 +43,8 @@ static ALLOCATOR: program::memory::Wiping = program::memory::Wiping;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const HANDSHAKE: Duration = Duration::from_secs(30);
+/// How often `wait` looks.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Longest attempt, from the first packet to the certificate.
 const ATTEMPT: Duration = Duration::from_secs(60);
 
@@ -64,6 +72,10 @@ struct Args {
     /// The Coordinator, as host or host:port (port 7777 if none).
     #[arg(long, env = "COORDINATOR_HOST", required = true)]
     coordinator: Option<String>, // subcommands need none
+    /// The Coordinator's HTTP API, as host:port, from which a side-car hears whose certificates count in the mesh. The same
+    /// host with port 1314 if not given.
+    #[arg(long, env = "CONTRAST_COORDINATOR_HTTP", value_name = "HOST:PORT")]
+    coordinator_http: Option<String>,
     /// Where to write; /contrast if not given.
     #[arg(long, env = "CONTRAST_DIRECTORY")]
     directory: Option<PathBuf>,
@@ -150,6 +162,16 @@ enum Command {
         #[arg(long, env = "CONTRAST_READY_FILE", default_value = "/done", value_name = "FILE")]
         ready_file: PathBuf,
     },
+    /// Return when all is there: for Kubernetes to run when the side-car has started (postStart), so that it starts no
+    /// other container before.
+    Wait {
+        /// Fail after so long. Kubernetes cannot end a pod while it runs this.
+        #[arg(long, default_value_t = 30)]
+        seconds: u64,
+        /// Empty file that says that all is there.
+        #[arg(long, env = "CONTRAST_READY_FILE", default_value = "/done", value_name = "FILE")]
+        ready_file: PathBuf,
+    },
 }
 
 #[tokio::main]
@@ -183,6 +205,16 @@ async fn run(args: Args) -> anyhow::Result<()> {
     if let Some(Command::Ready { ready_file }) = &args.command {
         let absent = || Refused(format!("{} is not there yet", ready_file.display())).into();
         return if ready_file.exists() { Ok(()) } else { Err(absent()) };
+    }
+    if let Some(Command::Wait { seconds, ready_file }) = &args.command {
+        let there = async {
+            while !ready_file.exists() {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        let limit = Duration::from_secs(*seconds);
+        let late = || Refused(format!("{} is not there after {limit:?}", ready_file.display())).into();
+        return tokio::time::timeout(limit, there).await.map_err(|_| late());
     }
     if let Some(Command::Cryptsetup { device, mount_point, secret_file, rules, ready_file }) = args.command {
         let volume = volume::Volume { device, mount_point, rules };
@@ -226,9 +258,17 @@ async fn run(args: Args) -> anyhow::Result<()> {
     }
     files::put(&ready_file, 0o644, b"")?;
     if args.sidecar {
+        let (sender, heard) = watch::channel(identity.heard.clone());
+        let address = pod.peers_address.clone();
+        let following = peers::follow(address, pod.directory.clone(), identity.root_key.clone(), sender);
+        let following = tokio::spawn(following);
         loop {
             let renewal = async {
-                let reason = sidecar::time_to_renew(&pod.directory, identity.0, identity.1, now).await;
+                let (validity, received) = (identity.validity, identity.received);
+                let reason = tokio::select! {
+                    reason = sidecar::time_to_renew(&pod.directory, validity, received, now) => reason,
+                    () = peers::superseded(heard.clone(), &identity.mesh_ca) => "there is a new mesh CA",
+                };
                 tracing::info!("renewing the certificate: {reason}");
                 pod.initialize(Patience::Endless).await
             };
@@ -237,6 +277,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
                 () = &mut stop => break,
             }
         }
+        following.abort();
     } else if volume.is_some() {
         stop.await;
     }
@@ -246,9 +287,23 @@ async fn run(args: Args) -> anyhow::Result<()> {
     }
 }
 
+/// What an answer of the Coordinator brought.
+struct Identity {
+    validity: sidecar::Validity,
+    /// When it came.
+    received: Timestamp,
+    /// The root's public key, SubjectPublicKeyInfo DER.
+    root_key: Vec<u8>,
+    /// The mesh CA, DER.
+    mesh_ca: Vec<u8>,
+    heard: peers::Heard,
+}
+
 /// What stays the same from one request to the next.
 struct Pod {
     address: String,
+    /// Where lists of mesh peers come from.
+    peers_address: String,
     directory: PathBuf,
     issuer: Arc<Remembering>,
     key: Arc<ConnectionKey>,
@@ -265,16 +320,17 @@ impl Pod {
             true => coordinator.to_owned(),
             false => format!("{coordinator}:7777"),
         };
+        let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
+        let peers_address = args.coordinator_http.clone().unwrap_or_else(|| format!("{host}:1314"));
         let judge = args.verify_coordinator.as_deref().map(coordinator::Judge::read).transpose()?;
         let report = waiting::Report::new(args.termination_log.clone(), &directory);
         let owners = Owners { keys: args.workload_owners.clone(), needed: args.workload_owners_needed };
         let key = Arc::new(ConnectionKey::generate()?);
-        Ok(Self { address, directory, issuer, key, judge, report, owners })
+        Ok(Self { address, peers_address, directory, issuer, key, judge, report, owners })
     }
 
-    /// Asks until the Coordinator issues a certificate, and writes the files. Returns from when to when the
-    /// certificate is valid, and when it came.
-    async fn initialize(&self, patience: Patience) -> anyhow::Result<(sidecar::Validity, Timestamp)> {
+    /// Asks until the Coordinator issues a certificate, and writes the files.
+    async fn initialize(&self, patience: Patience) -> anyhow::Result<Identity> {
         let began = tokio::time::Instant::now();
         let mut pause = FIRST_PAUSE;
         loop {
@@ -290,10 +346,10 @@ impl Pod {
             )
             .await;
             let error = match answer {
-                Ok(Ok(identity)) => match self.take(identity) {
-                    Ok(validity) => {
+                Ok(Ok(answer)) => match self.take(answer) {
+                    Ok(identity) => {
                         self.report.done();
-                        return Ok((validity, now()));
+                        return Ok(identity);
                     }
                     Err(error) => error,
                 },
@@ -316,13 +372,21 @@ impl Pod {
 
 impl Pod {
     /// Writes the files, if the answer is of this pod's deployment.
-    fn take(&self, mut identity: NewMeshCertResponse) -> anyhow::Result<sidecar::Validity> {
-        let secret = Zeroizing::new(std::mem::take(&mut identity.workload_secret));
-        let validity = sidecar::Validity::of(&identity.cert_chain)?;
-        deployment::accept(&self.directory, &self.owners, &self.key.spki_der(), &identity, &secret)?;
-        files::write(&self.directory, &self.key, &identity, &secret)?;
+    fn take(&self, mut answer: NewMeshCertResponse) -> anyhow::Result<Identity> {
+        let secret = Zeroizing::new(std::mem::take(&mut answer.workload_secret));
+        let validity = sidecar::Validity::of(&answer.cert_chain)?;
+        let (_, mesh_ca) = parse_x509_pem(&answer.mesh_ca_cert).context("the mesh CA is not PEM")?;
+        let shown =
+            deployment::accept(&self.directory, &self.owners, &self.key.spki_der(), &answer, &secret)?;
+        // A Coordinator of upstream gives none.
+        let heard = match answer.mesh_peers.as_slice() {
+            [] => peers::Heard::default(),
+            bytes => peers::Heard::from(&peers::take(&self.directory, &shown.root_key, bytes)?),
+        };
+        files::write(&self.directory, &self.key, &answer, &secret)?;
         tracing::info!(directory = %self.directory.display(), "certificate and secret written");
-        Ok(validity)
+        let (root_key, mesh_ca) = (shown.root_key, mesh_ca.contents);
+        Ok(Identity { validity, received: now(), root_key, mesh_ca, heard })
     }
 }
 

@@ -75,7 +75,8 @@ impl Egress {
         drop(turn);
         let _ = SockRef::from(&application).set_linger(None);
         gate.metrics.of(Way::Egress).opened();
-        let (carried, outcome) = tunnel.carry(application).await;
+        let shut_out = gate.shut_out(tunnel.peer());
+        let (carried, outcome) = tunnel.carry(application, shut_out).await;
         gate.ended(Way::Egress, carried, outcome);
     }
 

@@ -2,6 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use continuity::{NotCounted, PeerIdentity};
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
@@ -76,6 +77,25 @@ impl Gate {
         self.identity.borrow().clone()
     }
 
+    /// Waits until the peer of a connection that stands counts no more. Without a certificate it never did.
+    pub(crate) async fn shut_out(&self, peer: Option<PeerIdentity>) -> NotCounted {
+        let Some(peer) = peer else { return std::future::pending().await };
+        let mut identity = self.identity.clone();
+        loop {
+            // First: the list may have changed since the handshake.
+            let counts = match &*identity.borrow_and_update() {
+                Some(identity) => identity.still_counts(&peer),
+                None => Ok(()),
+            };
+            if let Err(reason) = counts {
+                return reason;
+            }
+            if identity.changed().await.is_err() {
+                return std::future::pending().await; // this program ends
+            }
+        }
+    }
+
     /// The next connection. Nobody is accepted for whom there is no place: they wait in the kernel's queue,
     /// which is bounded, too. Who comes from a source that has enough is turned away.
     pub(crate) async fn accept(&self, listener: &TcpListener, way: Way) -> (TcpStream, Place) {
@@ -142,7 +162,10 @@ impl Gate {
     pub(crate) fn ended(&self, way: Way, carried: Carried, outcome: Result<(), PumpError>) {
         let counters = self.metrics.of(way);
         counters.closed(carried);
-        if let Err(error) = outcome {
+        if let Err(PumpError::ShutOut(reason)) = &outcome {
+            counters.failed("counts_no_more");
+            tracing::warn!("connection ended: {reason}");
+        } else if let Err(error) = outcome {
             counters.failed("cut_off");
             tracing::debug!(carried.into, carried.out, "connection cut off: {error}");
         }

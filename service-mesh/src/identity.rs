@@ -14,9 +14,9 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use continuity::{Answer, Pin};
+use continuity::{Answer, NotCounted, PEERS_FILE, PeerIdentity, Peers, Pin};
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
+    ClientConfig, ServerConfig,
     client::{Resumption, danger::ServerCertVerifier as _},
     crypto::CryptoProvider,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _},
@@ -26,29 +26,23 @@ use rustls::{
 };
 use tokio::{sync::watch, time::Instant};
 
-use crate::{config::Peers, peer::PeerVerifier};
+use crate::{
+    config::Peers as AllowedPeers,
+    peer::{Anchors, PeerVerifier, Trust},
+};
 
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// The pod waits for the first.
 const LOOK_FOR_THE_FIRST_EVERY: Duration = Duration::from_millis(50);
 /// Files that do not fit together for longer are worth a warning.
 const WARN_AFTER: Duration = Duration::from_secs(10);
-
-/// Which CA peers are verified against.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Trust {
-    /// The mesh CA of the manifest in force: a new manifest ends the old certificates.
-    MeshCa,
-    /// The root: any certificate of the deployment, of earlier manifests too.
-    Root,
-}
 
 /// Where the files are, and what to make of them.
 #[derive(Clone, Debug)]
 pub(crate) struct Sources {
     pub(crate) directory: PathBuf,
     pub(crate) trust: Trust,
-    pub(crate) peers: Peers,
+    pub(crate) peers: AllowedPeers,
 }
 
 /// TLS as of one state of the files.
@@ -58,6 +52,9 @@ pub(crate) struct Identity {
     mutual_by_port: BTreeMap<u16, Arc<ServerConfig>>,
     client: Arc<ClientConfig>,
     client_by_name: BTreeMap<String, Arc<ClientConfig>>,
+    anchors: Arc<Anchors>,
+    /// Of the list of mesh peers; 0: there is none.
+    list_number: u64,
 }
 
 impl Identity {
@@ -76,8 +73,14 @@ impl Identity {
         Arc::clone(self.client_by_name.get(egress).unwrap_or(&self.client))
     }
 
-    /// Loads the files, if they are of the deployment that was met first; gives what is kept of it from now on.
-    fn load(sources: &Sources, kept: Option<&Pin>) -> anyhow::Result<(Self, Pin)> {
+    /// Whether a connection may go on whose peer counted when it was made.
+    pub(crate) fn still_counts(&self, peer: &PeerIdentity) -> Result<(), NotCounted> {
+        self.anchors.still_counts(peer)
+    }
+
+    /// Loads the files, if they are of the deployment that was met first, and the list of mesh peers not older than the
+    /// number `seen`; gives what is kept of the deployment from now on.
+    fn load(sources: &Sources, kept: Option<&Pin>, seen: u64) -> anyhow::Result<(Self, Pin)> {
         let directory = sources.directory.join("tls-config");
         let read = |name: &str| {
             let path = directory.join(name);
@@ -100,28 +103,26 @@ impl Identity {
             tracing::warn!("whose deployment this is will not outlive this process: {error}");
         }
 
-        let (ca, ca_pem) = match sources.trust {
-            Trust::MeshCa => mesh_ca,
-            Trust::Root => root_ca,
-        };
-        let mut roots = RootCertStore::empty();
-        for certificate in certificates(&ca, &ca_pem)? {
-            roots.add(certificate).with_context(|| ca.display().to_string())?;
-        }
+        let list = list_of(&sources.directory, &answer.root_key, seen)?.map(Arc::new);
+        let [root, mesh] = [&root_ca, &mesh_ca].map(|(path, pem)| only_certificate(path, pem));
+        let (root, mesh) = (root?, mesh?);
         let chain = certificates(&chain_file, &chain)?;
         let key_file = directory.join("key.pem");
         let key = PrivateKeyDer::from_pem_file(&key_file)
             .with_context(|| format!("cannot read {}", key_file.display()))?;
 
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let roots = Arc::new(roots);
-        let verifier = |allowed| PeerVerifier::new(Arc::clone(&roots), Arc::clone(&provider), allowed);
-        let any = Arc::new(verifier(None)?);
         let [leaf, intermediates @ ..] = chain.as_slice() else {
             anyhow::bail!("{} holds no certificate", chain_file.display());
         };
-        any.verify_server_cert(leaf, intermediates, &nobody(), &[], now())
-            .with_context(|| format!("{} under {}", chain_file.display(), ca.display()))?;
+        // Whether the own certificate counts is for the others to say.
+        let own = Anchors::new(sources.trust, None, &root, &mesh, &provider)?;
+        PeerVerifier::new(Arc::new(own), Arc::clone(&provider), None)
+            .verify_server_cert(leaf, intermediates, &nobody(), &[], now())
+            .with_context(|| chain_file.display().to_string())?;
+        let anchors = Arc::new(Anchors::new(sources.trust, list.clone(), &root, &mesh, &provider)?);
+        let verifier = |allowed| PeerVerifier::new(Arc::clone(&anchors), Arc::clone(&provider), allowed);
+        let any = Arc::new(verifier(None));
         let certified = CertifiedKey::from_der(chain, key, &provider)
             .with_context(|| format!("{} and {}", chain_file.display(), key_file.display()))?;
         let certified = Arc::new(certified);
@@ -132,9 +133,11 @@ impl Identity {
             client: client(&provider, &certified, any)?,
             mutual_by_port: BTreeMap::new(),
             client_by_name: BTreeMap::new(),
+            list_number: list.map_or(0, |list| list.number),
+            anchors: Arc::clone(&anchors),
         };
         for (key, names) in &sources.peers.0 {
-            let verifier = Arc::new(verifier(Some(names.clone()))?);
+            let verifier = Arc::new(verifier(Some(names.clone())));
             if let Ok(port) = key.parse() {
                 made.mutual_by_port.insert(port, server(&provider, &certified, Some(verifier))?);
             } else {
@@ -143,6 +146,24 @@ impl Identity {
         }
         Ok((made, pin))
     }
+}
+
+/// The Coordinator's list of mesh peers; none from Coordinators of upstream.
+fn list_of(directory: &Path, root_key: &[u8], seen: u64) -> anyhow::Result<Option<Peers>> {
+    let path = directory.join(PEERS_FILE);
+    match std::fs::read(&path) {
+        Ok(bytes) => {
+            Peers::open(&bytes, root_key, seen).map(Some).with_context(|| path.display().to_string())
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && seen == 0 => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+fn only_certificate(path: &Path, pem: &[u8]) -> anyhow::Result<CertificateDer<'static>> {
+    let mut found = certificates(path, pem)?;
+    ensure!(found.len() == 1, "{} holds {} certificates, expected one", path.display(), found.len());
+    Ok(found.remove(0))
 }
 
 fn certificates(path: &Path, pem: &[u8]) -> anyhow::Result<Vec<CertificateDer<'static>>> {
@@ -213,7 +234,7 @@ pub(crate) type Current = watch::Receiver<Option<Arc<Identity>>>;
 /// Loads the files whenever they change, for ever.
 pub(crate) async fn watch(sources: Sources, current: watch::Sender<Option<Arc<Identity>>>) {
     let sources = Arc::new(sources);
-    let (mut loaded, mut kept) = (None, None::<Pin>);
+    let (mut loaded, mut kept, mut seen) = (None, None::<Pin>, 0);
     let mut failing_since = None;
     let mut pause = Duration::ZERO;
     loop {
@@ -228,11 +249,11 @@ pub(crate) async fn watch(sources: Sources, current: watch::Sender<Option<Arc<Id
         }
         // Blocking: files, and signatures to check.
         let known = kept.clone();
-        let load = move || Identity::load(&to_load, known.as_ref());
+        let load = move || Identity::load(&to_load, known.as_ref(), seen);
         let Ok(outcome) = tokio::task::spawn_blocking(load).await else { continue };
         match outcome {
             Ok((identity, pin)) => {
-                kept = Some(pin);
+                (kept, seen) = (Some(pin), identity.list_number);
                 let first = current.send_replace(Some(Arc::new(identity))).is_none();
                 tracing::info!(first, "certificate and CA loaded");
                 loaded = found;
@@ -252,13 +273,14 @@ pub(crate) async fn watch(sources: Sources, current: watch::Sender<Option<Arc<Id
 
 /// Tells one state of the files from another: inode, size and time of each.
 fn fingerprint(directory: &Path) -> Option<Vec<(u64, u64, i64, i64)>> {
-    ["certChain.pem", "key.pem", "mesh-ca.pem", "coordinator-root-ca.pem"]
-        .iter()
-        .map(|name| {
-            let found = std::fs::metadata(directory.join("tls-config").join(name)).ok()?;
-            Some((found.ino(), found.size(), found.mtime(), found.mtime_nsec()))
-        })
-        .collect()
+    let of = |path: PathBuf| {
+        let found = std::fs::metadata(path).ok()?;
+        Some((found.ino(), found.size(), found.mtime(), found.mtime_nsec()))
+    };
+    let needed = ["certChain.pem", "key.pem", "mesh-ca.pem", "coordinator-root-ca.pem"];
+    let needed = needed.iter().map(|name| of(directory.join("tls-config").join(name)));
+    let list = of(directory.join(PEERS_FILE)).unwrap_or_default();
+    needed.chain([Some(list)]).collect()
 }
 
 fn now() -> UnixTime {
@@ -283,7 +305,7 @@ mod tests {
             spki_der: &rcgen::PublicKeyData::subject_public_key_info(&key),
             sans: &["web".into()],
             workload_secret_id: None,
-            claims: &keys::leaf_claim_extensions(None, generation).unwrap(),
+            claims: &keys::leaf_claim_extensions(None, generation, None).unwrap(),
             lifetime: Duration::from_hours(1),
         };
         let (leaf, public) = (ca.issue(&leaf, now).unwrap(), ca.public());
@@ -302,9 +324,12 @@ mod tests {
     #[test]
     fn files_of_another_deployment_are_not_loaded() {
         let directory = tempfile::tempdir().unwrap();
-        let sources =
-            Sources { directory: directory.path().to_owned(), trust: Trust::MeshCa, peers: Peers::default() };
-        let load = |kept: Option<&Pin>| Identity::load(&sources, kept).map(|(_, pin)| pin);
+        let sources = Sources {
+            directory: directory.path().to_owned(),
+            trust: Trust::MeshCa,
+            peers: AllowedPeers::default(),
+        };
+        let load = |kept: Option<&Pin>| Identity::load(&sources, kept, 0).map(|(_, pin)| pin);
         let refused = |kept: Option<&Pin>| format!("{:#}", load(kept).unwrap_err());
         write(directory.path(), 1, 2);
         let first = load(None).unwrap();

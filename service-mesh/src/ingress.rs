@@ -100,6 +100,7 @@ async fn connection(peer: TcpStream, place: Place, clients: ClientAuth, own: Own
         }
     };
     gate.metrics.of(Way::Ingress).opened();
-    let (carried, outcome) = tunnel.carry(application).await;
+    let shut_out = gate.shut_out(tunnel.peer());
+    let (carried, outcome) = tunnel.carry(application, shut_out).await;
     gate.ended(Way::Ingress, carried, outcome);
 }

@@ -27,10 +27,11 @@ use tokio::{net::TcpListener, signal::unix::SignalKind, sync::watch, task::JoinS
 use crate::{
     config::{Egress, Ingress, Peers, PortMode},
     gate::{Gate, Limits},
-    identity::{Sources, Trust},
+    identity::Sources,
     ingress::{ClientAuth, OwnPorts},
     initializer::{Ended, Initializer},
     metrics::Metrics,
+    peer::Trust,
     renewal::Renewal,
 };
 

@@ -17,9 +17,10 @@ pub(crate) enum Way {
 }
 
 /// Reasons of `HandshakeError::kind`, and those that come before and after a handshake.
-const FAILURES: [&str; 11] = [
+const FAILURES: [&str; 12] = [
     "no_certificate",
     "peer_not_allowed",
+    "counts_no_more",
     "expired",
     "bad_certificate",
     "refused_by_peer",

@@ -1,10 +1,12 @@
-//! Who a peer is: its certificate chain under the trusted CA, and, where configured, its names.
+//! Who a peer is: its certificate chain under a CA that counts, what the Coordinator's list says of it, and, where
+//! configured, its names.
 //!
 //! By default any member of the mesh is accepted, as upstream does: names in DNS are not trusted, and
 //! every certificate may carry `*`. An allow-list compares the names that the manifest gave, exactly.
 
 use std::{net::IpAddr, sync::Arc};
 
+use continuity::{Issuer, NotCounted, PeerIdentity, Peers};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
     SignatureScheme,
@@ -29,26 +31,120 @@ struct NotAllowed {
     allowed: Vec<String>,
 }
 
+/// A CA, and what follows for certificates under it.
+#[derive(Debug)]
+struct Anchor {
+    roots: Arc<RootCertStore>,
+    clients: Arc<dyn ClientCertVerifier>,
+    issuer: Issuer,
+}
+
+/// The CAs that peers' certificates may be under, and the list that says which of them count.
+#[derive(Debug)]
+pub(crate) struct Anchors {
+    /// Tried one after the other.
+    anchors: Vec<Anchor>,
+    list: Option<Arc<Peers>>,
+    trust: Trust,
+}
+
+/// Which CA peers are verified against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Trust {
+    /// The mesh CAs that the Coordinator's list names: that of the manifest in force, and older ones for policies that
+    /// it still names.
+    MeshCa,
+    /// The root: any certificate of the deployment, of earlier manifests too, unless it was evicted.
+    Root,
+}
+
+impl Anchors {
+    /// `list` and the CAs that belong to it; without one, `mesh_ca` alone.
+    pub(crate) fn new(
+        trust: Trust,
+        list: Option<Arc<Peers>>,
+        root: &CertificateDer<'static>,
+        mesh_ca: &CertificateDer<'static>,
+        provider: &Arc<CryptoProvider>,
+    ) -> anyhow::Result<Self> {
+        let anchor = |certificate: CertificateDer<'static>, issuer| {
+            let mut roots = RootCertStore::empty();
+            roots.add(certificate)?;
+            let roots = Arc::new(roots);
+            let clients =
+                WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(provider));
+            anyhow::Ok(Anchor { roots, clients: clients.build()?, issuer })
+        };
+        let mut anchors = Vec::new();
+        match (trust, list.as_deref()) {
+            (Trust::Root, _) => anchors.push(anchor(root.clone(), Issuer::Unlisted)?),
+            (Trust::MeshCa, None) => anchors.push(anchor(mesh_ca.clone(), Issuer::Unlisted)?),
+            (Trust::MeshCa, Some(list)) => {
+                anchors.push(anchor(list.mesh_ca.clone().into(), Issuer::Listed(list.generation))?);
+                for ca in list.older.iter().rev() {
+                    anchors.push(anchor(ca.certificate.clone().into(), Issuer::Listed(ca.generation))?);
+                }
+                // A peer that has heard of a newer manifest than this pod.
+                anchors.push(anchor(root.clone(), Issuer::Unlisted)?);
+            }
+        }
+        Ok(Self { anchors, list, trust })
+    }
+
+    /// Whether a connection may go on whose peer counted when it was made.
+    pub(crate) fn still_counts(&self, peer: &PeerIdentity) -> Result<(), NotCounted> {
+        match (&self.list, self.trust) {
+            (Some(list), Trust::MeshCa) => list.still_counts(peer),
+            (Some(list), Trust::Root) => list.not_evicted(peer),
+            (None, _) => Ok(()),
+        }
+    }
+
+    /// Verifies the chain under the first CA that it leads to, and asks the list about it.
+    fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        chain: impl Fn(&Anchor) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let unknown = Error::InvalidCertificate(CertificateError::UnknownIssuer);
+        let found = self.anchors.iter().find_map(|anchor| match chain(anchor).map_err(of_another_ca) {
+            Ok(()) => Some(Ok(anchor.issuer)),
+            Err(error) if error == unknown => None,
+            Err(error) => Some(Err(error)),
+        });
+        let issuer = found.unwrap_or_else(|| Err(unknown.clone()))?;
+        let Some(list) = &self.list else { return Ok(()) };
+        let peer = PeerIdentity::of(leaf);
+        let peer = peer.map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
+        let outcome = match self.trust {
+            Trust::MeshCa => list.counts(&peer, issuer),
+            Trust::Root => list.not_evicted(&peer),
+        };
+        outcome.map_err(|reason| match reason.is_behind() {
+            // As with any other CA that is not known: the peer is told so, and asks for a new certificate.
+            true => unknown,
+            false => Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(reason)))),
+        })
+    }
+}
+
 /// Judges peers, on either side of a connection.
 #[derive(Debug)]
 pub(crate) struct PeerVerifier {
-    roots: Arc<RootCertStore>,
+    anchors: Arc<Anchors>,
     provider: Arc<CryptoProvider>,
-    clients: Arc<dyn ClientCertVerifier>,
     /// Names, one of which the peer must have; `None`: any member of the mesh.
     allowed: Option<Vec<String>>,
 }
 
 impl PeerVerifier {
-    /// Trusts certificates under `roots`, if they have one of the names.
+    /// Trusts certificates that count, if they have one of the names.
     pub(crate) fn new(
-        roots: Arc<RootCertStore>,
+        anchors: Arc<Anchors>,
         provider: Arc<CryptoProvider>,
         allowed: Option<Vec<String>>,
-    ) -> anyhow::Result<Self> {
-        let clients =
-            WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider)).build()?;
-        Ok(Self { roots, provider, clients, allowed })
+    ) -> Self {
+        Self { anchors, provider, allowed }
     }
 
     fn check_name(&self, leaf: &CertificateDer<'_>) -> Result<(), Error> {
@@ -101,8 +197,9 @@ impl ServerCertVerifier for PeerVerifier {
     ) -> Result<ServerCertVerified, Error> {
         let parsed = ParsedCertificate::try_from(leaf)?;
         let algorithms = self.provider.signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)
-            .map_err(of_another_ca)?;
+        self.anchors.verify(leaf, |Anchor { roots, .. }| {
+            verify_server_cert_signed_by_trust_anchor(&parsed, roots, intermediates, now, algorithms)
+        })?;
         self.check_name(leaf)?;
         Ok(ServerCertVerified::assertion())
     }
@@ -142,18 +239,20 @@ impl ClientCertVerifier for PeerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.clients.verify_client_cert(leaf, intermediates, now).map_err(of_another_ca)?;
+        self.anchors.verify(leaf, |Anchor { clients, .. }| {
+            clients.verify_client_cert(leaf, intermediates, now).map(drop)
+        })?;
         self.check_name(leaf)?;
-        Ok(verified)
+        Ok(ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
         &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.clients.verify_tls12_signature(message, certificate, signature)
+        Err(Error::General("TLS 1.2 is off".into()))
     }
 
     fn verify_tls13_signature(
@@ -162,10 +261,11 @@ impl ClientCertVerifier for PeerVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.clients.verify_tls13_signature(message, certificate, signature)
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.clients.supported_verify_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }

@@ -128,6 +128,18 @@ pub enum Fact {
         #[serde(with = "serde_bytes")]
         signature: Vec<u8>,
     },
+    /// Workload owners shut somebody out of the mesh, for good: policies and keys whose certificates count no more.
+    /// Control stream.
+    PeersEvicted {
+        /// Policies, named by the manifest or not.
+        policies: Vec<PolicyHash>,
+        /// SHA-256 of certificates' public keys, SubjectPublicKeyInfo DER.
+        keys: Vec<KeyDigest>,
+        /// Where the history stood; the signatures cover it.
+        transition: TransitionHash,
+        /// The owners' signatures over `keys::eviction`.
+        approvals: Vec<Approval>,
+    },
     /// A seedshare owner gave a restarted Coordinator its seed. Control stream.
     RecoveredByUser {
         /// SHA-256 of the owner's key, PKCS#1 DER; where several were needed, of the last one.
@@ -344,6 +356,7 @@ impl Fact {
             Self::ProposalWithdrawn { .. } => "ProposalWithdrawn",
             Self::SeedSharesCreated { .. } => "SeedSharesCreated",
             Self::DeploymentVouched { .. } => "DeploymentVouched",
+            Self::PeersEvicted { .. } => "PeersEvicted",
             Self::RecoveredByUser { .. } => "RecoveredByUser",
             Self::RecoveryGranted { .. } => "RecoveryGranted",
             Self::RecoveryReceived { .. } => "RecoveryReceived",

@@ -108,6 +108,15 @@ fn facts() -> Vec<(u8, Fact)> {
                 signature: vec![29; 104],
             },
         ),
+        (
+            1,
+            Fact::PeersEvicted {
+                policies: vec![POLICY],
+                keys: vec![KeyDigest::from_bytes([30; 32])],
+                transition: TRANSITION,
+                approvals: vec![approval()],
+            },
+        ),
         (1, recovered(vec![])),
         (2, recovered(vec![KeyDigest::from_bytes([22; 32])])),
         (

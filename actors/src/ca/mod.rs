@@ -207,7 +207,7 @@ impl Sign {
         let mut extensions: Vec<ClaimExtension> =
             claims.extensions().into_iter().map(|(oid, der)| ClaimExtension { oid, der }).collect();
         // The pod holds the secret beside it, and what it is told later, against these.
-        extensions.extend(keys::leaf_claim_extensions(secret.as_ref(), active.generation)?);
+        extensions.extend(keys::leaf_claim_extensions(secret.as_ref(), active.generation, Some(&policy))?);
         let request = LeafRequest {
             spki_der: msg.certified_key.as_deref().unwrap_or(&msg.spki_der),
             sans: &entry.sans,

@@ -5,16 +5,18 @@ use std::sync::Arc;
 
 use actix::{Actor, Handler, SyncContext};
 use keys::{LogPublicKey, MeshCa, ReplicaSecret, SeedEngine};
-use manifest::{Manifest, OwnerKey, ReplicaId, RequestId};
+use manifest::{Manifest, OwnerKey, ReplicaId, RequestId, TransitionHash};
 use storage_schema::{BlobHash, Event, EventStore, Fact, Folded, Log, Signer, StreamId};
 use tokio::sync::watch;
 
 use super::{
     follow::{Adopt, AdoptError, Follow, Unsure},
     messages::{
-        ApproveProposal, LedgerError, ProposalReply, ProposeManifest, RecordHeads, Recover, RecoverError,
-        RecoverReply, SeedShares, SetManifest, SetManifestError, SetManifestReply, Vouch, WithdrawProposal,
+        ApproveProposal, Evict, LedgerError, ProposalReply, ProposeManifest, RecordHeads, Recover,
+        RecoverError, RecoverReply, SeedShares, SetManifest, SetManifestError, SetManifestReply, Vouch,
+        WithdrawProposal,
     },
+    peers,
     recovery::ReceivedShares,
     replica_key::ReplicaKey,
     state::{Active, Entry, Phase, Snapshot, State},
@@ -134,7 +136,7 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
 
     /// The snapshot of a Coordinator that has read nothing yet, for the channel's start.
     pub fn nothing() -> Snapshot {
-        Snapshot { state: Arc::default(), phase: Phase::Uninitialised }
+        Snapshot { state: Arc::default(), phase: Phase::Uninitialised, peers: None }
     }
 
     pub(super) fn publish(&mut self, phase: Phase) {
@@ -144,7 +146,12 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
             self.received = ReceivedShares::default();
             self.accepted.clear();
         }
-        self.published.send_replace(Snapshot { state: Arc::new(self.state.clone()), phase });
+        let known = self.published.borrow().peers.clone();
+        let peers = match &phase {
+            Phase::Active(active) => peers::signed(&self.state, active, known),
+            Phase::NeedsRecovery | Phase::Uninitialised => None,
+        };
+        self.published.send_replace(Snapshot { state: Arc::new(self.state.clone()), phase, peers });
     }
 
     /// Durable first, visible second. After a failure nobody knows what is on disk: read it.
@@ -268,6 +275,7 @@ handler!(ProposeManifest, propose, ProposalReply, SetManifestError);
 handler!(ApproveProposal, approve, ProposalReply, SetManifestError);
 handler!(WithdrawProposal, withdraw, (), SetManifestError);
 handler!(Vouch, vouch, (), SetManifestError);
+handler!(Evict, evict, TransitionHash, SetManifestError);
 handler!(Recover, recover, RecoverReply, RecoverError);
 handler!(RecordHeads, record_heads, (), LedgerError);
 handler!(Follow, follow, u64, LedgerError);

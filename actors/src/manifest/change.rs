@@ -3,15 +3,15 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use keys::{CaKey, MeshCa, ReplicaSecret, Salt, Seed, SeedEngine, encrypt_seed_share, split_seed};
-use manifest::{KeyDigest, Manifest, PolicyHash, RequestId, Role, TransitionHash};
+use manifest::{KeyDigest, Manifest, PolicyHash, RequestId, TransitionHash};
 use storage_schema::{Approval, EventStore, Fact, ShareCommitment};
 
 use super::{
     actor::Ledger,
     follow::Unsure,
     messages::{
-        ApproveProposal, LedgerError, ProposalReply, ProposeManifest, SeedShare, SeedShares, SetManifest,
-        SetManifestError, SetManifestReply, Vouch, WithdrawProposal,
+        ApproveProposal, Evict, LedgerError, ProposalReply, ProposeManifest, SeedShare, SeedShares,
+        SetManifest, SetManifestError, SetManifestReply, Vouch, WithdrawProposal,
     },
     proposals::{Permit, permit},
     state::{Active, Phase, decide_platforms},
@@ -69,7 +69,7 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
             None => Arc::new(fresh_engine()?),
         };
         let secret = match current {
-            Some(active) if same_coordinators(&active.manifest, manifest) => active.replica_secret.clone(),
+            Some(active) if active.manifest.same_coordinators(manifest) => active.replica_secret.clone(),
             // Whoever was a Coordinator and is none now must not be able to open what comes.
             _ => ReplicaSecret::generate().map_err(LedgerError::from)?,
         };
@@ -191,6 +191,25 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
         Ok(())
     }
 
+    pub(super) fn evict(&mut self, cmd: &Evict) -> Result<TransitionHash, SetManifestError> {
+        let active = self.in_force()?;
+        let Evict { policies, keys, signatures, request } = cmd;
+        let approvals = self.state.decide_evict(policies, keys, signatures, &active.manifest)?;
+        let transition = active.transition;
+        let evicted = self.state.evicted();
+        let known = policies.iter().all(|policy| evicted.policies.contains(policy))
+            && keys.iter().all(|key| evicted.keys.contains(key));
+        if known {
+            return Ok(transition);
+        }
+        let (policies, keys) = (policies.clone(), keys.clone());
+        tracing::warn!(?policies, ?keys, "shut out of the mesh by workload owners");
+        let fact = Fact::PeersEvicted { policies, keys, transition, approvals };
+        self.commit(vec![fact], *request, &active.engine)?;
+        self.publish(Phase::Active(active));
+        Ok(transition)
+    }
+
     pub(super) fn withdraw(&mut self, cmd: &WithdrawProposal) -> Result<(), SetManifestError> {
         let active = self.in_force()?;
         let owner = self.state.decide_withdraw(&cmd.transition, cmd.caller, &active.manifest)?;
@@ -200,15 +219,6 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
         tracing::info!(transition = %cmd.transition, %owner, "proposal withdrawn");
         Ok(())
     }
-}
-
-/// Whether the same machines may be Coordinators.
-fn same_coordinators(old: &Manifest, new: &Manifest) -> bool {
-    let coordinators = |manifest: &Manifest| -> Vec<PolicyHash> {
-        let entries = manifest.policies.iter();
-        entries.filter(|(_, entry)| entry.role == Role::Coordinator).map(|(hash, _)| *hash).collect()
-    };
-    old.reference_values == new.reference_values && coordinators(old) == coordinators(new)
 }
 
 fn fresh_engine() -> Result<SeedEngine, LedgerError> {

@@ -62,6 +62,20 @@ pub struct Vouch {
     pub request: RequestId,
 }
 
+/// Shuts policies and certificates' keys out of the mesh, as workload owners.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<TransitionHash, SetManifestError>")]
+pub struct Evict {
+    /// Policies whose certificates count no more.
+    pub policies: Vec<PolicyHash>,
+    /// SHA-256 of the public keys of certificates that count no more.
+    pub keys: Vec<KeyDigest>,
+    /// Owners' signatures over `keys::eviction`, ASN.1 DER.
+    pub signatures: Vec<Vec<u8>>,
+    /// The request.
+    pub request: RequestId,
+}
+
 /// Withdraws a proposal.
 #[derive(Debug, Message)]
 #[rtype(result = "Result<(), SetManifestError>")]
@@ -212,6 +226,22 @@ pub enum SetManifestError {
          change the manifest by a space and sign that"
     )]
     Withdrawn(TransitionHash),
+    /// An eviction of nobody.
+    #[error("no policy and no key: nobody to evict")]
+    NobodyToEvict,
+    /// More than pods can be given.
+    #[error(
+        "at most {0} policies and as many keys can be evicted: take policies out of the manifest instead"
+    )]
+    TooManyEvicted(usize),
+    /// A Coordinator is no mesh peer.
+    #[error("policy {0} is a Coordinator's: take it out of the manifest instead")]
+    EvictsCoordinator(PolicyHash),
+    /// Not signed by an owner, over this eviction, at this point of the history.
+    #[error(
+        "no signature is by a workload owner of the current manifest over this eviction at transition {0}"
+    )]
+    UntrustedEviction(TransitionHash),
     /// More owners than pods can be given.
     #[error("{0} owners vouch for this deployment already")]
     TooManyVouchers(usize),

@@ -11,6 +11,7 @@ mod checkpoints;
 mod follow;
 mod introduction;
 mod messages;
+mod peers;
 mod proposals;
 mod recovery;
 mod replica_key;
@@ -20,14 +21,15 @@ pub use actor::Ledger;
 pub use checkpoints::{replica_heads, verify_stream, verify_streams};
 pub use follow::{Adopt, AdoptError, Follow};
 pub use messages::{
-    Acceptance, ApproveProposal, LedgerError, ProposalReply, ProposeManifest, RecordHeads, Recover,
+    Acceptance, ApproveProposal, Evict, LedgerError, ProposalReply, ProposeManifest, RecordHeads, Recover,
     RecoverError, RecoverReply, SeedShare, SeedShares, SetManifest, SetManifestError, SetManifestReply,
     Vouch, WithdrawProposal,
 };
 pub use proposals::{Permit, Proposal};
 pub use replica_key::ReplicaKey;
 pub use state::{
-    Active, CaRecord, Entry, NotInForce, OlderHead, Phase, SeedShareRecord, Snapshot, State, Voucher,
+    Active, CaRecord, Entry, Evicted, MeshAuthority, NotInForce, OlderHead, Phase, SeedShareRecord,
+    SignedPeers, Snapshot, State, Voucher,
 };
 
 #[cfg(test)]

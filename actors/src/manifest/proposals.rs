@@ -46,7 +46,15 @@ pub(super) fn approvals<'a>(
     transition: &TransitionHash,
     signatures: impl Iterator<Item = &'a [u8]>,
 ) -> BTreeMap<KeyDigest, Vec<u8>> {
-    let message = transition.to_string();
+    signers(current, &transition.to_string(), signatures)
+}
+
+/// The valid ones of some signatures over a text by workload owners, each owner once.
+pub(super) fn signers<'a>(
+    current: &Manifest,
+    message: &str,
+    signatures: impl Iterator<Item = &'a [u8]>,
+) -> BTreeMap<KeyDigest, Vec<u8>> {
     let digests = &current.workload_owner_key_digests;
     let signer = |signature: &[u8]| {
         let mut owners = current.workload_owner_pub_keys.iter();

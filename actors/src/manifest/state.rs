@@ -17,8 +17,14 @@ use storage_schema::{
 
 use super::{
     messages::{RecoverError, SetManifest, SetManifestError},
-    proposals::{MAX_PROPOSALS, Permit, Proposal, approvals, permit},
+    proposals::{MAX_PROPOSALS, Permit, Proposal, approvals, permit, signers},
 };
+
+/// Mesh CAs that are remembered: as many as a list of mesh peers can name.
+const MAX_AUTHORITIES: usize = continuity::MAX_OLDER + 1;
+
+/// Most policies, and most keys, that can be evicted over the life of a deployment: every pod is given all of them.
+const MAX_EVICTED: usize = 4096;
 
 /// Most owners who vouch for a deployment, over all manifests: every pod is given all of them.
 const MAX_VOUCHERS: usize = 64;
@@ -49,6 +55,9 @@ pub struct State {
     /// Of these, those whose evidence was not looked at yet.
     #[serde(skip)]
     unjudged: Vec<Introduced>,
+    /// The newest mesh CAs, the one in force last.
+    authorities: Vec<MeshAuthority>,
+    evicted: Evicted,
     /// What the entries name: hashes of manifests and policies, each once.
     manifests: BTreeSet<ManifestHash>,
     policies: BTreeSet<PolicyHash>,
@@ -128,7 +137,55 @@ pub struct CaRecord {
     pub mesh: Vec<u8>,
 }
 
+/// The mesh CA of a manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeshAuthority {
+    /// Number of the manifest. A recovery makes another CA for the same one.
+    pub generation: u64,
+    /// Its certificate, DER.
+    pub mesh: Vec<u8>,
+}
+
+/// Whom owners shut out of the mesh.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evicted {
+    /// By policy.
+    pub policies: BTreeSet<PolicyHash>,
+    /// By the digest of the certificate's public key.
+    pub keys: BTreeSet<KeyDigest>,
+    /// How often somebody was.
+    times: u64,
+}
+
+impl Evicted {
+    /// Whether this workload gets no certificate any more.
+    pub fn contains(&self, policy: &PolicyHash, key: &KeyDigest) -> bool {
+        self.policies.contains(policy) || self.keys.contains(key)
+    }
+}
+
 impl State {
+    /// The newest mesh CAs, the one in force last.
+    pub fn authorities(&self) -> &[MeshAuthority] {
+        &self.authorities
+    }
+
+    /// Whom owners shut out of the mesh.
+    pub fn evicted(&self) -> &Evicted {
+        &self.evicted
+    }
+
+    /// Number of the list of mesh peers: it grows with whatever changes the list.
+    pub fn peers_number(&self) -> u64 {
+        self.entries.len() as u64 + self.recoveries + self.evicted.times
+    }
+
+    fn add_authority(&mut self, mesh: &[u8]) {
+        self.authorities.push(MeshAuthority { generation: self.entries.len() as u64, mesh: mesh.to_vec() });
+        let excess = self.authorities.len().saturating_sub(MAX_AUTHORITIES);
+        self.authorities.drain(..excess);
+    }
+
     /// The certificate authority that is in force.
     pub fn ca(&self) -> Option<&CaRecord> {
         self.ca.as_ref()
@@ -239,10 +296,17 @@ impl State {
                     transition: *transition,
                     signature: transition_signature.clone(),
                 });
+                self.add_authority(mesh_ca);
             }
             Fact::RecoveredByUser { root_ca, mesh_ca, .. } => {
                 self.ca = Some(CaRecord { root: root_ca.clone(), mesh: mesh_ca.clone() });
                 self.recoveries += 1;
+                self.add_authority(mesh_ca);
+            }
+            Fact::PeersEvicted { policies, keys, .. } => {
+                self.evicted.policies.extend(policies);
+                self.evicted.keys.extend(keys);
+                self.evicted.times += 1;
             }
             Fact::Checkpoint { heads } => {
                 self.heads.extend(heads.iter().map(|head| (head.stream, head.clone())));
@@ -414,6 +478,42 @@ impl State {
         Ok(owner)
     }
 
+    /// Whether owners may shut these out of the mesh: their signatures.
+    pub fn decide_evict(
+        &self,
+        policies: &[PolicyHash],
+        keys: &[KeyDigest],
+        signatures: &[Vec<u8>],
+        current: &Manifest,
+    ) -> Result<Vec<Approval>, SetManifestError> {
+        let latest = self.latest().ok_or(SetManifestError::NothingToChange)?;
+        if current.workload_owner_digests().next().is_none() {
+            return Err(SetManifestError::UpdatesDisabled);
+        }
+        if policies.is_empty() && keys.is_empty() {
+            return Err(SetManifestError::NobodyToEvict);
+        }
+        let with = |known: usize, more: usize| known + more <= MAX_EVICTED;
+        if !with(self.evicted.policies.len(), policies.len()) || !with(self.evicted.keys.len(), keys.len()) {
+            return Err(SetManifestError::TooManyEvicted(MAX_EVICTED));
+        }
+        if let Some(policy) = policies
+            .iter()
+            .find(|policy| current.policies.get(policy).is_some_and(|entry| entry.role == Role::Coordinator))
+        {
+            return Err(SetManifestError::EvictsCoordinator(*policy));
+        }
+        at_most(current.workload_owner_digests().count(), signatures.len())?;
+        let message = keys::eviction(&latest.transition, policies, keys);
+        let signed = signers(current, &message, signatures.iter().map(Vec::as_slice));
+        let needed = current.workload_owners_needed();
+        match signed.len() {
+            0 => Err(SetManifestError::UntrustedEviction(latest.transition)),
+            few if few < needed => Err(SetManifestError::TooFewSignatures { needed, valid: few }),
+            _ => Ok(signed.into_iter().map(|(owner, signature)| Approval { owner, signature }).collect()),
+        }
+    }
+
     /// Why a change that begins at `got` cannot be: maybe it was made already and only the answer to
     /// it got lost.
     fn stale(&self, got: TransitionHash, manifest: &Manifest) -> SetManifestError {
@@ -563,11 +663,20 @@ fn authorise(
 }
 
 impl Projection for State {
-    const NAME: &'static str = "manifest history 5";
+    const NAME: &'static str = "manifest history 6";
 
     fn apply(&mut self, _: u64, event: &Event) {
         Self::apply(self, event);
     }
+}
+
+/// Whose certificates count in the mesh.
+#[derive(Debug, PartialEq, Eq)]
+pub struct SignedPeers {
+    /// The list.
+    pub list: continuity::Peers,
+    /// What travels: signed by the mesh CA in force, with the root's certificate for it.
+    pub bytes: Vec<u8>,
 }
 
 /// What everybody but the ledger sees: immutable, replaced as a whole.
@@ -577,6 +686,8 @@ pub struct Snapshot {
     pub state: Arc<State>,
     /// What the Coordinator can do now.
     pub phase: Phase,
+    /// Whose certificates count in the mesh, signed; none while there is nobody to sign.
+    pub peers: Option<Arc<SignedPeers>>,
 }
 
 impl Snapshot {

@@ -3,7 +3,7 @@
 use std::fs;
 
 use chaos_tests::deployment::{Deployment, WEB};
-use manifest::{KeyDigest, ManifestBody, OwnerKey, PolicyEntry, PolicyHash, Role};
+use manifest::{KeyDigest, ManifestBody, OwnerKey, PolicyEntry, PolicyHash};
 
 use crate::{done, refused, stderr};
 
@@ -15,7 +15,8 @@ fn pinned(owner: KeyDigest) -> Vec<u8> {
 fn add_pinned(body: &mut ManifestBody, directory: &std::path::Path, owner: KeyDigest) {
     let policy = pinned(owner);
     fs::write(directory.join("policies/pinned"), &policy).unwrap();
-    let entry = PolicyEntry { sans: vec!["web".into()], workload_secret_id: "web".into(), role: Role::None };
+    let entry =
+        PolicyEntry { sans: vec!["web".into()], workload_secret_id: "web".into(), ..PolicyEntry::default() };
     body.policies.insert(PolicyHash::of(&policy), entry);
 }
 

@@ -126,6 +126,18 @@ fn shape(fact: &Fact) -> Shape {
             let message = format!("Workload owner {owner} vouched for the deployment");
             of(EntityManagement, update, Informational, message, entity("Deployment", owner.to_string()))
         }
+        Fact::PeersEvicted { policies, keys, .. } => {
+            let names = policies.iter().map(ToString::to_string).chain(keys.iter().map(ToString::to_string));
+            let names: Vec<String> = names.collect();
+            let message = format!("Workload owners shut out of the mesh: {}", names.join(", "));
+            of(
+                EntityManagement,
+                (4, "Delete"),
+                High,
+                message,
+                entity("Mesh peers", limited(&names.join(","))),
+            )
+        }
         Fact::ManifestProposed { manifest, transition, approval, .. } => {
             let message = format!("Workload owner {} proposed manifest {manifest}", approval.owner);
             let fields = entity("Manifest proposal", transition.to_string());

@@ -46,13 +46,14 @@ impl Filter {
 }
 
 /// Every kind of event, as `--kind` names them.
-pub(crate) const KINDS: [&str; 20] = [
+pub(crate) const KINDS: [&str; 21] = [
     "ManifestSet",
     "ManifestProposed",
     "ProposalApproved",
     "ProposalWithdrawn",
     "SeedSharesCreated",
     "DeploymentVouched",
+    "PeersEvicted",
     "RecoveredByUser",
     "RecoveryGranted",
     "RecoveryReceived",
@@ -74,6 +75,9 @@ fn is_about(fact: &Fact, workload: &str) -> bool {
         Fact::CertificateIssued { policy, sans, .. } => {
             sans.iter().any(|san| san == workload)
                 || (workload.len() >= 8 && policy.to_string().starts_with(workload))
+        }
+        Fact::PeersEvicted { policies, .. } => {
+            workload.len() >= 8 && policies.iter().any(|policy| policy.to_string().starts_with(workload))
         }
         Fact::SecretReleased { id, .. } | Fact::TransitKeyUsed { key: id, .. } => {
             id == workload || id.rsplit('/').next() == Some(workload)

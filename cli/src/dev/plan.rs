@@ -129,6 +129,7 @@ fn policies(files: &[(String, String)], printer: &Printer) -> anyhow::Result<Vec
         initializer: Some("contrast-initializer".into()),
         service_mesh: Some("contrast-service-mesh".into()),
         lift_default_deny: false,
+        renewal: true,
         trusted_store: None,
         runtime_class: None,
         image_replacements: Vec::new(),

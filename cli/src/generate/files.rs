@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
+use manifest::PolicyHash;
 use runtime_policy::{Deployment, PodPolicy};
 
 use crate::{printer::Printer, whole_file::replace};
@@ -121,11 +122,17 @@ pub(super) fn write(
     Ok(())
 }
 
-/// One file for each document, named by its hash. Documents of earlier runs are removed.
-pub(super) fn write_policies(folder: &Path, policies: &[PodPolicy]) -> anyhow::Result<()> {
+/// One file for each document, named by its hash. Documents of earlier runs are removed, unless the manifest still names
+/// them.
+pub(super) fn write_policies(
+    folder: &Path,
+    policies: &[PodPolicy],
+    going_out: &[(PolicyHash, String)],
+) -> anyhow::Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let name = |policy: &PodPolicy| format!("{}.toml", policy.document.hash());
-    let current: BTreeSet<String> = policies.iter().map(name).collect();
+    let kept = going_out.iter().map(|(hash, _)| format!("{hash}.toml"));
+    let current: BTreeSet<String> = policies.iter().map(name).chain(kept).collect();
     for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
         let entry = entry?;
         let file = entry.file_name().to_string_lossy().into_owned();

@@ -4,8 +4,8 @@ use std::{fs, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path, str
 
 use anyhow::{Context as _, ensure};
 use manifest::{
-    KeyDigest, ManifestBody, Measurement, OwnerKey, PolicyEntry, ReferenceValues, Role, SnpReferenceValues,
-    SnpTcb, TdxReferenceValues,
+    KeyDigest, ManifestBody, Measurement, OwnerKey, PolicyEntry, PolicyHash, ReferenceValues, Role,
+    SnpReferenceValues, SnpTcb, TdxReferenceValues,
 };
 use runtime_policy::{PodPolicy, Target, Workload};
 use serde_json::{Value, json};
@@ -50,6 +50,14 @@ impl FromStr for Platform {
         let name = known.ok_or_else(|| format!("expected one of {}", PLATFORMS.join(", ")))?;
         Ok(Self { name: (*name).to_owned(), tdx: name.contains("TDX") })
     }
+}
+
+/// What is to be told of the manifest that was written.
+pub(super) struct Written {
+    /// Policies of before, with their workloads' names.
+    pub(super) going_out: Vec<(PolicyHash, String)>,
+    /// Places that only the user knows the values of.
+    pub(super) to_fill_in: Vec<String>,
 }
 
 /// The manifest as it will be, but for its policies and keys.
@@ -123,13 +131,14 @@ impl Draft {
         })
     }
 
-    /// Puts in policies and keys, writes it, and returns the places that only the user knows the values of.
+    /// Puts in policies and keys, and writes it. Policies that the manifest named before stay in it, marked: pods with
+    /// them run until the new ones have taken over, and no clock tells when that is.
     pub(super) fn write(
         mut self,
         args: &Args,
         policies: &[PodPolicy],
         printer: &Printer,
-    ) -> anyhow::Result<Vec<String>> {
+    ) -> anyhow::Result<Written> {
         let body = &mut self.body;
         let old = std::mem::take(&mut body.policies);
         for policy in policies {
@@ -140,18 +149,24 @@ impl Draft {
                     && entry.workload_secret_id == policy.workload.workload_secret_id
                     && (entry.role == Role::None || entry.sans.contains(&policy.workload.name))
             };
-            let known = old.get(&hash).or_else(|| old.values().find(same));
+            let newest_first = || old.values().filter(|entry| !entry.going_out).chain(old.values());
+            let known = old.get(&hash).or_else(|| newest_first().find(same));
             let mut entry = known.cloned().unwrap_or_else(|| entry(&policy.workload));
+            entry.going_out = false;
             // Earlier versions wrote it, and some clients take it for any name of one label.
             if entry.sans.iter().any(|san| san != "*") {
                 entry.sans.retain(|san| san != "*");
             }
             body.policies.insert(hash, entry);
         }
-        if args.keep_coordinators {
-            let kept = old.into_iter().filter(|(_, entry)| entry.role == Role::Coordinator);
-            for (hash, entry) in kept {
-                body.policies.entry(hash).or_insert(entry);
+        for (hash, old) in old {
+            let kept = match old.role {
+                Role::Coordinator => args.keep_coordinators,
+                Role::None => !(args.revoke || args.finish && old.going_out),
+            };
+            if kept {
+                let going_out = old.role == Role::None;
+                body.policies.entry(hash).or_insert(PolicyEntry { going_out, ..old });
             }
         }
         if body.policies.values().all(|entry| entry.role != Role::Coordinator) {
@@ -171,7 +186,8 @@ impl Draft {
         if self.existing.as_deref() != Some(bytes.as_slice()) {
             replace(&args.manifest, &bytes)?;
         }
-        Ok(to_fill_in(&self.body))
+        let going_out = self.body.going_out().map(|(hash, entry)| (*hash, entry.name().to_owned()));
+        Ok(Written { going_out: going_out.collect(), to_fill_in: to_fill_in(&self.body) })
     }
 }
 
@@ -200,6 +216,7 @@ pub(crate) fn entry(workload: &Workload) -> PolicyEntry {
         sans: vec![workload.name.clone()],
         workload_secret_id: workload.workload_secret_id.clone(),
         role: workload.role,
+        going_out: false,
     }
 }
 

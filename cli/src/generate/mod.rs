@@ -60,6 +60,14 @@ pub(crate) struct Args {
     /// take over from those that run; without it they are taken out again.
     #[arg(long)]
     keep_coordinators: bool,
+    /// The update is over: take out the policies that an earlier run marked as going out. Pods that still have them get no
+    /// certificate any more, and the others end their connections.
+    #[arg(long, conflicts_with = "revoke")]
+    finish: bool,
+    /// Take out at once every policy that the YAML does not have, such as of a pod that must not run any more. Without
+    /// this, policies of before stay in the manifest, marked as going out, so that an update shuts nobody out.
+    #[arg(long)]
+    revoke: bool,
     /// Folder for the policy documents, which `contrast set` sends.
     #[arg(long, default_value = "policies", value_name = "DIR")]
     policies: PathBuf,
@@ -117,6 +125,10 @@ struct InjectArgs {
     /// initializer lifts that, for which it needs NET_ADMIN.
     #[arg(long)]
     lift_default_deny: bool,
+    /// Let the initializer end when it has a certificate, as upstream's does, instead of staying to renew it. Such a pod
+    /// is refused by others some time after an update. A pod's annotation contrast.edgeless.systems/renewal comes first.
+    #[arg(long)]
+    one_shot_initializer: bool,
     /// Keep the layers of images in the VM's memory, not on an encrypted volume.
     #[arg(long)]
     skip_trusted_store: bool,
@@ -156,6 +168,7 @@ impl InjectArgs {
             initializer: (!self.skip_initializer).then(|| replaced(&self.initializer_image)),
             service_mesh: (!self.skip_service_mesh).then(|| replaced(&self.service_mesh_image)),
             lift_default_deny: self.lift_default_deny,
+            renewal: !self.one_shot_initializer,
             trusted_store: (!self.skip_trusted_store).then(|| self.trusted_store_size.clone()),
             runtime_class: self.runtime_class.clone(),
             image_replacements: replacements,
@@ -173,7 +186,15 @@ struct Report {
     changed_files: Vec<String>,
     pod_security: Vec<PodSecurityReport>,
     warnings: Vec<String>,
+    going_out: Vec<GoingOut>,
     to_fill_in: Vec<String>,
+}
+
+/// A policy of before, which the manifest still names.
+#[derive(Serialize)]
+struct GoingOut {
+    name: String,
+    policy: String,
 }
 
 /// The strictest Pod Security level that a namespace may enforce, and what a stricter one would refuse.
@@ -261,10 +282,10 @@ pub(crate) async fn run(mut args: Args, workspace: Option<&Path>, printer: &Prin
     if args.dry_run {
         return preview::show(&changes, &policies, printer);
     }
-    let to_fill_in = draft.write(&args, &policies, printer)?;
+    let written = draft.write(&args, &policies, printer)?;
     files::write(&args.paths, args.output_file.as_deref(), &deployment, &changes, printer)?;
-    files::write_policies(&args.policies, &policies)?;
-    let report = report(&args, &policies, &changes, &deployment.pod_security(), warnings, to_fill_in);
+    files::write_policies(&args.policies, &policies, &written.going_out)?;
+    let report = report(&args, &policies, &changes, &deployment.pod_security(), warnings, written);
     if files::to_stdout(&args.paths, args.output_file.as_deref()) {
         for line in summary(&report).lines() {
             printer.note(line);
@@ -357,7 +378,7 @@ fn report(
     changes: &[files::Change],
     pod_security: &[PodSecurity],
     warnings: Vec<String>,
-    to_fill_in: Vec<String>,
+    written: manifest::Written,
 ) -> Report {
     let pod = |policy: &PodPolicy| PodReport {
         kind: policy.workload.kind.clone(),
@@ -384,7 +405,10 @@ fn report(
         pods: policies.iter().map(pod).collect(),
         changed_files: changes.iter().map(|change| change.name.clone()).collect(),
         warnings,
-        to_fill_in,
+        going_out: (written.going_out.into_iter())
+            .map(|(policy, name)| GoingOut { name, policy: policy.to_string() })
+            .collect(),
+        to_fill_in: written.to_fill_in,
     }
 }
 
@@ -396,6 +420,16 @@ fn summary(report: &Report) -> String {
         for (container, paths) in &pod.from_host {
             let _ = writeln!(text, "    the host decides, in {container}: {}", paths.join(", "));
         }
+    }
+    for old in &report.going_out {
+        let _ = writeln!(text, "{:.16}…  {}, going out", old.policy, old.name);
+    }
+    if !report.going_out.is_empty() {
+        let _ = writeln!(
+            text,
+            "Pods that go out are trusted until an owner ends that: when none of them runs, `contrast generate --finish` \
+             and `contrast set`"
+        );
     }
     let changed = match report.changed_files.len() {
         0 => "No file changed".to_owned(),

@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 use actors::{
-    ApproveProposal, OlderHead, Phase, Proposal, ProposalReply, ProposeManifest, SetManifest,
-    SetManifestError, SetManifestReply, Vouch, Voucher, WithdrawProposal,
+    ApproveProposal, Evict, OlderHead, Phase, Proposal, ProposalReply, ProposeManifest, SetManifest,
+    SetManifestError, SetManifestReply, SignedPeers, Vouch, Voucher, WithdrawProposal,
 };
-use manifest::{KeyDigest, Timestamp, TransitionHash};
+use manifest::{KeyDigest, PolicyHash, Timestamp, TransitionHash};
 use storage_schema::{BlobHash, EventStore};
 
 use super::{
@@ -91,6 +91,22 @@ impl<L: EventStore> Desk<L> {
     /// Takes an owner's word for this deployment's root.
     pub(crate) async fn vouch(&self, public_key: Vec<u8>, signature: Vec<u8>) -> Result<(), Failure> {
         Ok(self.ledger.ask(Vouch { public_key, signature, request: request_id()? }).await??)
+    }
+
+    /// Shuts policies and certificates' keys out of the mesh.
+    pub(crate) async fn evict(
+        &self,
+        policies: Vec<PolicyHash>,
+        keys: Vec<KeyDigest>,
+        signatures: Vec<Vec<u8>>,
+    ) -> Result<TransitionHash, Failure> {
+        self.check_number(signatures.len())?;
+        Ok(self.ledger.ask(Evict { policies, keys, signatures, request: request_id()? }).await??)
+    }
+
+    /// Whose certificates count in the mesh, signed. For everybody: it says nothing that the history does not.
+    pub(crate) fn peers(&self) -> Option<Arc<SignedPeers>> {
+        self.snapshot.borrow().peers.clone()
     }
 
     /// Owners who vouch for this deployment's root. Whoever is given them verifies them.

@@ -160,6 +160,7 @@ fn set_manifest(error: &SetManifestError) -> Kind {
         | SetManifestError::AlreadySet { .. }
         | SetManifestError::Withdrawn(_) => Kind::Conflict,
         SetManifestError::NothingToChange => Kind::NoManifest,
+        SetManifestError::NobodyToEvict | SetManifestError::EvictsCoordinator(_) => Kind::Malformed,
         SetManifestError::NeedsRecovery | SetManifestError::SetBeforeRestart { .. } => Kind::NeedsRecovery,
         SetManifestError::InsecureNotAllowed
         | SetManifestError::TooManySignatures { .. }
@@ -168,13 +169,16 @@ fn set_manifest(error: &SetManifestError) -> Kind {
         | SetManifestError::OwnerKey { .. } => Kind::Malformed,
         SetManifestError::PolicyMissing(_) => Kind::Incomplete,
         SetManifestError::UnknownProposal(_) => Kind::NotFound,
-        SetManifestError::TooManyProposals(_) | SetManifestError::TooManyVouchers(_) => Kind::Busy,
+        SetManifestError::TooManyProposals(_)
+        | SetManifestError::TooManyVouchers(_)
+        | SetManifestError::TooManyEvicted(_) => Kind::Busy,
         SetManifestError::SeedshareOwnersChanged
         | SetManifestError::UpdatesDisabled
         | SetManifestError::NotAnOwner(_) => Kind::Denied,
         SetManifestError::NoKey
         | SetManifestError::NeedsBootstrapKey(_)
         | SetManifestError::TooFewSignatures { .. }
+        | SetManifestError::UntrustedEviction(_)
         | SetManifestError::UntrustedSignature => Kind::BadSignature,
         SetManifestError::Fault(fault) => trouble(fault.trouble()),
     }

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use actors::{Active, Voucher};
 use keys::WorkloadSecret;
-use manifest::Timestamp;
+use manifest::{KeyDigest, Timestamp};
 use storage_schema::EventStore;
 
 use super::{
@@ -25,6 +25,8 @@ pub(crate) struct Issued {
     pub(crate) secret: Option<WorkloadSecret>,
     /// Owners who vouch for the root, for a pod that demands that.
     pub(crate) vouchers: Vec<Voucher>,
+    /// The signed list of mesh peers; empty: there is none.
+    pub(crate) peers: Vec<u8>,
 }
 
 /// What a workload gets that has no connection of its own to be fresh on.
@@ -43,6 +45,8 @@ impl<L: EventStore> Desk<L> {
         certified_key: Option<Vec<u8>>,
     ) -> Result<Issued, Failure> {
         let current = self.current_for(&workload.active)?;
+        let key = KeyDigest::of(certified_key.as_ref().unwrap_or(&workload.spki_der));
+        self.not_evicted(workload, &key)?;
         let started = Instant::now();
         let lifetime = self.certificate_lifetime;
         let reply = self.secrets.identity(&current, workload, certified_key, lifetime).await;
@@ -52,6 +56,7 @@ impl<L: EventStore> Desk<L> {
         // It is on record by now. It is not handed out if the manifest was replaced in the meantime, or may
         // have been.
         let current = self.current_for(&workload.active)?;
+        self.not_evicted(workload, &key)?;
         let (serial, policy) = (identity.certificate.serial, workload.claims.policy_hash());
         tracing::info!(%serial, %policy, platform = %workload.claims.platform(), "certificate issued");
         let public = current.ca.public();
@@ -61,7 +66,20 @@ impl<L: EventStore> Desk<L> {
             chain_pem: [identity.certificate.pem.as_str(), &public.intermediate_pem].concat(),
             secret: identity.secret,
             vouchers: self.vouchers(),
+            peers: self.peers().map(|peers| peers.bytes.clone()).unwrap_or_default(),
         })
+    }
+
+    /// Owners shut out a policy, or the key of a certificate: it gets no other one.
+    fn not_evicted(&self, workload: &Workload, key: &KeyDigest) -> Result<(), Failure> {
+        let policy = workload.claims.policy_hash();
+        match self.snapshot.borrow().state.evicted().contains(&policy, key) {
+            true => Err(Failure::Denied(format!(
+                "the policy {policy}, or this key, was evicted by workload owners (contrast evict): change the pod, whose \
+                 policy is another one then"
+            ))),
+            false => Ok(()),
+        }
     }
 
     /// Issues to a workload whose evidence is fresh because it answers a nonce of ours. What it presents is

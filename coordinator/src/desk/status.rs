@@ -56,6 +56,7 @@ impl<L: EventStore> Desk<L> {
             is_ready: self.readiness() == Readiness::Ready,
             seed_shares_needed: snapshot.state.seed_shares().needed,
             proposals: snapshot.state.proposals().len(),
+            evicted: snapshot.state.evicted().policies.len() + snapshot.state.evicted().keys.len(),
             storage_refused: self.store.refusals(),
             storage_alarms: self.standing.alarms().len(),
             incomplete_streams: self.standing.incomplete().unwrap_or_default(),

@@ -8,6 +8,7 @@ use std::{
 };
 
 use actors::{Active, Append};
+use continuity::PeerIdentity;
 use keys::{IssuedCert, KeyError, SeedEngine, WorkloadSecretId};
 use manifest::{PolicyHash, Role, SerialNumber, Timestamp};
 use storage_schema::EventStore;
@@ -32,13 +33,17 @@ pub(crate) struct TransitClient {
     until: Timestamp,
     /// Its certificate's number.
     serial: SerialNumber,
+    /// Whose certificate it is.
+    peer: PeerIdentity,
 }
 
 impl TransitClient {
     /// The holder of a certificate that was verified against the mesh CA of `current`.
     pub(crate) fn new(leaf: &[u8], current: &Current) -> Result<Self, KeyError> {
         let (secret_id, until) = (keys::workload_secret_id_of(leaf)?, keys::valid_until(leaf)?);
-        Ok(Self { secret_id, active: Arc::clone(current), until, serial: keys::serial_number_of(leaf)? })
+        let peer = PeerIdentity::of(leaf)?;
+        let serial = keys::serial_number_of(leaf)?;
+        Ok(Self { secret_id, active: Arc::clone(current), until, serial, peer })
     }
 }
 
@@ -137,6 +142,10 @@ impl<L: EventStore> Desk<L> {
             let text = "the manifest was changed since this connection was made: connect again, with a new \
                         certificate";
             return Err(Failure::Denied(text.into()));
+        }
+        let evicted = self.peers().and_then(|peers| peers.list.still_counts(&client.peer).err());
+        if let Some(reason) = evicted {
+            return Err(Failure::Denied(reason.to_string()));
         }
         if client.secret_id.as_ref() == Some(&name) {
             return Ok(TransitKeys {

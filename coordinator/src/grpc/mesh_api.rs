@@ -41,6 +41,7 @@ impl Service for MeshApi {
             vouchers: (issued.vouchers.into_iter())
                 .map(|voucher| Voucher { public_key: voucher.public_key, signature: voucher.signature })
                 .collect(),
+            mesh_peers: issued.peers,
         }))
     }
 

@@ -1,11 +1,11 @@
 //! Proposals: manifest changes that several workload owners must sign.
 
 use actors::ProposalReply;
-use manifest::{KeyDigest, TransitionHash};
+use manifest::{KeyDigest, PolicyHash, TransitionHash};
 use tonic::{Request, Response, Status};
 use wire::proposals::{
-    ApproveRequest, ListRequest, ListResponse, Proposal, ProposalStatus, ProposeRequest, VouchRequest,
-    VouchResponse, WithdrawRequest, WithdrawResponse,
+    ApproveRequest, EvictRequest, EvictResponse, ListRequest, ListResponse, Proposal, ProposalStatus,
+    ProposeRequest, VouchRequest, VouchResponse, WithdrawRequest, WithdrawResponse,
     proposals_server::{Proposals as Service, ProposalsServer},
 };
 
@@ -86,6 +86,17 @@ impl Service for ProposalsApi {
         let VouchRequest { public_key, signature } = request.into_inner();
         self.0.vouch(public_key, signature).await?;
         Ok(Response::new(VouchResponse {}))
+    }
+
+    #[tracing::instrument(skip_all, fields(request))]
+    async fn evict(&self, request: Request<EvictRequest>) -> Result<Response<EvictResponse>, Status> {
+        let EvictRequest { policies, keys, signatures } = request.into_inner();
+        let policies = policies.iter().map(|bytes| PolicyHash::try_from(bytes.as_slice()));
+        let policies = policies.collect::<Result<_, _>>().map_err(Failure::malformed)?;
+        let keys = keys.iter().map(|bytes| KeyDigest::try_from(bytes.as_slice()));
+        let keys = keys.collect::<Result<_, _>>().map_err(Failure::malformed)?;
+        self.0.evict(policies, keys, signatures).await?;
+        Ok(Response::new(EvictResponse {}))
     }
 
     #[tracing::instrument(skip_all, fields(request))]

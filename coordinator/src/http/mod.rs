@@ -8,6 +8,7 @@ mod attest;
 mod error;
 mod manifest;
 mod mesh_cert;
+mod peers;
 mod recover;
 mod server;
 mod status;
@@ -54,6 +55,7 @@ fn routes(api: &Arc<Api>) -> Router {
         .route("/v1/vouch", answered(MethodFilter::POST, api, vouch::vouch))
         .route("/v1/mesh-cert", answered(MethodFilter::POST, api, mesh_cert::issue))
         .route("/v1/status", get(async move || status::status(&status)))
+        .route(peers::PATH, answered(MethodFilter::GET, api, peers::peers))
         .route("/v1/checkpoint", answered(MethodFilter::GET, api, status::checkpoint))
         .fallback(async || {
             ApiError::new(StatusCode::NOT_FOUND, Code::InvalidArgument, "no such route").into_response()
@@ -74,7 +76,7 @@ where
 
 /// The label of a path in metrics, and the largest request there.
 fn route(path: &str) -> (&'static str, usize) {
-    const ROUTES: [(&str, usize); 11] = [
+    const ROUTES: [(&str, usize); 12] = [
         ("/attest", attest::MAX_REQUEST_BYTES),
         ("/verify", attest::MAX_REQUEST_BYTES),
         ("/capabilities", 0),
@@ -86,6 +88,7 @@ fn route(path: &str) -> (&'static str, usize) {
         ("/v1/mesh-cert", mesh_cert::MAX_REQUEST_BYTES),
         ("/v1/status", 0),
         ("/v1/checkpoint", 0),
+        (peers::PATH, 0),
     ];
     ROUTES.into_iter().find(|(route, _)| *route == path).unwrap_or(("other", 0))
 }

@@ -63,6 +63,7 @@ pub(crate) struct Metrics {
     ready: Gauge,
     shares: Gauge,
     proposals: Gauge,
+    evicted: Gauge,
     queue: Family<Actor, Gauge>,
     storage_refused: Gauge,
     storage_alarms: Gauge,
@@ -92,6 +93,7 @@ impl Default for Metrics {
             ready: Gauge::default(),
             shares: Gauge::default(),
             proposals: Gauge::default(),
+            evicted: Gauge::default(),
             queue: Family::default(),
             storage_refused: Gauge::default(),
             storage_alarms: Gauge::default(),
@@ -137,6 +139,11 @@ impl Metrics {
             "coordinator_proposals",
             "Manifest changes that wait for signatures",
             self.proposals.clone(),
+        );
+        registry.register(
+            "coordinator_evicted",
+            "Policies and certificate keys that workload owners shut out of the mesh",
+            self.evicted.clone(),
         );
         registry.register(
             "coordinator_queue_depth",
@@ -218,6 +225,7 @@ pub(crate) struct Gauges {
     pub(crate) is_ready: bool,
     pub(crate) seed_shares_needed: usize,
     pub(crate) proposals: usize,
+    pub(crate) evicted: usize,
     pub(crate) storage_refused: u64,
     pub(crate) storage_alarms: usize,
     pub(crate) incomplete_streams: u32,
@@ -238,6 +246,7 @@ pub(crate) fn scrape(metrics: &Metrics, gauges: &Gauges) -> String {
     metrics.ready.set(i64::from(gauges.is_ready));
     metrics.shares.set(number(gauges.seed_shares_needed));
     metrics.proposals.set(number(gauges.proposals));
+    metrics.evicted.set(number(gauges.evicted));
     for (actor, depth) in &gauges.queues {
         metrics.queue.get_or_create(&Actor { actor }).set(number(*depth));
     }

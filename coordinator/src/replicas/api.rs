@@ -142,12 +142,12 @@ impl Cluster for ClusterApi {
         let asked = tokio::task::spawn_blocking(move || desk.standing.etcd().map(|etcd| etcd.health()));
         let health = asked.await.map_err(|error| Failure::Fault(error.to_string()))?;
         let (standing, snapshot) = (&self.0.standing, self.0.snapshot.borrow().clone());
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let mut store =
             WireStore { engine: "sled".into(), refusals: self.0.store.refusals(), ..WireStore::default() };
         match health {
             None => {}
             Some(Ok(health)) => {
-                let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
                 store.engine = "etcd".into();
                 (store.members, store.answering) = (count(health.members), count(health.answering));
                 (store.bytes, store.bytes_in_use) = (health.bytes, health.bytes_in_use);
@@ -178,6 +178,8 @@ impl Cluster for ClusterApi {
             peers: peers.collect(),
             alarms: standing.alarms(),
             incomplete_streams: standing.incomplete(),
+            evicted_policies: count(snapshot.state.evicted().policies.len()),
+            evicted_keys: count(snapshot.state.evicted().keys.len()),
         }))
     }
 }

@@ -118,7 +118,7 @@ mod tests {
 
     fn chain((engine, ca): &(SeedEngine, MeshCa), key: &[u8]) -> String {
         let secret = engine.workload_secret(&WorkloadSecretId::new("web").unwrap()).unwrap();
-        let claims = keys::leaf_claim_extensions(Some(&secret), 3).unwrap();
+        let claims = keys::leaf_claim_extensions(Some(&secret), 3, None).unwrap();
         let leaf = LeafRequest {
             spki_der: key,
             sans: &["web".into()],

@@ -1,5 +1,6 @@
 //! What lets a pod keep to its deployment: claims in its certificate, and the owner's word for a root.
 
+use manifest::{KeyDigest, PolicyHash, TransitionHash};
 use p384::pkcs8::der::{Decode, Encode as _, asn1::OctetStringRef};
 use x509_parser::{certificate::X509Certificate, oid_registry::Oid, prelude::FromDer as _};
 
@@ -10,6 +11,9 @@ const SECRET_OID: [u64; 5] = [1, 3, 9901, 3, 1001];
 /// Extension with the number of the manifest in force.
 const GENERATION_OID: [u64; 5] = [1, 3, 9901, 3, 1002];
 
+/// Extension with the policy of the workload, by whatever hardware it was attested.
+const POLICY_OID: [u64; 5] = [1, 3, 9901, 3, 1003];
+
 /// What a workload's certificate says about the answer that it came with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LeafClaims {
@@ -17,6 +21,8 @@ pub struct LeafClaims {
     pub secret_commitment: Option<[u8; 32]>,
     /// Number of the manifest that was in force.
     pub generation: Option<u64>,
+    /// The workload's policy.
+    pub policy: Option<PolicyHash>,
 }
 
 /// Identifies a workload secret without giving it away: it has 64 bytes that nobody guesses.
@@ -49,18 +55,32 @@ pub fn older_head_acceptance(
     )
 }
 
+/// What workload owners sign to shut policies and certificates' keys out of the mesh, at this point of the history. A
+/// text of one line without a line break.
+pub fn eviction(transition: &TransitionHash, policies: &[PolicyHash], keys: &[KeyDigest]) -> String {
+    let mut text = format!("contrast eviction v1: {transition}");
+    policies.iter().for_each(|policy| text.push_str(&format!(" policy {policy}")));
+    keys.iter().for_each(|key| text.push_str(&format!(" key {key}")));
+    text
+}
+
 /// The claims as extensions of a certificate.
 pub fn leaf_claim_extensions(
     secret: Option<&WorkloadSecret>,
     generation: u64,
+    policy: Option<&PolicyHash>,
 ) -> Result<Vec<ClaimExtension>, KeyError> {
     let library = |_| KeyError::Library("encoding an extension");
+    let octets = |bytes: &[u8]| OctetStringRef::new(bytes).and_then(|octets| octets.to_der());
     let mut claims =
         vec![ClaimExtension { oid: GENERATION_OID.to_vec(), der: generation.to_der().map_err(library)? }];
     if let Some(secret) = secret {
-        let commitment = secret_commitment(secret.expose());
-        let der = OctetStringRef::new(&commitment).and_then(|octets| octets.to_der()).map_err(library)?;
+        let der = octets(&secret_commitment(secret.expose())).map_err(library)?;
         claims.push(ClaimExtension { oid: SECRET_OID.to_vec(), der });
+    }
+    if let Some(policy) = policy {
+        let der = octets(policy.as_bytes()).map_err(library)?;
+        claims.push(ClaimExtension { oid: POLICY_OID.to_vec(), der });
     }
     Ok(claims)
 }
@@ -74,16 +94,16 @@ pub fn leaf_claims(certificate_der: &[u8]) -> Result<LeafClaims, KeyError> {
         let found = certificate.get_extension_unique(&oid).map_err(|_| malformed())?;
         Ok::<_, KeyError>(found.map(|extension| extension.value))
     };
-    let secret_commitment = match value(&SECRET_OID)? {
-        Some(der) => {
-            let octets = <OctetStringRef as Decode>::from_der(der).map_err(|_| malformed())?;
-            Some(<[u8; 32]>::try_from(octets.as_bytes()).map_err(|_| malformed())?)
-        }
-        None => None,
+    let digest = |oid: &[u64]| {
+        let Some(der) = value(oid)? else { return Ok(None) };
+        let octets = <OctetStringRef as Decode>::from_der(der).map_err(|_| malformed())?;
+        <[u8; 32]>::try_from(octets.as_bytes()).map(Some).map_err(|_| malformed())
     };
+    let secret_commitment = digest(&SECRET_OID)?;
+    let policy = digest(&POLICY_OID)?.map(PolicyHash::from_bytes);
     let generation = match value(&GENERATION_OID)? {
         Some(der) => Some(<u64 as Decode>::from_der(der).map_err(|_| malformed())?),
         None => None,
     };
-    Ok(LeafClaims { secret_commitment, generation })
+    Ok(LeafClaims { secret_commitment, generation, policy })
 }

@@ -21,7 +21,8 @@ pub use ca::{
     serial_number_of, valid_until, workload_secret_id_of,
 };
 pub use continuity::{
-    LeafClaims, leaf_claim_extensions, leaf_claims, older_head_acceptance, root_voucher, secret_commitment,
+    LeafClaims, eviction, leaf_claim_extensions, leaf_claims, older_head_acceptance, root_voucher,
+    secret_commitment,
 };
 pub use engine::{Salt, Seed, SeedEngine, WorkloadSecret, WorkloadSecretId};
 pub use owner::{

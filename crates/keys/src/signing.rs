@@ -165,6 +165,17 @@ impl CaKey {
         p384::SecretKey::from_sec1_pem(pem).map(Self).map_err(|_| malformed)
     }
 
+    /// Signs a message: ECDSA with SHA-256, ASN.1 DER. Messages begin with a label of their purpose, and no certificate
+    /// does: so neither is ever taken for the other.
+    pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
+        let mut digest = [0; 48];
+        digest[16..].copy_from_slice(&crate::sha256(&[message]));
+        let signature: Signature = SigningKey::from(&self.0)
+            .sign_prehash(&digest)
+            .map_err(|_| KeyError::Library("signing with the mesh CA key"))?;
+        Ok(signature.to_der().as_bytes().to_vec())
+    }
+
     /// PKCS#8 DER.
     pub fn to_pkcs8(&self) -> Result<Zeroizing<Vec<u8>>, KeyError> {
         let der = self.0.to_pkcs8_der().map_err(|_| KeyError::Library("key encoding"))?;

@@ -125,7 +125,9 @@ fn by_name(body: &ManifestBody) -> BTreeMap<String, (PolicyHash, &PolicyEntry)> 
     let mut named = BTreeMap::new();
     for (policy, entry) in &body.policies {
         let mut name = entry.name().to_owned();
-        if named.contains_key(&name) {
+        if entry.going_out {
+            name = format!("{name}, going out ({policy:.12})");
+        } else if named.contains_key(&name) {
             name = format!("{name} ({policy:.12})");
         }
         named.insert(name, (*policy, entry));

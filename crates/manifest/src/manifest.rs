@@ -76,6 +76,10 @@ pub struct PolicyEntry {
     /// What else it may be.
     #[serde(rename = "Role", default, skip_serializing_if = "Role::is_none")]
     pub role: Role,
+    /// A later version of the workload takes its place: it counts like any other until an owner takes it out, and
+    /// people see that it shall go. Ours; upstream's readers ignore it.
+    #[serde(rename = "GoingOut", default, skip_serializing_if = "std::ops::Not::not")]
+    pub going_out: bool,
 }
 
 /// Extra rights of a workload.
@@ -187,6 +191,21 @@ impl ManifestBody {
     /// Whether evidence of simulated platforms, and only that, is accepted.
     pub fn is_simulated(&self) -> bool {
         !self.reference_values.simulated_roots.is_empty()
+    }
+
+    /// Workloads that a later version replaces, by policy.
+    pub fn going_out(&self) -> impl Iterator<Item = (&PolicyHash, &PolicyEntry)> {
+        self.policies.iter().filter(|(_, entry)| entry.going_out)
+    }
+
+    /// Whether the same machines may be Coordinators under both manifests: the same hardware and firmware, and the same
+    /// policies with that role.
+    pub fn same_coordinators(&self, other: &Self) -> bool {
+        let coordinators = |body: &Self| -> Vec<PolicyHash> {
+            let entries = body.policies.iter();
+            entries.filter(|(_, entry)| entry.role == Role::Coordinator).map(|(hash, _)| *hash).collect()
+        };
+        self.reference_values == other.reference_values && coordinators(self) == coordinators(other)
     }
 
     /// Whether the owner of this key may read certificates and refusals in the event log.

@@ -70,6 +70,7 @@ mod tests {
             sans: san.split(' ').map(str::to_owned).collect(),
             workload_secret_id: (*secret).to_owned(),
             role: *role,
+            going_out: false,
         };
         let hash =
             |(san, secret, _): &(&str, &str, Role)| PolicyHash::of(format!("{san} {secret}").as_bytes());

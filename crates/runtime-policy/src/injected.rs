@@ -1,6 +1,7 @@
 //! The containers that `generate` adds to a pod: what each runs, with the least rights and the resources it needs.
 //!
-//! - The **initializer** is an ordinary init container. It passes Pod Security's level `restricted`.
+//! - The **initializer** is a side-car that stays and renews the certificate; with the annotation `renewal: "false"` an
+//!   ordinary init container, which ends. It passes Pod Security's level `restricted`.
 //! - The **service mesh** is a side-car that starts before everything else in the pod, so that its packet filter stands
 //!   first. The initializer runs in the same container as its child: the kubelet looks for the end of one container, to
 //!   start the next, once a second, so each container that others wait for costs every pod a second.
@@ -149,21 +150,35 @@ fn initializer_environment() -> Vec<Value> {
     ]
 }
 
+/// Whether the initializer stays to renew the certificate. One that does not leaves its pod out after each update.
+pub(crate) fn renews(workload: &Workload, usual: bool) -> Result<bool, (&'static str, String)> {
+    match workload.annotation("renewal") {
+        None => Ok(usual),
+        Some("true") => Ok(true),
+        Some("false") => Ok(false),
+        Some(other) => Err(("renewal", format!("expected \"true\" or \"false\", found {other:?}"))),
+    }
+}
+
 /// The initializer on its own. `lift_deny` is for guests that let nobody in from their start.
 pub(crate) fn initializer(
     workload: &Workload,
     image: &str,
     lift_deny: bool,
+    renews: bool,
 ) -> Result<Value, (&'static str, String)> {
-    // A pod that must not restart has failed when an init container ends without success.
     let mut env = initializer_environment();
-    if workload.spec.restart_policy.as_deref() != Some("Never") {
+    if renews {
+        env.push(variable("CONTRAST_SIDECAR", "true"));
+        env.push(variable("CONTRAST_GIVE_UP_AFTER_SECONDS", GIVE_UP_AFTER_SECONDS));
+    } else if workload.spec.restart_policy.as_deref() != Some("Never") {
+        // A pod that must not restart has failed when an init container ends without success.
         env.push(variable("CONTRAST_REPORT_AFTER_SECONDS", REPORT_AFTER_SECONDS));
     }
     if lift_deny {
         env.push(variable("CONTRAST_LIFT_DEFAULT_DENY", "true"));
     }
-    Ok(json!({
+    let mut container = json!({
         "name": INITIALIZER,
         "image": image,
         "env": env,
@@ -172,7 +187,13 @@ pub(crate) fn initializer(
         // Where the message does not leave the guest, its log may.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [secrets_mount()],
-    }))
+    });
+    if renews {
+        container["restartPolicy"] = json!("Always");
+        // As with the mesh: no other container starts before there is a certificate.
+        container["lifecycle"] = json!({ "postStart": { "exec": { "command": ["/initializer", "wait"] } } });
+    }
+    Ok(container)
 }
 
 /// The mesh, with the initializer as its child.

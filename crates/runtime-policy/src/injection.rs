@@ -26,6 +26,8 @@ pub struct Injection {
     /// Whether the guest lets nobody in from its start (`service-mesh deny`), so that somebody must lift that in a pod
     /// without a mesh.
     pub lift_default_deny: bool,
+    /// Whether initializers stay to renew certificates, where a pod's annotation does not say.
+    pub renewal: bool,
     /// Size of the encrypted store of image layers, such as `10Gi`; `None` keeps layers in the VM's memory.
     pub trusted_store: Option<String>,
     /// Runtime class of this installation; `None` leaves the YAML's.
@@ -170,13 +172,21 @@ pub(crate) fn inject(
     }
     if let Some(initializer) = injection.initializer.as_ref().filter(|_| !skip) {
         add_secrets_volume(&mut change)?;
+        let renews =
+            injected::renews(workload, injection.renewal).map_err(|wrong| change.annotation_error(wrong))?;
         let first = match mesh {
+            Some(_) if !renews && workload.annotation("renewal").is_some() => {
+                let path = change.annotation_path("renewal");
+                return Err(
+                    change.error(&path, "a pod with a service mesh always renews: remove the annotation")
+                );
+            }
             Some(mesh) => {
                 mesh_warnings(&change, warnings)?;
                 change.take_out_of_place(SERVICE_MESH, &[INITIALIZER])?;
                 injected::service_mesh(workload, mesh)
             }
-            None => injected::initializer(workload, initializer, injection.lift_default_deny),
+            None => injected::initializer(workload, initializer, injection.lift_default_deny, renews),
         };
         let mut first = first.map_err(|wrong| change.annotation_error(wrong))?;
         if let Some(environment) = first["env"].as_array_mut() {

@@ -5,6 +5,7 @@ mod session;
 
 use std::{io, time::Duration};
 
+use continuity::{NotCounted, PeerIdentity};
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, Error, OtherError, ServerConfig,
     client::UnbufferedClientConnection, pki_types::ServerName, server::UnbufferedServerConnection,
@@ -58,7 +59,9 @@ impl HandshakeError {
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Tls(Error::NoCertificatesPresented) => "no_certificate",
-            Self::Tls(Error::InvalidCertificate(CertificateError::Other(_))) => "peer_not_allowed",
+            Self::Tls(Error::InvalidCertificate(CertificateError::Other(OtherError(reason)))) => {
+                if reason.is::<NotCounted>() { "counts_no_more" } else { "peer_not_allowed" }
+            }
             Self::Tls(Error::InvalidCertificate(
                 CertificateError::Expired | CertificateError::ExpiredContext { .. },
             )) => "expired",
@@ -87,6 +90,13 @@ pub(crate) struct Tunnel<C> {
     /// What the peer sent along with the end of its handshake.
     early: Vec<u8>,
     closed: bool,
+}
+
+impl<C: Connection> Tunnel<C> {
+    /// Who the peer is; none: it showed no certificate, and needs none.
+    pub(crate) fn peer(&self) -> Option<PeerIdentity> {
+        self.session.peer()
+    }
 }
 
 /// Takes a client's handshake.

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use continuity::NotCounted;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
@@ -53,6 +54,9 @@ pub(crate) enum PumpError {
     /// What the peer sent is not TLS, or was changed on the way.
     #[error("peer: {0}")]
     Tls(#[from] rustls::Error),
+    /// The peer was shut out while the connection stood.
+    #[error("{0}")]
+    ShutOut(#[from] NotCounted),
     /// The peer's TCP stream ended, but not its TLS stream.
     #[error("the peer's stream was cut off")]
     Truncated,
@@ -130,11 +134,16 @@ struct Pump<C> {
 }
 
 impl<C: Connection> Tunnel<C> {
-    /// Carries bytes between the peer and the application until both are done.
-    pub(crate) async fn carry(self, application: TcpStream) -> (Carried, Result<(), PumpError>)
+    /// Carries bytes between the peer and the application until both are done, or the peer is shut out.
+    pub(crate) async fn carry(
+        self,
+        application: TcpStream,
+        shut_out: impl Future<Output = NotCounted>,
+    ) -> (Carried, Result<(), PumpError>)
     where
         C: Unpin,
     {
+        let mut shut_out = std::pin::pin!(shut_out);
         let into = if self.closed { Direction::Ending } else { Direction::Open };
         let carried = Carried { out: 0, into: self.early.len() as u64 };
         let mut pump = Pump {
@@ -147,7 +156,11 @@ impl<C: Connection> Tunnel<C> {
             into,
             carried,
         };
-        let outcome = std::future::poll_fn(|cx| Pin::new(&mut pump).poll(cx)).await;
+        let outcome = std::future::poll_fn(|cx| match shut_out.as_mut().poll(cx) {
+            Poll::Ready(reason) => Poll::Ready(Err(reason.into())),
+            Poll::Pending => Pin::new(&mut pump).poll(cx),
+        })
+        .await;
         if outcome.is_err() {
             // The application must not take a cut-off stream for a whole one.
             let _ = SockRef::from(&pump.application).set_linger(Some(Duration::ZERO));

@@ -4,6 +4,7 @@
 //! that waits holds what it could not pass on, which mostly is nothing. That is why ten thousand idle
 //! connections are cheap.
 
+use continuity::PeerIdentity;
 use rustls::{
     Error,
     client::{ClientConnectionData, UnbufferedClientConnection},
@@ -25,6 +26,9 @@ pub(crate) trait Connection {
 
     /// Whether the handshake goes on.
     fn is_handshaking(&self) -> bool;
+
+    /// The peer's own certificate, DER, once it has shown one.
+    fn peer_certificate(&self) -> Option<&[u8]>;
 }
 
 impl Connection for UnbufferedServerConnection {
@@ -37,6 +41,10 @@ impl Connection for UnbufferedServerConnection {
     fn is_handshaking(&self) -> bool {
         (**self).is_handshaking()
     }
+
+    fn peer_certificate(&self) -> Option<&[u8]> {
+        self.peer_certificates()?.first().map(|certificate| &**certificate)
+    }
 }
 
 impl Connection for UnbufferedClientConnection {
@@ -48,6 +56,10 @@ impl Connection for UnbufferedClientConnection {
 
     fn is_handshaking(&self) -> bool {
         (**self).is_handshaking()
+    }
+
+    fn peer_certificate(&self) -> Option<&[u8]> {
+        self.peer_certificates()?.first().map(|certificate| &**certificate)
     }
 }
 
@@ -74,6 +86,11 @@ impl<C: Connection> Session<C> {
 
     pub(super) fn is_handshaking(&self) -> bool {
         self.connection.is_handshaking()
+    }
+
+    /// Who the peer is; none: it showed no certificate, and needs none.
+    pub(super) fn peer(&self) -> Option<PeerIdentity> {
+        PeerIdentity::of(self.connection.peer_certificate()?).ok()
     }
 
     /// Works on `incoming`: appends what the peer says to `plain`, and what it must be told to `outgoing`,

@@ -15,6 +15,7 @@ pub(crate) fn injection() -> Injection {
         initializer: Some(INITIALIZER.into()),
         service_mesh: Some(MESH.into()),
         lift_default_deny: false,
+        renewal: true,
         trusted_store: Some("10Gi".into()),
         runtime_class: Some("contrast-cc-metal-qemu-snp-0a1b2c3d".into()),
         image_replacements: Vec::new(),

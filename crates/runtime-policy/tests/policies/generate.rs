@@ -174,10 +174,49 @@ fn what_is_added_has_requests_and_limits_which_an_annotation_changes() {
 #[test]
 fn a_pod_that_must_not_restart_is_not_ended_to_show_why_it_waits() {
     let reports = |pod: &str| first(pod).0["env"].to_string().contains("_AFTER_SECONDS");
-    assert!(reports(POD));
-    let once = POD.replace("spec:\n", "spec:\n  restartPolicy: Never\n");
-    assert!(!reports(&once), "the pod would have failed");
-    assert!(reports(&once.replace("ANNOTATIONS", MESHED)), "a side-car is restarted");
+    let one_shot = POD.replace("ANNOTATIONS", ONE_SHOT);
+    assert!(reports(&one_shot));
+    let never = |pod: &str| pod.replace("spec:\n", "spec:\n  restartPolicy: Never\n");
+    assert!(!reports(&never(&one_shot)), "the pod would have failed");
+    assert!(
+        reports(&never(POD)) && reports(&never(&POD.replace("ANNOTATIONS", MESHED))),
+        "a side-car is restarted"
+    );
+}
+
+const ONE_SHOT: &str = "contrast.edgeless.systems/renewal: \"false\"";
+
+#[test]
+fn the_initializer_stays_to_renew_unless_the_pod_or_the_user_says_otherwise() {
+    let stays = |initializer: &Value| {
+        let renews = initializer["env"].to_string().contains("CONTRAST_SIDECAR");
+        assert_eq!(initializer["restartPolicy"] == "Always", renews);
+        // The containers behind it start when there is a certificate: at its end, or when this has returned.
+        assert_eq!(
+            initializer["lifecycle"]["postStart"]["exec"]["command"] == json!(["/initializer", "wait"]),
+            renews
+        );
+        renews
+    };
+    assert!(stays(&first(POD).0));
+    assert!(!stays(&first(&POD.replace("ANNOTATIONS", ONE_SHOT)).0));
+    let with = |pod: &str| {
+        let mut deployment = Deployment::read([("a.yml", pod)]).unwrap();
+        deployment.inject(&Injection { renewal: false, trusted_store: None, ..corpus::injection() }).unwrap();
+        yaml_edit::read(&deployment.texts().next().unwrap().1).unwrap()[0].value()["spec"]["initContainers"]
+            [0]
+        .clone()
+    };
+    assert!(!stays(&with(POD)));
+    assert!(stays(&with(&POD.replace("ANNOTATIONS", &ONE_SHOT.replace("false", "true")))));
+    for (annotations, expected) in [
+        (ONE_SHOT.replace("false", "no"), "expected \"true\" or \"false\", found \"no\""),
+        (format!("{ONE_SHOT}, {MESHED}"), "always renews"),
+    ] {
+        let mut deployment = Deployment::read([("a.yml", POD.replace("ANNOTATIONS", &annotations))]).unwrap();
+        let refused = deployment.inject(&corpus::injection()).unwrap_err().to_string();
+        assert!(refused.starts_with("a.yml:4: ") && refused.contains(expected), "{refused}");
+    }
 }
 
 #[test]
