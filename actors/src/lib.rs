@@ -23,7 +23,7 @@ mod supervision;
 pub use self::{
     attestation::{Verified, Verifiers, VerifyError, VerifyEvidence},
     ca::{Authority, IssueError, IssueMeshCert, IssueServiceCert, IssuedIdentity},
-    clock::{Clock, FixedClock, SystemClock},
+    clock::{Clock, FixedClock},
     event_log::{Append, CommitSeen, Journal, JournalError, OnCommit, RecordRefusal},
     mailbox::{AskError, Mailbox, Traced},
     manifest::{

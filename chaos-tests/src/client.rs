@@ -3,15 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, ensure};
-use atls::{ClientConfig, ConnectionKey};
+use atls::ConnectionKey;
 use attestation::{Issuer, simulated::SimulatedMachine};
-use hyper_util::rt::TokioIo;
+use coordinator_client::{Caller, Deadlines, Unjudged};
 use manifest::{Manifest, PolicyHash, TransitionHash};
-use tokio::{net::TcpStream, sync::Mutex};
-use tonic::{
-    Code, Status, Streaming,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Code, Status, Streaming, transport::Channel};
 use wire::{
     history::{Segment, SegmentsRequest, StreamsRequest, history_client::HistoryClient},
     mesh::{NewMeshCertRequest, mesh_api_client::MeshApiClient},
@@ -51,23 +47,11 @@ pub struct Issued {
     pub secret: Vec<u8>,
 }
 
+/// A connection to a Coordinator that this program started itself, so that its evidence need not be judged.
 async fn channel(port: u16, key: ConnectionKey, issuer: Option<Arc<dyn Issuer>>) -> anyhow::Result<Channel> {
-    let connecting = async {
-        let stream = TcpStream::connect(("127.0.0.1", port)).await?;
-        stream.set_nodelay(true)?;
-        let config = ClientConfig { key: Arc::new(key), issuer, handshake_timeout: Duration::from_secs(10) };
-        let (stream, _) = atls::connect(stream, &config, now()).await?;
-        let once = Arc::new(Mutex::new(Some(TokioIo::new(stream))));
-        let connector = tower::service_fn(move |_| {
-            let once = Arc::clone(&once);
-            async move { once.lock().await.take().ok_or_else(|| std::io::Error::other("connection closed")) }
-        });
-        Ok(Endpoint::from_static("http://coordinator")
-            .timeout(PATIENCE)
-            .connect_with_connector(connector)
-            .await?)
-    };
-    tokio::time::timeout(PATIENCE, connecting).await.context("no connection in time")?
+    let deadlines = Deadlines { dial: PATIENCE, handshake: Duration::from_secs(10), request: PATIENCE };
+    let caller = Caller { key: Arc::new(key), issuer, deadlines };
+    Ok(Unjudged::connect(&format!("127.0.0.1:{port}"), &caller, now()).await?.unjudged().await?)
 }
 
 async fn user(port: u16, key: Option<&str>) -> anyhow::Result<Channel> {

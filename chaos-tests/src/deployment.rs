@@ -11,9 +11,9 @@ use std::{
 };
 
 use attestation::simulated::{SimulatedKind, SimulatedMachine};
-use manifest::{Manifest, ManifestBody, OwnerKey, PolicyEntry, PolicyHash, ReferenceValues, Role, Timestamp};
+use manifest::{Manifest, ManifestBody, OwnerKey, PolicyEntry, PolicyHash, ReferenceValues, Role};
 
-use crate::{process::free_port, program};
+use crate::{now, process::free_port, program};
 
 /// Policy of the Coordinator.
 pub const COORDINATOR: &[u8] = b"policy of the Coordinator";
@@ -46,13 +46,6 @@ pub struct Deployment {
     /// The command that is the Coordinator, for its program.
     command: Box<dyn Fn(&Path) -> Command + Send + Sync>,
     child: Option<Child>,
-}
-
-/// The time of tests that talk to processes: the real one.
-#[expect(clippy::disallowed_methods, reason = "the processes take the same clock")]
-pub fn now() -> Timestamp {
-    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_millis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn free_ports() -> anyhow::Result<Ports> {

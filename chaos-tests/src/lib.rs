@@ -19,6 +19,8 @@ pub mod scenario;
 
 use std::path::PathBuf;
 
+pub use program::now;
+
 /// A program of this workspace, built beside the running test or tool.
 ///
 /// Cargo builds a package's own programs only, so `./test` builds the workspace first.
@@ -26,11 +28,4 @@ pub fn program(name: &str) -> PathBuf {
     let this = std::env::current_exe().unwrap_or_default();
     let beside = this.ancestors().skip(1).take(2).map(|directory| directory.join(name));
     beside.into_iter().find(|path| path.is_file()).unwrap_or_else(|| PathBuf::from(name))
-}
-
-/// The time of the system's clock.
-#[expect(clippy::disallowed_methods, reason = "the edge of a program, where time enters")]
-pub fn now() -> manifest::Timestamp {
-    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    manifest::Timestamp::from_millis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
 }

@@ -1,22 +1,27 @@
 //! `contrast endorsements`, and the cache that every verifying command uses.
 
-use std::{fmt::Write as _, path::PathBuf, sync::OnceLock};
+use std::{
+    fmt::Write as _,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
 
 use anyhow::Context as _;
 use clap::Subcommand;
 use endorsements::{EndorsementOptions, Endorsements, Reach};
+use program::now;
 use serde::Serialize;
 
 use crate::{
-    client::now,
     evidence::document::Document,
+    files::read,
     printer::{Printer, Refused},
 };
 
 /// Opens the cache on first use; most commands need none.
 pub(crate) struct Cache {
     options: EndorsementOptions,
-    opened: OnceLock<Endorsements>,
+    opened: OnceLock<Arc<Endorsements>>,
 }
 
 static CACHE: OnceLock<Cache> = OnceLock::new();
@@ -33,12 +38,12 @@ impl Cache {
     }
 
     /// The endorsements, in `$XDG_CACHE_HOME/contrast/endorsements` unless another place was given.
-    pub(crate) fn open(&self) -> anyhow::Result<&Endorsements> {
+    pub(crate) fn open(&self) -> anyhow::Result<Arc<Endorsements>> {
         if let Some(opened) = self.opened.get() {
-            return Ok(opened);
+            return Ok(Arc::clone(opened));
         }
         let opened = self.options.open(default_directory()).context("cannot open the endorsement cache")?;
-        Ok(self.opened.get_or_init(|| opened))
+        Ok(Arc::clone(self.opened.get_or_init(|| Arc::new(opened))))
     }
 }
 
@@ -87,9 +92,13 @@ pub(crate) async fn run(args: Args, cache: &'static Cache, printer: &Printer) ->
     let endorsements = cache.open()?;
     // What asks the network may wait.
     match args.command {
-        Command::Fetch { evidence } => fetch(&evidence, endorsements, printer).await,
+        Command::Fetch { evidence } => fetch(&evidence, &endorsements, printer).await,
         Command::Refresh => {
-            let refreshed = tokio::task::spawn_blocking(move || endorsements.refresh(now())).await?;
+            let refreshed = tokio::task::spawn_blocking({
+                let endorsements = Arc::clone(&endorsements);
+                move || endorsements.refresh(now())
+            })
+            .await?;
             let renewed: Vec<String> = refreshed.renewed.iter().map(ToString::to_string).collect();
             let failed = refreshed.failed;
             let text = format!(
@@ -107,7 +116,7 @@ pub(crate) async fn run(args: Args, cache: &'static Cache, printer: &Printer) ->
             printer.result(&text, &serde_json::json!({ "exported": count, "file": bundle }))
         }
         Command::Import { bundle } => {
-            let bytes = crate::client::read(&bundle)?;
+            let bytes = read(&bundle)?;
             let report = endorsements.import(&bytes).with_context(|| bundle.display().to_string())?;
             let imported: Vec<String> = report.imported.iter().map(ToString::to_string).collect();
             let mut text =
@@ -125,21 +134,18 @@ pub(crate) async fn run(args: Args, cache: &'static Cache, printer: &Printer) ->
                 count => Err(Refused(format!("{count} endorsements were refused")).into()),
             }
         }
-        Command::Status => status(endorsements, printer),
+        Command::Status => status(&endorsements, printer),
     }
 }
 
-async fn fetch(
-    files: &[PathBuf],
-    endorsements: &'static Endorsements,
-    printer: &Printer,
-) -> anyhow::Result<()> {
+async fn fetch(files: &[PathBuf], endorsements: &Arc<Endorsements>, printer: &Printer) -> anyhow::Result<()> {
     let known = endorsements.entries().len();
     let mut lacking = Vec::new();
     for file in files {
         let evidence = Document::read(file, None)?.evidence;
         let step = printer.step(&file.display().to_string());
-        let complete = move || endorsements.complete(evidence, now(), Reach::Network);
+        let shared = Arc::clone(endorsements);
+        let complete = move || shared.complete(evidence, now(), Reach::Network);
         let completed = tokio::task::spawn_blocking(complete).await?;
         step.done(if completed.lacking.is_empty() { "complete" } else { "something is missing" });
         lacking.extend(completed.lacking);

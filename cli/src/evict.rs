@@ -9,14 +9,15 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
+use coordinator_client::{Session, is_url};
 use manifest::{KeyDigest, Manifest, PolicyHash, Role};
 use serde_json::json;
 use wire::proposals::EvictRequest;
 use x509_parser::{certificate::X509Certificate, pem::parse_x509_pem, prelude::FromDer as _};
 
 use crate::{
-    client::{Coordinator, failure, read, read_manifest},
-    http::is_http,
+    client::{attested, failure},
+    files::{read, read_manifest},
     key_file::read_key,
     printer::{Printer, Refused},
     remembered::Memory,
@@ -65,7 +66,7 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     ensure!(
-        !is_http(&args.coordinator),
+        !is_url(&args.coordinator),
         "--coordinator: the HTTP API evicts nobody; give the user API, usually port 1313"
     );
     let manifest = read_manifest(&args.manifest)?;
@@ -73,8 +74,9 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let keys =
         args.certificate.iter().map(|path| key_of(path)).collect::<anyhow::Result<BTreeSet<KeyDigest>>>()?;
     let keys: Vec<KeyDigest> = keys.into_iter().collect();
-    let coordinator = Coordinator::connect(&args.coordinator, &manifest, None).await?;
-    let verified = verify::check_through(&coordinator, &manifest, &args.memory.path(&args.manifest)).await?;
+    let coordinator = attested(&args.coordinator, &manifest, None).await?;
+    let session = Session::Grpc(coordinator.clone());
+    let verified = verify::check(&session, &manifest, &args.memory.path(&args.manifest)).await?;
     let text = keys::eviction(&verified.latest_transition, &policies, &keys);
     if let Some(file) = &args.prepare {
         std::fs::write(file, &text).with_context(|| format!("cannot write {}", file.display()))?;

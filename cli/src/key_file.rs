@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use zeroize::Zeroizing;
 
-use crate::client::read;
+use crate::files::read;
 
 /// The text of a key file; it is erased from memory when it is dropped.
 pub(crate) fn read_key(path: &Path) -> anyhow::Result<Zeroizing<String>> {

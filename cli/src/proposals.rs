@@ -4,21 +4,23 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 use clap::Subcommand;
+use coordinator_client::{Attested, ShownHistory};
 use manifest::{KeyDigest, Manifest, ManifestDiff, PolicyHash, Timestamp, TransitionHash};
 use serde::Serialize;
-use wire::{
-    proposals::{ApproveRequest, ListRequest, Proposal, ProposalStatus, ProposeRequest, WithdrawRequest},
-    user::GetManifestsRequest,
+use wire::proposals::{
+    ApproveRequest, ListRequest, Proposal, ProposalStatus, ProposeRequest, WithdrawRequest,
 };
+use zeroize::Zeroizing;
 
 use crate::{
-    client::{Coordinator, failure, read, read_manifest},
+    client::{attested, failed, failure},
+    files::{read, read_manifest},
     history::changes,
     key_file::read_key,
     printer::{Printer, Refused},
     remembered::{self, Memory},
-    set::{add_kept, read_policies},
-    transition::{latest_of, transition_after},
+    set::{keep_absent, read_policies},
+    transition::transition_after,
 };
 
 /// Propose, inspect and sign manifest changes that several workload owners must agree on.
@@ -127,21 +129,20 @@ impl Signer {
 
 /// A verified Coordinator, and what is in force there.
 struct Session {
-    coordinator: Coordinator,
+    coordinator: Attested,
+    shown: ShownHistory,
     latest: TransitionHash,
     current: Manifest,
 }
 
 impl At {
-    async fn open(&self, key: Option<&str>) -> anyhow::Result<Session> {
+    async fn open(&self, key: Option<&Zeroizing<String>>) -> anyhow::Result<Session> {
         let manifest = read_manifest(&self.manifest)?;
-        let coordinator = Coordinator::connect(&self.coordinator, &manifest, key).await?;
+        let coordinator = attested(&self.coordinator, &manifest, key).await?;
         remembered::check(&coordinator, &self.memory.path(&self.manifest)).await?;
-        let answer = coordinator.user().get_manifests(GetManifestsRequest {}).await.map_err(failure)?;
-        let manifests = answer.into_inner().manifests;
-        let latest = latest_of(&manifests)?;
-        let current = Manifest::parse(manifests.last().context("no manifest configured")?)?;
-        Ok(Session { coordinator, latest, current })
+        let shown = coordinator.history().await.map_err(failed)?;
+        let current = Manifest::parse(shown.manifests.last().context("no manifest configured")?)?;
+        Ok(Session { coordinator, latest: shown.latest(), shown, current })
     }
 }
 
@@ -181,7 +182,7 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
             let manifest = read_manifest(&next)?;
             let signature = signer.sign(&transition_after(session.latest, &manifest))?;
             let mut policies = read_policies(&policies)?;
-            add_kept(&session.coordinator, &manifest, &mut policies).await?;
+            keep_absent(&manifest, &mut policies, Some(&session.shown))?;
             let request = ProposeRequest { manifest: manifest.bytes().to_vec(), policies, signature };
             let answer = session.coordinator.proposals().propose(request).await.map_err(failure)?;
             report(&answer.into_inner(), printer)

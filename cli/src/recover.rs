@@ -3,17 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use manifest::Manifest;
-use wire::user::{Acceptance, RecoverRequest, RecoverResponse};
+use coordinator_client::{SeedShareForm, Session};
+use wire::user::RecoverResponse;
 use zeroize::Zeroizing;
 
 use crate::{
-    client::{Coordinator, failure, read, read_manifest},
-    http::{HttpCoordinator, HttpOptions, IN_RECOVERY, is_http},
+    client::{Address, HttpOptions, failed},
+    files::{read, read_manifest},
     key_file::read_key,
     older_head,
     printer::{Printer, Refused},
-    remembered::{self, Heads, Memory},
+    remembered::{self, Memory},
     seed_shares::SeedSharesFile,
 };
 
@@ -54,14 +54,10 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let shares = serde_json::from_slice(&read(&args.seed_shares)?)
         .with_context(|| args.seed_shares.display().to_string())?;
     let memory = args.memory.path(&args.manifest);
-    if is_http(&args.coordinator) {
-        let coordinator = HttpCoordinator::new(&args.coordinator, &args.http, &manifest)?;
-        let answer = send_http(&coordinator, &shares, &key, &memory, args.accept_older_head, printer).await?;
-        return report(answer, printer);
-    }
     let how = How { force: args.force, accept_older_head: args.accept_older_head };
-    let answer = send(&args.coordinator, &manifest, &shares, &key, &how, &memory, printer).await?;
-    report(answer, printer)
+    let address = Address::new(&args.coordinator, &args.http);
+    let session = address.open(&manifest, Some(&key)).await?;
+    report(send(&session, &shares, &key, &how, &memory, printer).await?, printer)
 }
 
 /// Done, or how many more owners must send their shares.
@@ -90,7 +86,7 @@ pub(crate) struct How {
 /// Holds what a Coordinator shows against what is remembered, or has the owner accept it. Gives the signature and the
 /// public key of that, if it was needed.
 async fn check_or_accept(
-    coordinator: &impl Heads,
+    coordinator: &Session,
     accept: bool,
     key: &Zeroizing<String>,
     memory: &Path,
@@ -111,7 +107,7 @@ async fn check_or_accept(
 }
 
 /// Once it is recovered, what it shows is what counts.
-async fn remember(coordinator: &impl Heads, accepted: bool, done: bool, memory: &Path) -> anyhow::Result<()> {
+async fn remember(coordinator: &Session, accepted: bool, done: bool, memory: &Path) -> anyhow::Result<()> {
     match accepted {
         true if done => remembered::begin_anew(coordinator, memory).await,
         true => Ok(()), // other owners give their parts first
@@ -119,53 +115,20 @@ async fn remember(coordinator: &impl Heads, accepted: bool, done: bool, memory: 
     }
 }
 
-async fn send_http(
-    coordinator: &HttpCoordinator<'_>,
-    shares: &SeedSharesFile,
-    key: &Zeroizing<String>,
-    memory: &Path,
-    accept_older_head: bool,
-    printer: &Printer,
-) -> anyhow::Result<RecoverResponse> {
-    let (seed, salt) = shares.open(key)?;
-    let accepted = check_or_accept(coordinator, accept_older_head, key, memory, printer).await?;
-    let checkpoint = remembered::note(memory)?;
-    let standing = coordinator.standing(0).await?.context("a log with fewer than no events")?;
-    let signature = accepted.as_ref().map(|(signature, _)| signature.as_slice());
-    let (shares_received, shares_needed) =
-        coordinator.recover(&standing.hpke_key, &seed, &salt, key, &checkpoint, signature).await?;
-    if shares_received == shares_needed {
-        // That it took the seed is the word of whoever answered; that it serves again is under evidence.
-        let state = coordinator.standing(0).await?.context("a log with fewer than no events")?.state;
-        if state == IN_RECOVERY {
-            let text = "somebody on the way answered that the seed was taken, but the Coordinator still waits for it";
-            return Err(Refused(text.into()).into());
-        }
-    }
-    remember(coordinator, accepted.is_some(), shares_received == shares_needed, memory).await?;
-    Ok(RecoverResponse { shares_received, shares_needed })
-}
-
 pub(crate) async fn send(
-    address: &str,
-    manifest: &Manifest,
+    session: &Session,
     shares: &SeedSharesFile,
-    key: &Zeroizing<String>,
+    owner_key: &Zeroizing<String>,
     how: &How,
     memory: &Path,
     printer: &Printer,
 ) -> anyhow::Result<RecoverResponse> {
-    let (seed, salt) = shares.open(key)?;
-    let coordinator = Coordinator::connect(address, manifest, Some(key)).await?;
+    let (seed, salt) = shares.open(owner_key)?;
     // Before the seed leaves: a Coordinator whose storage was rolled back does not get it. It checks that itself, too.
-    let accepted = check_or_accept(&coordinator, how.accept_older_head, key, memory, printer).await?;
-    let checkpoint = remembered::note(memory)?;
-    let accept_older_head =
-        accepted.clone().map(|(signature, public_key)| Acceptance { public_key, signature });
-    let request =
-        RecoverRequest { seed: seed.to_vec(), salt, force: how.force, checkpoint, accept_older_head };
-    let answer = coordinator.user().recover(request).await.map_err(failure)?.into_inner();
-    let done = answer.shares_received == answer.shares_needed;
-    remember(&coordinator, accepted.is_some(), done, memory).await?;
+    let accepted = check_or_accept(session, how.accept_older_head, owner_key, memory, printer).await?;
+    let (checkpoint, force, is_accepted) = (remembered::note(memory)?, how.force, accepted.is_some());
+    let form = SeedShareForm { seed, salt, checkpoint, force, owner_key, accept_older_head: accepted };
+    let answer = session.recover(form).await.map_err(failed)?;
+    remember(session, is_accepted, answer.shares_received == answer.shares_needed, memory).await?;
     Ok(answer)
 }

@@ -4,19 +4,15 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use coordinator_client::{Attested, Session};
 use storage_schema::{
     Checkpoint, Head, LogId, StreamId,
     merkle::{Hash, verify_consistency},
     open_signed_head,
 };
-use tonic::Code;
-use wire::history::{HeadRequest, HeadResponse};
+use wire::history::HeadResponse;
 
-use crate::{
-    client::{Coordinator, failure, read},
-    printer::Refused,
-    whole_file::replace,
-};
+use crate::{client::failed, files::read, printer::Refused, whole_file::replace};
 
 /// Where the checkpoint is kept.
 #[derive(Debug, Clone, clap::Args)]
@@ -93,14 +89,15 @@ pub(crate) trait Heads {
     async fn head(&self, extends: u64) -> anyhow::Result<Option<HeadResponse>>;
 }
 
-impl Heads for Coordinator {
+impl Heads for Attested {
     async fn head(&self, extends: u64) -> anyhow::Result<Option<HeadResponse>> {
-        let request = HeadRequest { stream: StreamId::Control.to_string(), extends };
-        match self.history().head(request).await {
-            Ok(answer) => Ok(Some(answer.into_inner())),
-            Err(status) if status.code() == Code::OutOfRange => Ok(None),
-            Err(status) => Err(failure(status)),
-        }
+        self.head(extends).await.map_err(failed)
+    }
+}
+
+impl Heads for Session {
+    async fn head(&self, extends: u64) -> anyhow::Result<Option<HeadResponse>> {
+        self.head(extends).await.map_err(failed)
     }
 }
 

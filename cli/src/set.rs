@@ -8,26 +8,23 @@ use std::{
 
 use anyhow::Context as _;
 use atls::ConnectionKey;
+use coordinator_client::{NewManifest, Session, ShownHistory};
 use manifest::{Manifest, PolicyEntry, PolicyHash, Role, TransitionHash};
 use runtime_policy::{Deployment, Workload};
 use tokio::{net::TcpStream, time::Instant};
-use tonic::Code;
-use wire::user::{
-    GetManifestsRequest, GetManifestsResponse, SeedShareDocument, SetManifestRequest, SetManifestResponse,
-};
+use wire::user::SetManifestResponse;
 use zeroize::Zeroizing;
 
 use crate::{
-    client::{Coordinator, dial, failure, read, read_manifest},
+    client::{Address, HttpOptions, failed},
+    files::{read, read_manifest},
     generate,
-    http::{self, HttpCoordinator, HttpOptions, is_http},
     key_file::read_key,
     printer::{Printer, Refused},
     remembered::{self, Memory},
     seed_shares::{self, Place},
-    transition::{latest_of, latest_transition, transition_after},
-    verify,
-    vouch::{self, Way},
+    transition::latest_transition,
+    verify, vouch,
     whole_file::replace,
 };
 
@@ -89,7 +86,7 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let manifest = read_manifest(&args.manifest)?;
-    let mut policies = match args.paths.as_slice() {
+    let policies = match args.paths.as_slice() {
         [] => read_policies(&args.policies)?,
         paths => deployed_policies(paths, &args.manifest, &manifest, &args.policies)?,
     };
@@ -102,57 +99,24 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
         (true, Some(latest)) => Some(latest),
         (true, None) => Some(latest_transition(&args.workspace_dir.join("verify/latest-transition"))?),
     };
-    let stream = reach(&args.coordinator, Duration::from_secs(args.wait), printer).await?;
+    let address = Address::new(&args.coordinator, &args.http);
+    let stream = reach(&address, &args.coordinator, Duration::from_secs(args.wait), printer).await?;
+    let session = address.open_through(stream, &manifest, owner.key.as_ref()).await?;
     let memory = args.memory.path(&args.manifest);
-    let place = |manifest: &Manifest| Place::take(&args.workspace_dir, manifest);
-    if is_http(&args.coordinator) {
-        drop(stream); // there is one for each request
-        let coordinator = HttpCoordinator::new(&args.coordinator, &args.http, &manifest)?;
-        let is_first = remembered::check(&coordinator, &memory).await?.is_none();
-        let place = is_first.then(|| place(&manifest)).transpose()?;
-        let mut signatures = signatures;
-        if let Some(key) = owner.key.as_ref().filter(|_| !is_first) {
-            let shown = coordinator.attest().await?;
-            let transition = transition_after(latest_of(&shown.manifests)?, &manifest);
-            signatures.push(keys::sign_ecdsa_sha256(key, transition.to_string().as_bytes())?);
-        }
-        if absent(&manifest, &policies).next().is_some() {
-            let why = "the manifest keeps a policy that was not given, and none is known there";
-            let shown = coordinator.attest().await.context(why)?;
-            keep_absent(&manifest, &mut policies, (&shown.manifests, &shown.policies))?;
-        }
-        let answer = coordinator.set(&manifest, &policies, &signatures).await;
-        let answer = answer.map_err(|error| owner.explain(error, is_first))?;
-        check_answer(&coordinator, &answer).await?;
-        // Before anything else that could fail: nobody can make seed shares again.
-        let stored = store(&args.workspace_dir, place, &answer, printer)?;
-        remembered::check(&coordinator, &memory).await.context(WAS_SET)?;
-        report(&stored, &manifest, &answer, is_first, printer)?;
-        let demanded = vouch::demanded(&manifest, &policies);
-        if demanded.is_empty() {
-            return Ok(());
-        }
-        let verified = verify::check_http(&coordinator, &memory).await.context(WAS_SET)?;
-        let way = Way::Http(&coordinator);
-        let vouched = vouch::after_set(&way, &verified, &manifest, &demanded, &key_file, printer).await;
-        return vouched.context(WAS_SET);
-    }
+    let is_first = remembered::check(&session, &memory).await?.is_none();
+    let place = is_first.then(|| Place::take(&args.workspace_dir, &manifest)).transpose()?;
     let demanded = vouch::demanded(&manifest, &policies);
-    let change = Change { manifest: &manifest, policies, signatures, previous };
-    let key = owner.key.as_deref().map(String::as_str);
-    let coordinator = Coordinator::through(stream, &args.coordinator, &manifest, key).await?;
-    let is_first = remembered::check(&coordinator, &memory).await?.is_none();
-    let place = is_first.then(|| place(&manifest)).transpose()?;
-    let answer = send_to(&coordinator, change).await.map_err(|error| owner.explain(error, is_first))?;
+    let change = NewManifest { manifest: &manifest, policies, signatures, previous };
+    let answer = send_to(&session, change).await.map_err(|error| owner.explain(error, is_first))?;
+    // Before anything else that could fail: nobody can make seed shares again.
     let stored = store(&args.workspace_dir, place, &answer, printer)?;
-    remembered::check(&coordinator, &memory).await.context(WAS_SET)?;
+    remembered::check(&session, &memory).await.context(WAS_SET)?;
     report(&stored, &manifest, &answer, is_first, printer)?;
     if demanded.is_empty() {
         return Ok(());
     }
-    let verified = verify::check_through(&coordinator, &manifest, &memory).await.context(WAS_SET)?;
-    let way = Way::Grpc(&coordinator);
-    let vouched = vouch::after_set(&way, &verified, &manifest, &demanded, &key_file, printer).await;
+    let verified = verify::check(&session, &manifest, &memory).await.context(WAS_SET)?;
+    let vouched = vouch::after_set(&session, &verified, &manifest, &demanded, &key_file, printer).await;
     vouched.context(WAS_SET)
 }
 
@@ -200,50 +164,6 @@ impl Owner {
             Err(error) => error,
         }
     }
-}
-
-/// Over HTTP an answer is the word of whoever is on the way. What it gives is kept only if the Coordinator's evidence
-/// says the same: the certificates of which everybody makes his trust, and the shares without which nobody recovers.
-async fn check_answer(coordinator: &HttpCoordinator<'_>, answer: &SetManifestResponse) -> anyhow::Result<()> {
-    let shown = coordinator.attest().await?;
-    let in_force = shown.manifests.last().map(Vec::as_slice).unwrap_or_default();
-    if in_force != coordinator.manifest().bytes() {
-        let text = "the manifest is not in force: somebody on the way answered instead of the Coordinator, or another \
-                    change came right after; see `contrast history`";
-        return Err(Refused(text.into()).into());
-    }
-    let given = [("root CA", &answer.root_ca, &shown.root_ca), ("mesh CA", &answer.mesh_ca, &shown.mesh_ca)];
-    for (what, given, attested) in given {
-        if given != attested {
-            let text = format!(
-                "the answer holds another {what} than the Coordinator's evidence vouches for: somebody on the way \
-                 exchanged it; nothing was written"
-            );
-            return Err(Refused(text).into());
-        }
-    }
-    let standing = coordinator.standing(0).await?.context("a log with fewer than no events")?;
-    let is_first = shown.manifests.len() == 1;
-    let given = match &answer.seed_shares_doc {
-        Some(document) => digest_of(document)?.to_vec(),
-        // Later changes bring none.
-        None if !is_first => return Ok(()),
-        None => Vec::new(),
-    };
-    if given == standing.seed_shares {
-        return Ok(());
-    }
-    let text = "the seed shares in the answer are not those that the Coordinator made: somebody on the way exchanged \
-                them, or took them out; nothing was written. The same command again gives them once more, as long as \
-                the Coordinator runs";
-    Err(Refused(text.into()).into())
-}
-
-fn digest_of(document: &SeedShareDocument) -> anyhow::Result<[u8; 32]> {
-    let owners = document.seed_shares.iter().map(|share| hex::decode(&share.public_key));
-    let owners = owners.collect::<Result<Vec<_>, _>>().context("seed shares: a public key is not hex")?;
-    let ciphertexts = document.seed_shares.iter().map(|share| share.encrypted_seed.as_slice());
-    Ok(keys::seed_shares_digest(&document.salt, owners.iter().map(Vec::as_slice).zip(ciphertexts)))
 }
 
 fn report(
@@ -350,35 +270,19 @@ fn absent(manifest: &Manifest, policies: &[Vec<u8>]) -> impl Iterator<Item = Pol
     kept.map(|(hash, _)| *hash).filter(move |hash| !given.contains(hash))
 }
 
-/// Adds the policies that the manifest keeps from the one in force.
-pub(crate) async fn add_kept(
-    coordinator: &Coordinator,
+/// Adds the policies that the manifest keeps from the one in force, as a verified Coordinator shows it. A Coordinator that
+/// is none of the manifest in force is refused: nobody would run it.
+pub(crate) fn keep_absent(
     manifest: &Manifest,
     policies: &mut Vec<Vec<u8>>,
+    shown: Option<&ShownHistory>,
 ) -> anyhow::Result<()> {
-    if absent(manifest, policies).next().is_none() {
-        return Ok(());
-    }
-    let shown = match coordinator.user().get_manifests(GetManifestsRequest {}).await {
-        Ok(shown) => shown.into_inner(),
-        // No manifest is in force.
-        Err(status) if status.code() == Code::FailedPrecondition => GetManifestsResponse::default(),
-        Err(status) => return Err(failure(status)),
-    };
-    keep_absent(manifest, policies, (&shown.manifests, &shown.policies))
-}
-
-/// Adds the policies that the manifest keeps from the one in force; `shown` are the manifests and policies of a verified
-/// Coordinator. A Coordinator that is none of the manifest in force is refused: nobody would run it.
-fn keep_absent(
-    manifest: &Manifest,
-    policies: &mut Vec<Vec<u8>>,
-    shown: (&[Vec<u8>], &[Vec<u8>]),
-) -> anyhow::Result<()> {
-    let in_force = shown.0.last().map(|bytes| Manifest::read(bytes)).transpose()?;
+    let in_force = shown.and_then(|shown| shown.manifests.last());
+    let in_force = in_force.map(|bytes| Manifest::read(bytes)).transpose()?;
+    let documents = shown.map(|shown| shown.policies.as_slice()).unwrap_or_default();
     let role = |manifest: &Manifest, hash: &PolicyHash| manifest.policies.get(hash).map(|entry| entry.role);
     for hash in absent(manifest, policies).collect::<Vec<_>>() {
-        let document = shown.1.iter().find(|document| PolicyHash::of(document) == hash);
+        let document = documents.iter().find(|document| PolicyHash::of(document) == hash);
         let same_role = in_force.as_ref().and_then(|known| role(known, &hash)) == role(manifest, &hash);
         let document = document.filter(|_| same_role).ok_or_else(|| {
             let name = manifest.policies.get(&hash).map_or("", PolicyEntry::name);
@@ -392,21 +296,25 @@ fn keep_absent(
     Ok(())
 }
 
-/// Tries until something accepts connections. What it is, and whether it is the Coordinator, comes after.
-async fn reach(address: &str, longest: Duration, printer: &Printer) -> anyhow::Result<TcpStream> {
-    let place = http::host_and_port(address).unwrap_or_else(|| address.to_owned());
+/// Tries until something accepts connections.
+async fn reach(
+    address: &Address<'_>,
+    name: &str,
+    longest: Duration,
+    printer: &Printer,
+) -> anyhow::Result<TcpStream> {
     let end = Instant::now() + longest;
     let mut told = false;
     loop {
-        let error = match dial(&place).await {
+        let error = match address.reach().await {
             Ok(stream) => return Ok(stream),
             Err(error) => error,
         };
         if Instant::now() + ATTEMPTS > end {
-            return Err(error).with_context(|| format!("cannot reach the Coordinator at {address}"));
+            return Err(error);
         }
         if !told {
-            printer.note(&format!("Waiting up to {} s for {address}: {error}", longest.as_secs()));
+            printer.note(&format!("Waiting up to {} s for {name}: {error:#}", longest.as_secs()));
             told = true;
         }
         tokio::time::sleep(ATTEMPTS).await;
@@ -420,48 +328,26 @@ pub(crate) fn read_policies(directory: &Path) -> anyhow::Result<Vec<Vec<u8>>> {
     entries.map(|entry| read(&entry?.path())).collect()
 }
 
-/// A manifest to be set.
-pub(crate) struct Change<'a> {
-    pub(crate) manifest: &'a Manifest,
-    pub(crate) policies: Vec<Vec<u8>>,
-    pub(crate) signatures: Vec<Vec<u8>>,
-    /// What must be in force; `None`: anything.
-    pub(crate) previous: Option<TransitionHash>,
-}
-
-impl<'a> Change<'a> {
-    /// A change of whatever is in force, by the key of the connection.
-    pub(crate) fn new(manifest: &'a Manifest, policies: Vec<Vec<u8>>) -> Self {
-        Self { manifest, policies, signatures: Vec::new(), previous: None }
-    }
-}
-
+/// Sets a manifest, whatever is in force, between two looks at the history.
 pub(crate) async fn send(
-    address: &str,
-    change: Change<'_>,
-    key: Option<&str>,
+    session: &Session,
+    manifest: &Manifest,
+    policies: Vec<Vec<u8>>,
     memory: &Path,
 ) -> anyhow::Result<SetManifestResponse> {
-    let coordinator = Coordinator::connect(address, change.manifest, key).await?;
-    remembered::check(&coordinator, memory).await?;
-    let answer = send_to(&coordinator, change).await?;
-    remembered::check(&coordinator, memory).await?;
+    remembered::check(session, memory).await?;
+    let change = NewManifest { manifest, policies, signatures: Vec::new(), previous: None };
+    let answer = send_to(session, change).await?;
+    remembered::check(session, memory).await?;
     Ok(answer)
 }
 
-async fn send_to(
-    coordinator: &Coordinator,
-    Change { manifest, mut policies, signatures, previous }: Change<'_>,
-) -> anyhow::Result<SetManifestResponse> {
-    add_kept(coordinator, manifest, &mut policies).await?;
-    let request = SetManifestRequest {
-        manifest: manifest.bytes().to_vec(),
-        policies,
-        previous_transition_hash: previous.map(|hash| hash.as_bytes().to_vec()).unwrap_or_default(),
-        signature: signatures.first().cloned().unwrap_or_default(),
-        more_signatures: signatures.into_iter().skip(1).collect(),
-    };
-    Ok(coordinator.user().set_manifest(request).await.map_err(failure)?.into_inner())
+async fn send_to(session: &Session, mut change: NewManifest<'_>) -> anyhow::Result<SetManifestResponse> {
+    if absent(change.manifest, &change.policies).next().is_some() {
+        let shown = session.history().await.map_err(failed)?;
+        keep_absent(change.manifest, &mut change.policies, shown.as_ref())?;
+    }
+    session.set(change).await.map_err(failed)
 }
 
 /// What the answer to a `set` left in the workspace.

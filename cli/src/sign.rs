@@ -7,7 +7,7 @@ use manifest::TransitionHash;
 use serde_json::json;
 
 use crate::{
-    client::read_manifest,
+    files::read_manifest,
     key_file::read_key,
     printer::Printer,
     transition::{latest_transition, transition_after},

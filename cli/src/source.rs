@@ -4,6 +4,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use anyhow::{Context as _, ensure};
+use coordinator_client::Attested;
 use keys::LogPublicKey;
 use storage_schema::{
     BlobHash, Event, EventStore as _, LogId, Position, SledStore, StreamId, export::ExportFile,
@@ -12,7 +13,8 @@ use storage_schema::{
 use wire::history::{BlobsRequest, HeadRequest, SegmentsRequest, StreamsRequest, StreamsResponse};
 
 use crate::{
-    client::{Coordinator, failure, read_manifest},
+    client::{attested, failure},
+    files::read_manifest,
     key_file::read_key,
     printer::{Printer, Refused},
     remembered::{Memory, check, recall},
@@ -53,7 +55,12 @@ pub(crate) struct From {
 /// An opened source.
 pub(crate) enum Source {
     /// Over attested TLS.
-    Live(Box<Coordinator>),
+    Live {
+        /// Where.
+        coordinator: Box<Attested>,
+        /// Whether the caller gave a key, which may show him more.
+        with_key: bool,
+    },
     /// A sled directory.
     Directory(Arc<SledStore>),
     /// A file of JSON lines.
@@ -82,15 +89,14 @@ impl From {
         if let Some(address) = &self.coordinator {
             let manifest = read_manifest(&self.manifest)?;
             let key = self.auditor_key.as_deref().map(read_key).transpose()?;
-            let key = key.as_deref().map(String::as_str);
-            let coordinator = Coordinator::connect(address, &manifest, key).await?;
+            let coordinator = attested(address, &manifest, key.as_ref()).await?;
             let known = check(&coordinator, &path).await?;
             let known = known.ok_or_else(|| Refused(format!("{address} has no manifest yet")))?;
             if let Some(expected) = self.log_key.filter(|expected| *expected != known.log) {
                 let text = format!("{address} has the log {}, --log-key says {expected}", known.log);
                 return Err(Refused(text).into());
             }
-            return Ok((Source::Live(Box::new(coordinator)), known.log.key()));
+            return Ok((Source::live(coordinator, key.is_some()), known.log.key()));
         }
         let source = match (&self.state_dir, &self.export) {
             (Some(directory), _) => {
@@ -126,13 +132,18 @@ impl From {
 }
 
 impl Source {
+    /// A Coordinator that was judged.
+    pub(crate) fn live(coordinator: Attested, with_key: bool) -> Self {
+        Self::Live { coordinator: Box::new(coordinator), with_key }
+    }
+
     /// Number of events in these streams, where it is known beforehand.
     pub(crate) async fn size(&self, streams: &[StreamId]) -> anyhow::Result<Option<u64>> {
-        let Self::Live(coordinator) = self else { return Ok(None) };
+        let Self::Live { coordinator, .. } = self else { return Ok(None) };
         let mut total = 0;
         for stream in streams {
             let request = HeadRequest { stream: stream.to_string(), extends: 0 };
-            let answer = coordinator.history().head(request).await.map_err(failure)?.into_inner();
+            let answer = coordinator.log().head(request).await.map_err(failure)?.into_inner();
             if let Ok((head, _, _)) = open_signed_head(&answer.signed_head, None) {
                 total += head.size;
             }
@@ -150,10 +161,10 @@ impl Source {
     /// Every stream that may be read, the control stream first.
     pub(crate) async fn streams(&self, printer: &Printer) -> anyhow::Result<Vec<StreamId>> {
         let mut streams = match self {
-            Self::Live(coordinator) => {
-                let answer = coordinator.history().streams(StreamsRequest {}).await.map_err(failure)?;
+            Self::Live { coordinator, with_key } => {
+                let answer = coordinator.log().streams(StreamsRequest {}).await.map_err(failure)?;
                 let StreamsResponse { streams, hidden } = answer.into_inner();
-                if hidden > 0 && coordinator.with_key {
+                if hidden > 0 && *with_key {
                     let text = "this key is not of an auditor or a workload owner of the manifest in force";
                     return Err(Refused(text.into()).into());
                 }
@@ -186,10 +197,10 @@ impl Source {
             take(bytes, &events, &verified.events)
         };
         match self {
-            Self::Live(coordinator) => {
+            Self::Live { coordinator, .. } => {
                 let request =
                     SegmentsRequest { stream: head.stream.to_string(), from: head.segments, follow: false };
-                let answer = coordinator.history().segments(request).await.map_err(failure)?;
+                let answer = coordinator.log().segments(request).await.map_err(failure)?;
                 warn_if_old(answer.metadata());
                 let mut segments = answer.into_inner();
                 let mut left = limit;
@@ -252,10 +263,10 @@ impl Source {
     pub(crate) async fn blobs(&self, hashes: &[BlobHash]) -> anyhow::Result<Vec<Vec<u8>>> {
         let mut all = Vec::with_capacity(hashes.len());
         match self {
-            Self::Live(coordinator) => {
+            Self::Live { coordinator, .. } => {
                 for part in hashes.chunks(BLOBS) {
                     let hashes = part.iter().map(|hash| hash.as_bytes().to_vec()).collect();
-                    let answer = coordinator.history().blobs(BlobsRequest { hashes }).await;
+                    let answer = coordinator.log().blobs(BlobsRequest { hashes }).await;
                     let mut blobs = answer.map_err(failure)?.into_inner();
                     while let Some(blob) = blobs.message().await.map_err(failure)? {
                         all.push(blob.content);

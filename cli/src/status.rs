@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use serde_json::json;
-use wire::replica::{StatusRequest, StatusResponse, cluster_client::ClusterClient};
+use wire::replica::{StatusRequest, StatusResponse};
 
 use crate::{
-    client::{Coordinator, failure, read_manifest},
+    client::{attested, failure},
+    files::read_manifest,
     printer::{Printer, Refused},
     set,
 };
@@ -27,8 +28,8 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let manifest = read_manifest(&args.manifest)?;
     let ask = async |address: &String| {
-        let coordinator = Coordinator::connect(address, &manifest, None).await?;
-        let answer = ClusterClient::new(coordinator.channel()).status(StatusRequest {}).await;
+        let coordinator = attested(address, &manifest, None).await?;
+        let answer = coordinator.cluster().status(StatusRequest {}).await;
         anyhow::Ok(answer.map_err(failure)?.into_inner())
     };
     let mut found = Vec::new();

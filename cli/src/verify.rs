@@ -3,19 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use continuity::Voucher;
+use coordinator_client::{Session, ShownHistory};
 use manifest::{KeyDigest, Manifest, ManifestHash, PolicyHash, TransitionHash};
 use serde::Serialize;
-use wire::user::GetManifestsRequest;
 
 use crate::{
-    client::{Coordinator, failure, read_manifest},
-    http::{Attested, HttpCoordinator, HttpOptions, is_http},
-    older_head::{self, OlderHead},
+    client::{Address, HttpOptions, failed},
+    files::read_manifest,
+    older_head,
     printer::{Printer, Refused},
     remembered::{self, Known, Memory},
     set,
-    transition::latest_of,
     vouch,
     whole_file::replace,
 };
@@ -72,10 +70,8 @@ pub(crate) struct Verified {
 pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let manifest = read_manifest(&args.manifest)?;
     let memory = args.memory.path(&args.manifest);
-    let verified = match is_http(&args.coordinator) {
-        true => check_http(&HttpCoordinator::new(&args.coordinator, &args.http, &manifest)?, &memory).await?,
-        false => check(&args.coordinator, &manifest, &memory).await?,
-    };
+    let session = Address::new(&args.coordinator, &args.http).open(&manifest, None).await?;
+    let verified = check(&session, &manifest, &memory).await?;
     write(&args.directory, &verified)?;
     let memory = memory.display();
     let extends = match verified.extends {
@@ -108,59 +104,17 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     printer.result(&text, &verified)
 }
 
-/// Connects and checks everything that can be checked from outside.
-pub(crate) async fn check(address: &str, manifest: &Manifest, memory: &Path) -> anyhow::Result<Verified> {
-    let coordinator = Coordinator::connect(address, manifest, None).await?;
-    check_through(&coordinator, manifest, memory).await
+/// Checks everything that can be checked from outside.
+pub(crate) async fn check(session: &Session, manifest: &Manifest, memory: &Path) -> anyhow::Result<Verified> {
+    let nothing = || Refused("no manifest configured".into());
+    let known = remembered::check(session, memory).await?.ok_or_else(nothing)?;
+    let shown = session.history().await.map_err(failed)?.ok_or_else(nothing)?;
+    judge(shown, manifest, known)
 }
 
-/// The same through a connection that stands.
-pub(crate) async fn check_through(
-    coordinator: &Coordinator,
-    manifest: &Manifest,
-    memory: &Path,
-) -> anyhow::Result<Verified> {
-    let known = remembered::check(coordinator, memory).await?;
-    let known = known.ok_or_else(|| Refused("no manifest configured".into()))?;
-    let answer =
-        coordinator.user().get_manifests(GetManifestsRequest {}).await.map_err(failure)?.into_inner();
-    let latest = answer.latest_transition.unwrap_or_default();
-    if latest_of(&answer.manifests)?.as_bytes().to_vec() != latest.transition_hash {
-        return Err(
-            Refused("the Coordinator's history does not add up to its latest transition".into()).into()
-        );
-    }
-    let older_heads = older_head::read(answer.older_heads)?;
-    let shown = Attested {
-        claims: coordinator.claims.clone(),
-        manifests: answer.manifests,
-        policies: answer.policies,
-        root_ca: answer.root_ca,
-        mesh_ca: answer.mesh_ca,
-        vouchers: (answer.vouchers.into_iter())
-            .map(|voucher| Voucher { public_key: voucher.public_key, signature: voucher.signature })
-            .collect(),
-    };
-    judge(shown, manifest, known, &older_heads)
-}
-
-/// The same through a proxy.
-pub(crate) async fn check_http(coordinator: &HttpCoordinator<'_>, memory: &Path) -> anyhow::Result<Verified> {
-    // The evidence covers the latest transition and both certificates; that of the head covers the head.
-    let shown = coordinator.attest().await?;
-    let known = remembered::check(coordinator, memory).await?;
-    let known = known.ok_or_else(|| Refused("no manifest configured".into()))?;
-    let standing = coordinator.standing(0).await?.context("a log with fewer than no events")?;
-    judge(shown, coordinator.manifest(), known, &standing.older_heads)
-}
-
-fn judge(
-    shown: Attested,
-    manifest: &Manifest,
-    known: Known,
-    older_heads: &[OlderHead],
-) -> anyhow::Result<Verified> {
-    let Attested { claims, manifests, policies, root_ca, mesh_ca, vouchers } = shown;
+fn judge(shown: ShownHistory, manifest: &Manifest, known: Known) -> anyhow::Result<Verified> {
+    let latest_transition = shown.latest();
+    let ShownHistory { claims, manifests, policies, root_ca, mesh_ca, vouchers, older_heads } = shown;
     let history: Vec<ManifestHash> = manifests.iter().map(|bytes| ManifestHash::of(bytes)).collect();
     let in_force = manifests.last().map(Vec::as_slice).unwrap_or_default();
     if in_force != manifest.bytes() {
@@ -193,7 +147,7 @@ fn judge(
         tcb: claims.tcb(),
         coordinator_policy: claims.policy_hash(),
         history,
-        latest_transition: latest_of(&manifests)?,
+        latest_transition,
         log: known.log.to_string(),
         events: known.head.size,
         extends: known.extends,
@@ -203,7 +157,7 @@ fn judge(
         root_pem: String::from_utf8(root_ca).context("root CA is not PEM")?,
         mesh_pem: String::from_utf8(mesh_ca).context("mesh CA is not PEM")?,
         vouched_by: Vec::new(),
-        older_heads_accepted: older_head::show(known.log.key(), older_heads)?,
+        older_heads_accepted: older_head::show(known.log.key(), &older_heads)?,
         going_out: manifest.going_out().map(|(hash, _)| *hash).collect(),
     };
     verified.vouched_by = vouch::vouching(&verified, manifest, &vouchers)?;

@@ -12,14 +12,14 @@ use std::{
 
 use anyhow::Context as _;
 use continuity::{Owners, Voucher};
+use coordinator_client::Session;
 use manifest::{KeyDigest, Manifest};
 use serde_json::json;
-use wire::proposals::VouchRequest;
 use x509_parser::{certificate::X509Certificate, pem::parse_x509_pem, prelude::FromDer as _};
 
 use crate::{
-    client::{Coordinator, failure, read, read_manifest},
-    http::{HttpCoordinator, HttpOptions, is_http},
+    client::{Address, HttpOptions, failed},
+    files::{read, read_manifest},
     key_file::read_key,
     printer::{Printer, Refused},
     remembered::Memory,
@@ -61,23 +61,11 @@ pub(crate) struct Args {
     memory: Memory,
 }
 
-/// How the Coordinator is reached.
-pub(crate) enum Way<'a> {
-    Grpc(&'a Coordinator),
-    Http(&'a HttpCoordinator<'a>),
-}
-
 pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let manifest = read_manifest(&args.manifest)?;
     let memory = args.memory.path(&args.manifest);
-    let (http, grpc);
-    let (way, verified) = if is_http(&args.coordinator) {
-        http = HttpCoordinator::new(&args.coordinator, &args.http, &manifest)?;
-        (Way::Http(&http), verify::check_http(&http, &memory).await?)
-    } else {
-        grpc = Coordinator::connect(&args.coordinator, &manifest, None).await?;
-        (Way::Grpc(&grpc), verify::check_through(&grpc, &manifest, &memory).await?)
-    };
+    let session = Address::new(&args.coordinator, &args.http).open(&manifest, None).await?;
+    let verified = verify::check(&session, &manifest, &memory).await?;
     let text = keys::root_voucher(&root_key(&verified)?);
     if let Some(file) = &args.prepare {
         std::fs::write(file, &text).with_context(|| format!("cannot write {}", file.display()))?;
@@ -91,7 +79,7 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
         _ => sign(&args.workload_owner_key, &text)?,
     };
     let owner = KeyDigest::of(&voucher.public_key);
-    send(&way, voucher).await?;
+    session.vouch(voucher).await.map_err(failed)?;
     let said = format!(
         "Vouched for the deployment\n  owner: {owner}\n  {text}\n  manifests: {}",
         verified.history.len()
@@ -104,16 +92,6 @@ fn sign(key_file: &Path, text: &str) -> anyhow::Result<Voucher> {
     let at = || key_file.display().to_string();
     let public_key = keys::workload_owner_public_key(&pem).with_context(at)?;
     Ok(Voucher { public_key, signature: keys::sign_ecdsa_sha256(&pem, text.as_bytes()).with_context(at)? })
-}
-
-async fn send(way: &Way<'_>, Voucher { public_key, signature }: Voucher) -> anyhow::Result<()> {
-    match way {
-        Way::Grpc(coordinator) => {
-            let request = VouchRequest { public_key, signature };
-            coordinator.proposals().vouch(request).await.map(drop).map_err(failure)
-        }
-        Way::Http(coordinator) => coordinator.vouch(&public_key, &signature).await,
-    }
 }
 
 /// The root's public key, SubjectPublicKeyInfo DER.
@@ -146,7 +124,7 @@ pub(crate) fn demanded(manifest: &Manifest, policies: &[Vec<u8>]) -> Vec<KeyDige
 
 /// After a manifest was set: vouches for the deployment where its pods demand this owner's word.
 pub(crate) async fn after_set(
-    way: &Way<'_>,
+    session: &Session,
     verified: &Verified,
     manifest: &Manifest,
     demanded: &[KeyDigest],
@@ -182,7 +160,7 @@ pub(crate) async fn after_set(
         ))
         .into());
     }
-    send(way, voucher).await?;
+    session.vouch(voucher).await.map_err(failed)?;
     printer.note(&format!("Vouched for the deployment with {}", key_file.display()));
     if needed > 1 {
         printer.note(&format!("Pods wait until {needed} owners have vouched: `contrast vouch`"));

@@ -1,8 +1,15 @@
-//! The time, for the doors: everything behind them takes it as an argument.
+//! The time, for the actors: everything behind the doors takes it as an argument.
 
-use actors::{Clock as _, SystemClock};
+use actors::Clock;
 use manifest::Timestamp;
+pub(crate) use program::now;
 
-pub(crate) fn now() -> Timestamp {
-    SystemClock.now()
+/// The system's clock.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        now()
+    }
 }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use actix::{Actor as _, Supervisor, SyncArbiter};
 use actors::{
-    Authority, Journal, Ledger, LedgerError, Mailbox, OnCommit, Recovery, ReplicaKey, SystemClock, Verifiers,
+    Authority, Journal, Ledger, LedgerError, Mailbox, OnCommit, Recovery, ReplicaKey, Verifiers,
     verify_streams,
 };
 use anyhow::{Context as _, ensure};
@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::{
     checkpoints,
-    clock::now,
+    clock::{SystemClock, now},
     config::Config,
     desk::{Desk, Secrets, Store},
     health,

@@ -18,21 +18,17 @@ mod waiting;
 use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use atls::{ClientConfig, ConnectionKey};
+use atls::ConnectionKey;
 use clap::{Parser, Subcommand};
 use continuity::Owners;
-use hyper_util::rt::TokioIo;
+use coordinator::Coordinator;
 use manifest::{KeyDigest, Timestamp};
+use program::now;
 use refusal::Remembering;
 use refused::Refused;
-use tokio::{
-    net::TcpStream,
-    signal::unix::SignalKind,
-    sync::{Mutex, watch},
-};
-use tonic::{Code, Status, transport::Endpoint};
+use tokio::{signal::unix::SignalKind, sync::watch};
 use waiting::{GaveUp, Patience};
-use wire::mesh::{NewMeshCertRequest, NewMeshCertResponse, mesh_api_client::MeshApiClient};
+use wire::mesh::NewMeshCertResponse;
 use x509_parser::pem::parse_x509_pem;
 use zeroize::Zeroizing;
 
@@ -42,11 +38,8 @@ static ALLOCATOR: program::memory::Wiping = program::memory::Wiping;
 /// Pauses between attempts double from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-const HANDSHAKE: Duration = Duration::from_secs(30);
 /// How often `wait` looks.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// Longest attempt, from the first packet to the certificate.
-const ATTEMPT: Duration = Duration::from_secs(60);
 
 /// Attests this pod to the Coordinator and writes its certificate chain, key, CAs and secret.
 #[derive(Debug, Parser)]
@@ -301,32 +294,27 @@ struct Identity {
 
 /// What stays the same from one request to the next.
 struct Pod {
-    address: String,
+    coordinator: Coordinator,
     /// Where lists of mesh peers come from.
     peers_address: String,
     directory: PathBuf,
-    issuer: Arc<Remembering>,
     key: Arc<ConnectionKey>,
-    judge: Option<coordinator::Judge>,
     report: waiting::Report,
     owners: Owners,
 }
 
 impl Pod {
     fn new(args: &Args, directory: PathBuf) -> anyhow::Result<Self> {
-        let issuer = Arc::new(Remembering::new(args.evidence.issuer()?));
-        let coordinator = args.coordinator.as_deref().context("--coordinator is missing")?;
-        let address = match coordinator.contains(':') {
-            true => coordinator.to_owned(),
-            false => format!("{coordinator}:7777"),
-        };
-        let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
-        let peers_address = args.coordinator_http.clone().unwrap_or_else(|| format!("{host}:1314"));
-        let judge = args.verify_coordinator.as_deref().map(coordinator::Judge::read).transpose()?;
+        let issuer = Remembering::new(args.evidence.issuer()?);
+        let address = args.coordinator.as_deref().context("--coordinator is missing")?;
+        let key = Arc::new(ConnectionKey::generate()?);
+        let manifest = args.verify_coordinator.as_deref();
+        let coordinator = Coordinator::new(address, Arc::clone(&key), issuer, manifest)?;
+        let peers_address = (args.coordinator_http.clone())
+            .unwrap_or_else(|| format!("{}:1314", coordinator.host()));
         let report = waiting::Report::new(args.termination_log.clone(), &directory);
         let owners = Owners { keys: args.workload_owners.clone(), needed: args.workload_owners_needed };
-        let key = Arc::new(ConnectionKey::generate()?);
-        Ok(Self { address, peers_address, directory, issuer, key, judge, report, owners })
+        Ok(Self { coordinator, peers_address, directory, key, report, owners })
     }
 
     /// Asks until the Coordinator issues a certificate, and writes the files.
@@ -334,29 +322,14 @@ impl Pod {
         let began = tokio::time::Instant::now();
         let mut pause = FIRST_PAUSE;
         loop {
-            let config = ClientConfig {
-                key: Arc::clone(&self.key),
-                issuer: Some(Arc::<Remembering>::clone(&self.issuer)),
-                handshake_timeout: HANDSHAKE,
-            };
             sidecar::hear(&self.directory).await;
-            let answer = tokio::time::timeout(
-                ATTEMPT,
-                request(&self.address, config, &self.issuer, self.judge.as_ref()),
-            )
-            .await;
-            let error = match answer {
-                Ok(Ok(answer)) => match self.take(answer) {
-                    Ok(identity) => {
-                        self.report.done();
-                        return Ok(identity);
-                    }
-                    Err(error) => error,
-                },
-                Ok(Err(error)) => error,
-                Err(_) => {
-                    anyhow::anyhow!("the Coordinator at {} gave no answer within {ATTEMPT:?}", self.address)
+            let answer = self.coordinator.new_certificate().await;
+            let error = match answer.and_then(|answer| self.take(answer)) {
+                Ok(identity) => {
+                    self.report.done();
+                    return Ok(identity);
                 }
+                Err(error) => error,
             };
             if self.report.enough(patience, &error, began.elapsed()) {
                 // A refusal keeps its own exit code, and so does the failure of a single attempt.
@@ -388,54 +361,6 @@ impl Pod {
         let (root_key, mesh_ca) = (shown.root_key, mesh_ca.contents);
         Ok(Identity { validity, received: now(), root_key, mesh_ca, heard })
     }
-}
-
-async fn request(
-    address: &str,
-    config: ClientConfig,
-    sent: &Remembering,
-    judge: Option<&coordinator::Judge>,
-) -> anyhow::Result<NewMeshCertResponse> {
-    let stream = TcpStream::connect(address)
-        .await
-        .with_context(|| format!("cannot reach the Coordinator at {address}"))?;
-    stream.set_nodelay(true)?; // or the handshake waits 40 ms for a delayed acknowledgement
-    let (stream, peer) = atls::connect(stream, &config, now())
-        .await
-        .with_context(|| format!("the Coordinator at {address} did not accept the connection"))?;
-    if let Some(judge) = judge {
-        judge
-            .verify(&peer, now())
-            .map_err(|reason| Refused(format!("the Coordinator at {address}: {reason}")))?;
-    }
-    let once = Mutex::new(Some(TokioIo::new(stream)));
-    let once = Arc::new(once);
-    let connector = tower::service_fn(move |_| {
-        let once = Arc::clone(&once);
-        async move { once.lock().await.take().ok_or_else(|| std::io::Error::other("connection closed")) }
-    });
-    let channel = Endpoint::from_static("http://coordinator").connect_with_connector(connector).await?;
-    let answer = MeshApiClient::new(channel).new_mesh_cert(NewMeshCertRequest::default()).await;
-    let answer = answer.map_err(|status| {
-        refusal::explain(&status, sent);
-        describe(&status)
-    });
-    Ok(answer?.into_inner())
-}
-
-fn describe(status: &Status) -> anyhow::Error {
-    match status.code() {
-        Code::PermissionDenied => {
-            Refused(format!("the Coordinator refused this pod: {}", status.message())).into()
-        }
-        _ => anyhow::anyhow!("the Coordinator did not issue a certificate: {}", status.message()),
-    }
-}
-
-#[expect(clippy::disallowed_methods, reason = "the program's edge, where time enters")]
-fn now() -> Timestamp {
-    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_millis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

@@ -17,19 +17,15 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use atls::{ClientConfig, ConnectionKey};
 use attestation::{Issuer, simulated::SimulatedMachine};
 use chaos_tests::{
-    client::{self, SetOutcome},
+    client::{self, SetOutcome, certificate},
     fleet::Fleet,
     program,
 };
 use clap::Parser;
-use hyper_util::rt::TokioIo;
-use manifest::{PolicyHash, Timestamp};
-use tokio::{net::TcpStream, sync::Mutex, task::JoinSet};
-use tonic::transport::Endpoint;
-use wire::mesh::{NewMeshCertRequest, mesh_api_client::MeshApiClient};
+use manifest::PolicyHash;
+use tokio::task::JoinSet;
 
 /// Ask a Coordinator of its own for certificates, over and over.
 #[derive(Parser)]
@@ -262,37 +258,11 @@ async fn one_client(
     let mut latencies = Vec::new();
     while Instant::now() < until {
         let started = Instant::now();
-        one_certificate(ports[(number + latencies.len()) % ports.len()], &issuer).await?;
+        certificate(ports[(number + latencies.len()) % ports.len()], &issuer).await?;
         latencies.push(started.elapsed());
         issued.fetch_add(1, Ordering::Relaxed);
     }
     Ok(latencies)
-}
-
-async fn one_certificate(port: u16, issuer: &Arc<dyn Issuer>) -> anyhow::Result<()> {
-    let config = ClientConfig {
-        key: Arc::new(ConnectionKey::generate()?),
-        issuer: Some(Arc::clone(issuer)),
-        handshake_timeout: Duration::from_secs(30),
-    };
-    let stream = TcpStream::connect(("127.0.0.1", port)).await?;
-    stream.set_nodelay(true)?;
-    let (stream, _) = atls::connect(stream, &config, now()).await?;
-    let once = Arc::new(Mutex::new(Some(TokioIo::new(stream))));
-    let connector = tower::service_fn(move |_| {
-        let once = Arc::clone(&once);
-        async move { once.lock().await.take().ok_or_else(|| std::io::Error::other("connection closed")) }
-    });
-    let channel = Endpoint::from_static("http://coordinator").connect_with_connector(connector).await?;
-    let answer = MeshApiClient::new(channel).new_mesh_cert(NewMeshCertRequest::default()).await?;
-    ensure!(!answer.into_inner().cert_chain.is_empty(), "an empty certificate chain");
-    Ok(())
-}
-
-#[expect(clippy::disallowed_methods, reason = "the program's edge, where time enters")]
-fn now() -> Timestamp {
-    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_millis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// User and system time of a process (proc(5): fields 14 and 15 of stat, in 1/100 s on Linux).

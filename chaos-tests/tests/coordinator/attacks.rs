@@ -9,18 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use atls::{ClientConfig, ConnectionKey};
 use attestation::{Issuer, simulated::SimulatedMachine};
-use chaos_tests::deployment::{Deployment, WEB, now};
-use hyper_util::rt::TokioIo;
+use chaos_tests::deployment::{Deployment, WEB};
 use manifest::PolicyHash;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream},
-    sync::Mutex,
 };
-use tonic::transport::Endpoint;
-use wire::mesh::{NewMeshCertRequest, mesh_api_client::MeshApiClient};
 
 use crate::done;
 
@@ -33,20 +28,8 @@ pub(crate) async fn from(source: [u8; 4], to: SocketAddr) -> std::io::Result<Tcp
 
 /// One certificate for an honest workload.
 pub(crate) async fn certificate(mesh: SocketAddr, issuer: Arc<dyn Issuer>) -> Result<(), String> {
-    let key = Arc::new(ConnectionKey::generate().map_err(|error| error.to_string())?);
-    let stream = TcpStream::connect(mesh).await.map_err(|error| error.to_string())?;
-    stream.set_nodelay(true).map_err(|error| error.to_string())?;
-    let config = ClientConfig { key, issuer: Some(issuer), handshake_timeout: Duration::from_secs(30) };
-    let (stream, _) = atls::connect(stream, &config, now()).await.map_err(|error| error.to_string())?;
-    let once = Arc::new(Mutex::new(Some(TokioIo::new(stream))));
-    let connector = tower::service_fn(move |_| {
-        let once = Arc::clone(&once);
-        async move { once.lock().await.take().ok_or_else(|| std::io::Error::other("used")) }
-    });
-    let channel = Endpoint::from_static("http://coordinator").connect_with_connector(connector).await;
-    let channel = channel.map_err(|error| error.to_string())?;
-    let answer = MeshApiClient::new(channel).new_mesh_cert(NewMeshCertRequest::default()).await;
-    answer.map(|_| ()).map_err(|status| status.to_string())
+    let issued = chaos_tests::client::certificate(mesh.port(), &issuer).await;
+    issued.map(drop).map_err(|error| format!("{error:#}"))
 }
 
 /// Opens connections, sends `bytes` on each and holds them, again and again until told to stop.

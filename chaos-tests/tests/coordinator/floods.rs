@@ -7,7 +7,7 @@ use std::{
 };
 
 use atls::{ClientConfig, ConnectionKey};
-use chaos_tests::deployment::{Deployment, now};
+use chaos_tests::{deployment::Deployment, now};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpStream,

@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use manifest::SerialNumber;
+use program::now;
 use serde::{Deserialize, Serialize};
 use storage_schema::{
     BlobHash, Event, Fact, LogId, Position, StreamId,
@@ -23,7 +24,6 @@ use super::{
     record::{self, Filter, Format, KINDS},
 };
 use crate::{
-    client::now,
     history::moment,
     printer::Printer,
     source::{From, Source},

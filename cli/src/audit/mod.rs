@@ -90,7 +90,7 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
         Command::Watch(args) => watch::run(args, printer).await,
         Command::Checkpoint { from } => {
             let (source, _) = from.open(printer).await?;
-            let Source::Live(coordinator) = source else {
+            let Source::Live { coordinator, .. } = source else {
                 anyhow::bail!("a checkpoint is signed by a live Coordinator: give --coordinator");
             };
             let known = check(coordinator.as_ref(), &from.memory_path()).await?;

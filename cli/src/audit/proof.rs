@@ -16,7 +16,8 @@ use wire::history::ProveRequest;
 
 use super::record;
 use crate::{
-    client::{failure, read},
+    client::failure,
+    files::read,
     printer::{Printer, Refused},
     source::{From, Source},
 };
@@ -44,11 +45,11 @@ pub(super) async fn prove(
     printer: &Printer,
 ) -> anyhow::Result<()> {
     let (source, key) = from.open(printer).await?;
-    let Source::Live(coordinator) = source else {
+    let Source::Live { coordinator, .. } = source else {
         anyhow::bail!("a proof ends in a checkpoint, which a live Coordinator signs: give --coordinator");
     };
     let request = ProveRequest { serial: serial.as_bytes().to_vec() };
-    let answer = coordinator.history().prove(request).await.map_err(failure)?.into_inner();
+    let answer = coordinator.log().prove(request).await.map_err(failure)?.into_inner();
     let event = Event::from_cbor(&answer.event)?;
     let proof = Proof {
         version: 1,

@@ -53,7 +53,7 @@ fn position_in(positions: &mut Positions, stream: StreamId, key: LogPublicKey) -
 
 pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let (source, key) = args.from.open(printer).await?;
-    let Source::Live(coordinator) = &source else { bail!("only a live Coordinator can be watched") };
+    let Source::Live { coordinator, .. } = &source else { bail!("only a live Coordinator can be watched") };
     let mut positions: Positions = match &args.position {
         Some(path) if path.exists() => {
             let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -76,7 +76,7 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
             }
             let from = position.head().segments;
             let request = SegmentsRequest { stream: stream.to_string(), from, follow: false };
-            let mut segments = coordinator.history().segments(request).await.map_err(failure)?.into_inner();
+            let mut segments = coordinator.log().segments(request).await.map_err(failure)?.into_inner();
             while let Some(Segment { index, bytes }) = segments.message().await.map_err(failure)? {
                 let position = position_in(&mut positions, *stream, key);
                 printed += print(*stream, position, index, &bytes, key, args.format)?;

@@ -7,6 +7,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::{Request, Response, body::Bytes, service::service_fn};
 use hyper_util::rt::TokioIo;
 use keys::{CaKey, LeafRequest, MeshCa, Salt, Seed, SeedEngine};
+use program::now;
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     client::WebPkiServerVerifier,
@@ -15,8 +16,6 @@ use rustls::{
 };
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
-
-use crate::client::now;
 
 const LIMIT: Duration = Duration::from_secs(10);
 

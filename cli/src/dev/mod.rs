@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 use attestation::simulated::SimulatedKind;
+use coordinator_client::Session;
 use manifest::Manifest;
+use zeroize::Zeroizing;
 
 use crate::{
     client,
@@ -17,7 +19,7 @@ use crate::{
     printer::Printer,
     recover, remembered,
     seed_shares::SeedSharesFile,
-    set::{self, Change},
+    set,
     source::{Recorded, Source},
     verify,
 };
@@ -114,12 +116,13 @@ async fn deployment(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let user = ports.user.to_string();
     let step = printer.step("Set the manifest over attested TLS");
     let memory = directory.join("checkpoint.note");
-    let answer = set::send(&user, Change::new(&plan.manifest, plan.policies()), None, &memory).await?;
+    let by_nobody = session(&user, &plan.manifest, None).await?;
+    let answer = set::send(&by_nobody, &plan.manifest, plan.policies(), &memory).await?;
     set::store(&directory, None, &answer, printer)?;
     step.done("Coordinator's evidence verified first; seed shares received");
 
     let step = printer.step("Verify as a data owner");
-    let verified = verify::check(&user, &plan.manifest, &memory).await?;
+    let verified = verify::check(&by_nobody, &plan.manifest, &memory).await?;
     step.done(&format!("{}; manifest byte-equal, history adds up", verified.platform));
 
     let step = printer.step("One initializer per pod");
@@ -153,26 +156,29 @@ async fn deployment(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let updated = plan.updated()?;
     let owner = read_key(&directory.join("workload-owner.pem"))?;
     let stranger = keys::generate_workload_owner_key()?.0;
-    let change = || Change::new(&updated, plan.policies());
-    let unauthorised = set::send(&user, change(), Some(&stranger), &memory).await;
+    let by_stranger = session(&user, &updated, Some(&stranger)).await?;
+    let unauthorised = set::send(&by_stranger, &updated, plan.policies(), &memory).await;
     ensure!(unauthorised.is_err(), "a stranger's key changed the manifest");
-    set::send(&user, change(), Some(&owner), &memory).await?;
-    let before = verify::check(&user, &updated, &memory).await?;
+    let by_owner = session(&user, &updated, Some(&owner)).await?;
+    set::send(&by_owner, &updated, plan.policies(), &memory).await?;
+    let before = verify::check(&by_owner, &updated, &memory).await?;
     let events_before = events(&user, &updated, &owner, &memory, printer).await?;
     step.done("a stranger's key was refused, the workload owner's accepted");
 
     let step = printer.step("Kill the Coordinator with SIGKILL, restart, recover");
     coordinator.kill().await?;
     coordinator = Coordinator::start(&plan, &ports).await?;
-    let waiting = verify::check(&user, &updated, &memory).await;
+    let seed_key = read_key(&directory.join("seedshare-owner.pem"))?;
+    let by_seed_owner = session(&user, &updated, Some(&seed_key)).await?;
+    let waiting = verify::check(&by_seed_owner, &updated, &memory).await;
     ensure!(waiting.is_err(), "a restarted Coordinator served without its seed");
     let shares: SeedSharesFile = serde_json::from_slice(&std::fs::read(directory.join("seedshares.json"))?)?;
-    let seed_key = read_key(&directory.join("seedshare-owner.pem"))?;
-    recover::send(&user, &updated, &shares, &seed_key, &recover::How::default(), &memory, printer).await?;
+    let how = recover::How::default();
+    recover::send(&by_seed_owner, &shares, &seed_key, &how, &memory, printer).await?;
     step.done("nothing was served before the seed share came back");
 
     let step = printer.step("History, certificates and secrets as before");
-    let after = verify::check(&user, &updated, &memory).await?;
+    let after = verify::check(&by_seed_owner, &updated, &memory).await?;
     ensure!(after.history == before.history, "the history changed over the restart");
     let events = events(&user, &updated, &owner, &memory, printer).await?;
     for event in &events_before {
@@ -199,17 +205,25 @@ async fn deployment(args: Args, printer: &Printer) -> anyhow::Result<()> {
     finish(args.keep, coordinator, temporary, report, printer).await
 }
 
+async fn session(
+    address: &str,
+    manifest: &Manifest,
+    key: Option<&Zeroizing<String>>,
+) -> anyhow::Result<Session> {
+    client::attested(address, manifest, key).await.map(Session::Grpc)
+}
+
 /// Every event of every stream, verified.
 async fn events(
     address: &str,
     manifest: &Manifest,
-    key: &str,
+    key: &Zeroizing<String>,
     memory: &Path,
     printer: &Printer,
 ) -> anyhow::Result<Vec<Recorded>> {
-    let coordinator = client::Coordinator::connect(address, manifest, Some(key)).await?;
+    let coordinator = client::attested(address, manifest, Some(key)).await?;
     let known = remembered::check(&coordinator, memory).await?.context("there is no history")?;
-    let source = Source::Live(Box::new(coordinator));
+    let source = Source::live(coordinator, true);
     let mut all = Vec::new();
     for stream in source.streams(printer).await? {
         all.extend(source.events(stream, known.log.key()).await?);

@@ -9,9 +9,10 @@ use std::{
 use anyhow::{Context as _, ensure};
 use attestation::simulated::{SimulatedKind, SimulatedMachine};
 use manifest::{KeyDigest, Manifest, ManifestBody, OwnerKey, PolicyHash, Role};
+use program::now;
 use runtime_policy::{Deployment, Images, Injection, PodPolicy, RULES, Settings, Workload};
 
-use crate::{client::now, generate, printer::Printer};
+use crate::{generate, printer::Printer};
 
 const EXAMPLE: &str = include_str!("../../../deploy/example/shop.yml");
 

@@ -5,12 +5,13 @@ use std::{fmt::Write as _, path::PathBuf};
 use attestation::{Check, ReportData, Verdict, appraise};
 use endorsements::Reach;
 use manifest::{Manifest, PolicyHash, SerialNumber, Timestamp};
+use program::now;
 use serde::Serialize;
 
 use super::document::{Document, read_all};
 use crate::{
-    client::{now, read_manifest},
     endorsements::Cache,
+    files::read_manifest,
     printer::{Printer, Refused, rfc3339},
 };
 

@@ -15,7 +15,7 @@ use runtime_policy::{
 use serde::Serialize;
 
 use crate::{
-    client::read,
+    files::read,
     printer::{Printer, Refused},
     runtime,
 };

@@ -7,7 +7,9 @@ mod verify;
 
 use clap::Subcommand;
 
-use crate::{client::now, printer::Printer, source::From};
+use program::now;
+
+use crate::{printer::Printer, source::From};
 pub(crate) use render::changes;
 use timeline::Timeline;
 

@@ -6,7 +6,7 @@ use runtime_policy::RULES;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::load_one;
+use super::named::{Named, load_one};
 use crate::printer::Printer;
 
 /// Compare what two policies allow, field by field.
@@ -36,7 +36,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
     let mut differences = Vec::new();
     compare(&mut differences, "", &named(before.data()?), &named(after.data()?));
     if before.document.rules() != after.document.rules() {
-        let of = |policy: &super::Named| match policy.document.rules() == RULES {
+        let of = |policy: &Named| match policy.document.rules() == RULES {
             true => "this version's".into(),
             false => "others".into(),
         };

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::load;
+use super::named::load;
 use crate::printer::Printer;
 
 /// Say in words what policies allow.

@@ -11,9 +11,9 @@ use anyhow::{Context as _, bail};
 use runtime_policy::{Decision, Evaluator, Reason, looks_like};
 use serde_json::Value;
 
-use super::load_one;
+use super::named::load_one;
 use crate::{
-    client::read,
+    files::read,
     printer::{Printer, Refused},
 };
 

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    client::read,
+    files::read,
     printer::{Printer, Refused},
 };
 

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::bundle::Guest;
 use crate::{
-    client::read,
+    files::read,
     printer::{Printer, Refused},
 };
 

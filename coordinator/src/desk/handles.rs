@@ -2,9 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use actors::{
-    Active, Append, Journal, JournalError, Ledger, Mailbox, NotInForce, Snapshot, SystemClock, Verifiers,
-};
+use actors::{Active, Append, Journal, JournalError, Ledger, Mailbox, NotInForce, Snapshot, Verifiers};
 use endorsements::Endorsements;
 use manifest::{KeyDigest, ReplicaId, RequestId};
 use storage_schema::{Archive, EventStore, Fact, Replicated, SledStore};
@@ -18,7 +16,7 @@ use super::{
     transit_uses::TransitUses,
     vendors::Vendors,
 };
-use crate::metrics::Metrics;
+use crate::{clock::SystemClock, metrics::Metrics};
 
 /// The store of a Coordinator: its verified copy in `L`, and behind it the one that replicas share, if any.
 pub(crate) type Store<L = SledStore> = Replicated<L>;

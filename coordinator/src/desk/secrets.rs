@@ -5,7 +5,6 @@ use std::{sync::Arc, time::Duration};
 
 use actors::{
     Authority, HandOver, HandedOver, IssueMeshCert, IssueServiceCert, IssuedIdentity, Mailbox, Recovery,
-    SystemClock,
 };
 use keys::IssuedCert;
 use storage_schema::{EventStore, Replicated};
@@ -16,6 +15,7 @@ use super::{
     request::request_id,
     standing::{Confirmed, Current},
 };
+use crate::clock::SystemClock;
 
 /// The way to the authority and to the actor that hands secrets to peers.
 pub(crate) struct Secrets<L: EventStore> {

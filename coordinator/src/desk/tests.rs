@@ -8,8 +8,7 @@ use std::{
 
 use actix::{Actor as _, Supervisor, SyncArbiter};
 use actors::{
-    Authority, Journal, Ledger, Mailbox, NotInForce, Recovery as HandingOver, SetManifestError, SystemClock,
-    Verifiers,
+    Authority, Journal, Ledger, Mailbox, NotInForce, Recovery as HandingOver, SetManifestError, Verifiers,
 };
 use attestation::{
     Anchors, Evidence, EvidenceOid, Issuer as _, ReportData, SnpEvidence,
@@ -26,7 +25,10 @@ use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::{clock::now, metrics::Metrics};
+use crate::{
+    clock::{SystemClock, now},
+    metrics::Metrics,
+};
 
 const COORDINATOR: &[u8] = b"policy of the Coordinator";
 const WEB: &[u8] = b"policy of the web server";

@@ -14,9 +14,8 @@ use std::{
 };
 
 use actors::AskError;
+use program::{Sources, UnderWay, network};
 use tokio::sync::oneshot;
-
-use crate::sources::{Sources, UnderWay, network};
 
 /// Questions under way at once: as many threads.
 const MOST_UNDER_WAY: usize = 8;

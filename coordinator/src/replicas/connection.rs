@@ -2,23 +2,24 @@
 
 use std::{sync::Arc, time::Duration};
 
-use actors::VerifyEvidence;
-use anyhow::{Context as _, bail};
-use atls::{ClientConfig, ConnectionKey};
+use anyhow::Context as _;
+use atls::ConnectionKey;
 use attestation::Issuer;
-use hyper_util::rt::TokioIo;
-use manifest::{Manifest, Role};
+use coordinator_client::{Attested, Caller, Deadlines, Trust};
+use manifest::Manifest;
+use program::now;
 use storage_schema::{BlobHash, EventStore as _};
-use tokio::{net::TcpStream, sync::Mutex};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use wire::replica::replica_client::ReplicaClient;
 
 use super::discovery::Discovery;
-use crate::{clock::now, desk::Desk};
+use crate::desk::Desk;
 
-const CONNECT: Duration = Duration::from_secs(2);
-const HANDSHAKE: Duration = Duration::from_secs(20);
-const REQUEST: Duration = Duration::from_secs(10);
+const DEADLINES: Deadlines = Deadlines {
+    dial: Duration::from_secs(2),
+    handshake: Duration::from_secs(20),
+    request: Duration::from_secs(10),
+};
 
 /// The other replicas.
 pub(super) struct Peers {
@@ -34,36 +35,17 @@ impl Peers {
         address: &str,
         manifest: &Arc<Manifest>,
     ) -> anyhow::Result<ReplicaClient<Channel>> {
-        let stream = tokio::time::timeout(CONNECT, TcpStream::connect(address)).await;
-        let stream = stream.context("no connection in time")??;
-        stream.set_nodelay(true)?;
-        let source = stream.peer_addr()?.ip();
-        let config = ClientConfig {
+        let caller = Caller {
             key: Arc::new(ConnectionKey::generate()?),
             issuer: Some(Arc::clone(&self.issuer)),
-            handshake_timeout: HANDSHAKE,
+            deadlines: DEADLINES,
         };
-        let (stream, peer) = atls::connect(stream, &config, now()).await?;
-        let expected = peer.report_data();
-        let evidence = peer.evidence.context("the peer sent no evidence")?;
-        let request = VerifyEvidence {
-            evidence,
-            expected,
-            manifest: Arc::clone(manifest),
-            now: now(),
-            vendor_asked: false,
-        };
-        let policy = self.desk.verify(request, source).await?.claims.policy_hash();
-        if manifest.policies.get(&policy).map(|entry| entry.role) != Some(Role::Coordinator) {
-            bail!("policy {policy} does not have the role coordinator in the manifest");
-        }
-        let once = Arc::new(Mutex::new(Some(TokioIo::new(stream))));
-        let connector = tower::service_fn(move |_| {
-            let once = Arc::clone(&once);
-            async move { once.lock().await.take().ok_or_else(|| std::io::Error::other("connection closed")) }
-        });
-        let endpoint = Endpoint::from_static("http://coordinator").timeout(REQUEST);
-        Ok(ReplicaClient::new(endpoint.connect_with_connector(connector).await?))
+        // Not by the verifiers' pool: its mailbox may be full of workloads, and replicas must hear from one another.
+        // There is one such question at a time for each task here, so vendors are asked little.
+        let endorsements = Arc::clone(&self.desk.endorsements);
+        let trust = Trust { manifest: Arc::clone(manifest), endorsements };
+        let peer = Attested::connect(address, &caller, &trust, now).await?;
+        Ok(ReplicaClient::new(peer.channel()))
     }
 
     /// The manifest of the history as the store shows it: who may be asked for secrets. It is not known

@@ -13,6 +13,7 @@ use std::{
 
 use keys::{CaKey, LeafRequest, MeshCa, Salt, Seed, SeedEngine};
 use manifest::Timestamp;
+pub(crate) use program::now;
 use rcgen::KeyPair;
 use tempfile::TempDir;
 
@@ -298,10 +299,4 @@ impl Deployment {
             fs::rename(beside, tls.join(file)).unwrap();
         }
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "certificates are judged by the real time")]
-pub(crate) fn now() -> Timestamp {
-    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    Timestamp::from_millis(u64::try_from(since_epoch.as_millis()).unwrap())
 }
