@@ -6,12 +6,10 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+use program::{Sources, UnderWay};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::{
-    desk::Failure,
-    sources::{Sources, UnderWay},
-};
+use crate::desk::Failure;
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;

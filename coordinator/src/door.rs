@@ -1,138 +1,39 @@
-//! The one accept loop of this program: bounded in connections and handshakes, together and for each source, and
-//! with a pause when accepting fails.
+//! What happens at this program's doors is counted in its metrics.
 
-use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
-
+use program::Doorkeeper;
+pub(crate) use program::{Handshake, WhenFull};
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
-    task::{AbortHandle, JoinSet},
-};
 
-use crate::{
-    limits::Limits,
-    metrics::{Listener, Metrics, Refusal},
-    sources::{Sources, UnderWay},
-};
+use crate::metrics::{Listener, Metrics, Refusal};
 
-/// Pause after accepting failed: most often there are no descriptors left, and trying at once would only burn the
-/// time that others need to give some back.
-const PAUSE: Duration = Duration::from_millis(50);
+pub(crate) type Door = program::Door<Counted>;
+pub(crate) type Place = program::Place<Counted>;
 
-/// What happens to a new connection when every place is taken.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum WhenFull {
-    /// It is closed.
-    Refuse,
-    /// The oldest one is closed. For connections that last a moment if they are honest.
-    EndOldest,
-}
-
-/// Where connections come in.
+/// Counts for one door.
 #[derive(Clone)]
-pub(crate) struct Door {
-    pub(crate) name: &'static str,
-    pub(crate) limits: Limits,
-    pub(crate) when_full: WhenFull,
+pub(crate) struct Counted {
     pub(crate) metrics: Metrics,
-    pub(crate) stop: watch::Receiver<bool>,
-}
-
-/// What a connection holds for as long as it is open.
-pub(crate) struct Place {
-    /// One of those that only owners may keep.
-    pub(crate) is_reserved: bool,
+    listener: &'static str,
     open: Gauge,
-    _permit: OwnedSemaphorePermit,
-    _source: UnderWay,
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
+impl Counted {
+    pub(crate) fn new(metrics: &Metrics, listener: &'static str) -> Self {
+        let open = metrics.connections.get_or_create_owned(&Listener { listener });
+        Self { metrics: metrics.clone(), listener, open }
+    }
+}
+
+impl Doorkeeper for Counted {
+    fn opened(&self) {
+        self.open.inc();
+    }
+
+    fn closed(&self) {
         self.open.dec();
     }
-}
 
-/// What a connection holds until its handshake is done.
-pub(crate) struct Handshake {
-    _permit: OwnedSemaphorePermit,
-    _source: UnderWay,
-}
-
-impl Door {
-    /// Accepts until stopped, gives each connection to `each`, and returns when all of these have ended.
-    pub(crate) async fn serve<F>(
-        self,
-        socket: TcpListener,
-        each: impl Fn(TcpStream, SocketAddr, Place, Handshake) -> F,
-    ) where
-        F: Future<Output = ()> + Send + 'static,
-    {
-        let limits = self.limits;
-        let places = Arc::new(Semaphore::new(limits.connections));
-        let reserved = Arc::new(Semaphore::new(limits.reserved));
-        let handshakes = Arc::new(Semaphore::new(limits.handshakes));
-        let open_from = Sources::new(limits.connections_per_source);
-        let handshakes_from = Sources::new(limits.handshakes_per_source);
-        let open = self.metrics.connections.get_or_create_owned(&Listener { listener: self.name });
-        let (mut tasks, mut oldest) = (JoinSet::new(), VecDeque::<AbortHandle>::new());
-        let mut stop = self.stop.clone();
-        loop {
-            let Ok(handshake) = Arc::clone(&handshakes).acquire_owned().await else { return };
-            let accepted = tokio::select! {
-                accepted = socket.accept() => accepted,
-                _ = stop.wait_for(|stopped| *stopped) => break,
-            };
-            while tasks.try_join_next().is_some() {}
-            let (stream, source) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    tracing::warn!(listener = self.name, %error, "cannot accept a connection");
-                    tokio::time::sleep(PAUSE).await;
-                    continue;
-                }
-            };
-            let from_there = open_from.begin(source.ip()).zip(handshakes_from.begin(source.ip()));
-            let Some((place_of_source, handshake_of_source)) = from_there else {
-                self.refused("too many from one source");
-                continue;
-            };
-            let (permit, is_reserved) = match Arc::clone(&places).try_acquire_owned() {
-                Ok(permit) => (permit, false),
-                Err(_) if self.when_full == WhenFull::EndOldest => {
-                    self.refused("too many at once");
-                    oldest.retain(|task| !task.is_finished());
-                    if let Some(task) = oldest.pop_front() {
-                        task.abort();
-                    }
-                    let Ok(permit) = Arc::clone(&places).acquire_owned().await else { return };
-                    (permit, false)
-                }
-                Err(_) => match Arc::clone(&reserved).try_acquire_owned() {
-                    Ok(permit) => (permit, true),
-                    Err(_) => {
-                        self.refused("too many at once");
-                        continue;
-                    }
-                },
-            };
-            let _ = stream.set_nodelay(true); // only a matter of speed
-            open.inc();
-            let place = Place { is_reserved, open: open.clone(), _permit: permit, _source: place_of_source };
-            let handshake = Handshake { _permit: handshake, _source: handshake_of_source };
-            let task = tasks.spawn(each(stream, source, place, handshake));
-            if self.when_full == WhenFull::EndOldest {
-                if oldest.len() >= 2 * limits.connections {
-                    oldest.retain(|task| !task.is_finished());
-                }
-                oldest.push_back(task);
-            }
-        }
-        while tasks.join_next().await.is_some() {}
-    }
-
-    pub(crate) fn refused(&self, reason: &'static str) {
-        self.metrics.refused.get_or_create(&Refusal { listener: self.name, reason }).inc();
+    fn refused(&self, reason: &'static str) {
+        self.metrics.refused.get_or_create(&Refusal { listener: self.listener, reason }).inc();
     }
 }

@@ -1,28 +1,17 @@
 //! How much this Coordinator takes on at once, in connections and in descriptors.
 
+use program::DoorLimits;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-#[derive(Clone, Copy)]
-pub(crate) struct Limits {
-    pub(crate) handshakes: usize,
-    pub(crate) handshakes_per_source: usize,
-    pub(crate) connections: usize,
-    pub(crate) connections_per_source: usize,
-    /// Connections beyond these, for owners alone: who is at the other end is known after the handshake.
-    pub(crate) reserved: usize,
-}
-
-impl Limits {
-    /// Of the probes. Their port must answer whatever happens at the others, because a Coordinator that fails its
-    /// probes is restarted, and then the seed is gone.
-    pub(crate) const PROBES: Self = Self {
-        handshakes: 64,
-        handshakes_per_source: 16,
-        connections: 64,
-        connections_per_source: 16,
-        reserved: 0,
-    };
-}
+/// The door of the probes. Their port must answer whatever happens at the others, because a Coordinator that fails its
+/// probes is restarted, and then the seed is gone.
+pub(crate) const PROBES: DoorLimits = DoorLimits {
+    handshakes: 64,
+    handshakes_per_source: 16,
+    connections: 64,
+    connections_per_source: 16,
+    reserved: 0,
+};
 
 /// Descriptors that are not connections: the store, etcd, peers, vendors, and what the runtime needs.
 const OTHER_DESCRIPTORS: usize = 256;
@@ -34,7 +23,7 @@ const FEWEST_CONNECTIONS: usize = 16;
 /// Raises the limit of open descriptors to what `wanted` connections on each listener take. Gives the number that
 /// is possible; an error if that is too small to serve.
 pub(crate) fn connections_within_descriptors(wanted: usize, reserved: usize) -> anyhow::Result<usize> {
-    let fixed = OTHER_DESCRIPTORS + Limits::PROBES.connections + LISTENERS * reserved;
+    let fixed = OTHER_DESCRIPTORS + PROBES.connections + LISTENERS * reserved;
     let needed = u64::try_from(fixed + LISTENERS * wanted)?;
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     // `None` is no limit.

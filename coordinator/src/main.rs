@@ -16,7 +16,6 @@ mod patience;
 mod probes;
 mod replicas;
 mod servers;
-mod sources;
 mod transit;
 mod wiring;
 

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use atls::{ClientAuth, ServerConfig};
 use attestation::Issuer;
 use manifest::PolicyHash;
+use program::DoorLimits;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tonic::transport::Server;
 
@@ -13,10 +14,10 @@ use crate::{
     budget::Budget,
     config::Config,
     desk::Desk,
-    door::{Door, WhenFull},
+    door::{Counted, Door, WhenFull},
     grpc::{HistoryApi, Intake, Listener, MeshApi, PeerPolicy, ProposalsApi, UserApi, path_aliases},
     http::{self, Api},
-    limits::{Limits, connections_within_descriptors},
+    limits::{PROBES, connections_within_descriptors},
     metrics::CountCalls,
     probes,
     replicas::{ClusterApi, ReplicaApi},
@@ -50,7 +51,7 @@ pub(crate) async fn start(
     stopped: &watch::Receiver<bool>,
 ) -> anyhow::Result<Servers> {
     let connections = connections_within_descriptors(config.max_connections, RESERVED)?;
-    let limits = Limits {
+    let limits = DoorLimits {
         handshakes: config.max_handshakes,
         handshakes_per_source: config.max_handshakes_per_source,
         connections,
@@ -67,7 +68,7 @@ pub(crate) async fn start(
         name,
         limits,
         when_full: WhenFull::Refuse,
-        metrics: desk.metrics.clone(),
+        keeper: Counted::new(&desk.metrics, name),
         stop: stopped.clone(),
     };
     let mut servers = JoinSet::new();
@@ -84,7 +85,7 @@ pub(crate) async fn start(
     }
     // Last, because an answer there says that the others listen.
     let probe = bind("probe", config.probe_listen).await?;
-    let door = Door { limits: Limits::PROBES, when_full: WhenFull::EndOldest, ..door("probe") };
+    let door = Door { limits: PROBES, when_full: WhenFull::EndOldest, ..door("probe") };
     servers.spawn(probes::serve(door, probe, desk.clone(), config.metrics.is_some()));
     Ok(servers)
 }
@@ -108,7 +109,7 @@ async fn grpc(
             handshake_timeout: Duration::from_secs(config.handshake_seconds),
         };
         let door = door(name);
-        let limits = Limits { reserved: RESERVED, ..door.limits };
+        let limits = DoorLimits { reserved: RESERVED, ..door.limits };
         Listener { door: Door { limits, ..door }, tls, policy, desk: desk.clone() }
     };
     let server = || {

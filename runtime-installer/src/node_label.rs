@@ -1,21 +1,20 @@
 //! The node's label that a runtime's RuntimeClass selects: pods come only where the runtime is ready.
 
-use std::path::{Path, PathBuf};
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
+use program::KubernetesApi;
 use runtime_bundle::HandlerName;
 use serde_json::json;
 
-use crate::fetch::{Http, HttpOptions};
-
-const TIME_LIMIT: std::time::Duration = std::time::Duration::from_secs(30);
+const TIME_LIMIT: Duration = Duration::from_secs(30);
+const TRIES: u32 = 3;
 
 /// The Kubernetes API as a pod reaches it.
 #[derive(Debug)]
 pub struct Node {
-    url: String,
-    token: String,
-    http: Http,
+    api: KubernetesApi,
+    path: String,
 }
 
 /// How to reach it.
@@ -32,29 +31,33 @@ pub struct NodeOptions {
 }
 
 impl Node {
-    /// Reads the service account; `None` outside a cluster.
-    pub fn open(options: &NodeOptions) -> anyhow::Result<Option<Self>> {
-        let (Some(name), Some(host)) = (&options.name, &options.host) else { return Ok(None) };
-        let token = options.service_account.join("token");
-        let read = |path: &Path| {
-            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
-        };
-        let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-        let http = Http::new(&HttpOptions {
-            ca_file: Some(options.service_account.join("ca.crt")),
-            time_limit: TIME_LIMIT,
-            registry_auth: None,
-        })?;
-        let url = format!("https://{host}:{}/api/v1/nodes/{name}", options.port);
-        Ok(Some(Self { url, token: read(&token)?.trim().to_owned(), http }))
+    /// The node of this pod; `None` outside a cluster.
+    pub fn open(options: &NodeOptions) -> Option<Self> {
+        let (Some(name), Some(host)) = (&options.name, &options.host) else { return None };
+        let address = KubernetesApi::address(host, options.port);
+        let api = KubernetesApi::new(&address, &options.service_account, TIME_LIMIT);
+        Some(Self { api, path: format!("/api/v1/nodes/{name}") })
     }
 
     /// Sets or removes the label.
     pub fn label(&self, handler: &HandlerName, ready: bool) -> anyhow::Result<()> {
         let value = if ready { json!("ready") } else { serde_json::Value::Null };
         let patch = json!({ "metadata": { "labels": { runtime_bundle::node_label(handler): value } } });
-        self.http
-            .patch(&self.url, &self.token, "application/merge-patch+json", patch.to_string().as_bytes())
-            .context("cannot label the node; the installer's service account needs the right to patch nodes")
+        let mut tried = 1;
+        loop {
+            match self.api.merge_patch(&self.path, &patch.to_string()) {
+                Err(error) if error.may_pass() && tried < TRIES => {
+                    let pause = Duration::from_secs(1 << (tried - 1));
+                    tracing::warn!(%error, ?pause, "trying again");
+                    std::thread::sleep(pause);
+                    tried += 1;
+                }
+                outcome => {
+                    return outcome.map(drop).context(
+                        "cannot label the node; the installer's service account needs the right to patch nodes",
+                    );
+                }
+            }
+        }
     }
 }

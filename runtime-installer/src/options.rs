@@ -255,7 +255,7 @@ impl Options {
                 host: self.kubernetes_host.clone(),
                 port: self.kubernetes_port,
                 service_account: self.service_account_dir.clone(),
-            })?,
+            }),
         })
     }
 }

@@ -3,6 +3,7 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use continuity::{NotCounted, PeerIdentity};
+use program::{Sources, UnderWay};
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
@@ -14,7 +15,6 @@ use crate::{
     identity::{Current, Identity},
     metrics::{Metrics, Way},
     renewal::Renewal,
-    sources::{Connected, Sources},
     tunnel::{Carried, HandshakeError, PumpError},
 };
 
@@ -47,13 +47,15 @@ pub(crate) struct Gate {
     renewal: Renewal,
     connections: Arc<Semaphore>,
     handshakes: Arc<Semaphore>,
-    sources: Arc<Sources>,
+    /// Beyond its connections a source is turned away. Beyond its handshakes it waits for its own to end: a peer that
+    /// begins many at once is slowed, and nobody else is.
+    sources: Arc<Sources<Semaphore>>,
 }
 
 /// A place among the connections.
 pub(crate) struct Place {
     _connection: OwnedSemaphorePermit,
-    source: Connected,
+    source: UnderWay<Semaphore>,
 }
 
 /// A place among the handshakes: of the source, and of all.
@@ -68,7 +70,9 @@ impl Gate {
             renewal,
             connections: Arc::new(Semaphore::new(limits.connections)),
             handshakes: Arc::new(Semaphore::new(limits.handshakes)),
-            sources: Sources::new(limits.connections_per_source, limits.handshakes_per_source),
+            sources: Sources::sharing(limits.connections_per_source, move || {
+                Semaphore::new(limits.handshakes_per_source)
+            }),
         }
     }
 
@@ -104,7 +108,7 @@ impl Gate {
                 std::future::pending().await // never: the semaphore is not closed
             };
             match listener.accept().await {
-                Ok((stream, address)) => match self.sources.connect(address.ip()) {
+                Ok((stream, address)) => match self.sources.begin(address.ip()) {
                     Some(source) => {
                         prepare(&stream);
                         return (stream, Place { _connection: connection, source });
@@ -128,7 +132,7 @@ impl Gate {
     /// Waits for a place among the handshakes, as long as a handshake may take.
     pub(crate) async fn turn(&self, place: &Place) -> Result<Turn, HandshakeError> {
         let turn = async {
-            let of_source = Arc::clone(&place.source.turns).acquire_owned().await;
+            let of_source = Arc::clone(place.source.shared()).acquire_owned().await;
             // Only then: what one source waits for does not hold up the others.
             let of_all = Arc::clone(&self.handshakes).acquire_owned().await;
             of_source.ok().zip(of_all.ok())

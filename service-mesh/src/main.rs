@@ -14,7 +14,6 @@ mod initializer;
 mod metrics;
 mod peer;
 mod renewal;
-mod sources;
 mod tunnel;
 
 use std::{collections::BTreeSet, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
@@ -204,6 +203,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     }
     let (sender, mut identity) = watch::channel(None);
     let metrics = Arc::new(Metrics::default());
+    let (_still_running, never) = watch::channel(false); // tasks end by being aborted
     let mut tasks = JoinSet::new();
     if let Some(port) = args.admin_port {
         let socket = TcpListener::bind(("::", port)).await;
@@ -213,7 +213,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
                 TcpListener::bind(("0.0.0.0", port)).await.with_context(|| format!("admin port {port}"))?
             }
         };
-        tasks.spawn(admin::serve(socket, identity.clone(), Arc::clone(&metrics)));
+        tasks.spawn(admin::serve(socket, identity.clone(), Arc::clone(&metrics), never.clone()));
     }
     let sources = Sources { directory: args.directory.clone(), trust: args.trust, peers: args.peers };
     tasks.spawn(identity::watch(sources, sender));

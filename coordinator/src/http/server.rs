@@ -109,7 +109,7 @@ impl Web {
                     Err(_) => (empty(StatusCode::REQUEST_TIMEOUT), None),
                 };
                 let route = Route { listener: web.door.name, route, code: answer.status().as_u16() };
-                web.door.metrics.requests.get_or_create(&route).inc();
+                web.door.keeper.metrics.requests.get_or_create(&route).inc();
                 let (mut parts, body) = answer.into_parts();
                 let held = (held, parts.extensions.remove::<Arc<Reserved>>());
                 let body = Pieces::new(body, under_way, held);

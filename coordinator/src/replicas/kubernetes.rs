@@ -5,28 +5,22 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    path::{Path, PathBuf},
-    sync::Arc,
+    path::Path,
     time::Duration,
 };
 
 use anyhow::{Context as _, bail};
+use program::KubernetesApi;
 use serde::Deserialize;
-use ureq::{
-    Agent,
-    tls::{Certificate, RootCerts, TlsConfig, TlsProvider},
-};
 
 const ANSWER: Duration = Duration::from_secs(3);
-/// Longest answer that is read, in bytes.
-const MOST_BYTES: u64 = 1 << 20;
 /// Name of the port where workloads and peers connect.
 const PORT: &str = "meshapi";
 
 /// Where to ask, and about which service.
 pub(super) struct Service {
-    url: String,
-    credentials: PathBuf,
+    api: KubernetesApi,
+    path: String,
 }
 
 #[derive(Deserialize)]
@@ -77,61 +71,24 @@ impl Service {
         if !is_label(&namespace) || !is_label(name) {
             bail!("--peers-service {service:?} in namespace {namespace:?} is not [NAMESPACE/]NAME");
         }
-        let api = match api {
-            Some(api) => api.trim_end_matches('/').to_owned(),
-            None => in_cluster().context(
+        let address = match api {
+            Some(api) => api.to_owned(),
+            None => KubernetesApi::address_in_pod().context(
                 "--peers-service: KUBERNETES_SERVICE_HOST is not set, so this is no pod; give --kubernetes-api",
             )?,
         };
-        let url = format!(
-            "{api}/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices\
+        let path = format!(
+            "/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices\
              ?labelSelector=kubernetes.io%2Fservice-name%3D{name}"
         );
-        Ok(Self { url, credentials: credentials.to_owned() })
+        Ok(Self { api: KubernetesApi::new(&address, credentials, ANSWER), path })
     }
 
     /// Addresses of the service's endpoints, ready or not. Blocks.
     pub(super) fn endpoints(&self) -> anyhow::Result<Vec<SocketAddr>> {
-        // Read each time: Kubernetes renews both.
-        let read = |name: &str| {
-            let path = self.credentials.join(name);
-            std::fs::read_to_string(&path).with_context(|| path.display().to_string())
-        };
-        let (token, ca) = (read("token")?, read("ca.crt")?);
-        let roots = ureq::tls::parse_pem(ca.as_bytes()).filter_map(|item| match item {
-            Ok(ureq::tls::PemItem::Certificate(certificate)) => Some(certificate),
-            _ => None,
-        });
-        let request = agent(roots.collect()).get(&self.url);
-        let request = request.header("Authorization", format!("Bearer {}", token.trim_end()));
-        let mut answer = request.call().with_context(|| format!("asking {}", self.url))?;
-        let slices: Slices = answer.body_mut().with_config().limit(MOST_BYTES).read_json()?;
+        let slices: Slices = serde_json::from_slice(&self.api.get(&self.path)?)?;
         Ok(slices.items.iter().flat_map(addresses).collect())
     }
-}
-
-/// The API server's address as every pod has it.
-fn in_cluster() -> Option<String> {
-    let value = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let (host, port) = (value("KUBERNETES_SERVICE_HOST")?, value("KUBERNETES_SERVICE_PORT")?);
-    let host = if host.contains(':') { format!("[{host}]") } else { host };
-    Some(format!("https://{host}:{port}"))
-}
-
-fn agent(roots: Vec<Certificate<'static>>) -> Agent {
-    let tls = TlsConfig::builder()
-        .provider(TlsProvider::Rustls)
-        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-        .root_certs(RootCerts::from(roots))
-        .build();
-    Agent::config_builder()
-        .tls_config(tls)
-        .https_only(true)
-        .proxy(None)
-        .max_redirects(0)
-        .timeout_global(Some(ANSWER))
-        .build()
-        .into()
 }
 
 fn addresses(slice: &Slice) -> Vec<SocketAddr> {
@@ -148,6 +105,7 @@ mod tests {
     use std::{
         io::{Read as _, Write as _},
         net::TcpListener,
+        sync::Arc,
     };
 
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
@@ -232,7 +190,7 @@ mod tests {
         let error = new("coordinator").err().unwrap();
         assert!(format!("{error:#}").contains("names no namespace"), "{error:#}");
         std::fs::write(directory.path().join("namespace"), "shop\n").unwrap();
-        assert!(new("coordinator").unwrap().url.contains("/namespaces/shop/endpointslices?"));
+        assert!(new("coordinator").unwrap().path.contains("/namespaces/shop/endpointslices?"));
         for bad in ["", "apps/", "/coordinator", "a/b/c", "apps/Coordinator", "apps/x?y"] {
             assert!(new(bad).is_err(), "{bad}");
         }

@@ -20,4 +20,4 @@ pub use hygiene::keep_secrets;
 pub use kubernetes::{KubernetesApi, KubernetesError};
 pub use log::LogOptions;
 pub use options::{FileError, parse, parse_command};
-pub use sources::{Sources, UnderWay};
+pub use sources::{Sources, UnderWay, network};
