@@ -497,9 +497,9 @@ fn containerd_configs() -> Vec<Vec<u8>> {
 /// What to install, and what registries and archives answer.
 fn runtime(bytes: &[u8]) {
     let _ = runtime_bundle::Bundle::parse(bytes);
-    let _ = runtime_installer::fetch::Manifest::parse(bytes);
+    let _ = oci_image::ManifestFile::parse("manifest", bytes);
     let text = String::from_utf8_lossy(bytes);
-    let _ = runtime_installer::fetch::Challenge::parse(&text);
+    let _ = oci_image::Challenge::parse(&text);
     let _ = text.parse::<runtime_bundle::Source>();
     let _ = runtime_installer::fetch::archive::list(bytes);
 }

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use oci_client::Reference;
+use oci_spec::distribution::Reference;
 use serde::Deserialize;
 
 use crate::{

@@ -13,6 +13,7 @@ mod cache;
 mod digest;
 mod layer;
 mod layout;
+mod pull;
 mod registry;
 mod schema;
 mod store;
@@ -20,8 +21,9 @@ mod store;
 pub use self::{
     digest::Digest,
     layer::LayerFacts,
+    pull::{Challenge, Login, PullClient, PullError, Repository, is_loopback},
     registry::RegistryOptions,
-    schema::ImageConfig,
+    schema::{Descriptor, ImageConfig, ManifestFile},
     store::{ImageStore, Resolved},
 };
 

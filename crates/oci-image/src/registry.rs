@@ -1,32 +1,23 @@
-//! Images in a registry (OCI distribution specification).
+//! Images in a registry, as `docker` would get them: with its mirrors, its certificates and its configuration.
 
-use std::{io::Read, path::PathBuf, time::Duration};
+use std::{io::Read, path::PathBuf, sync::Arc, time::Duration};
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use docker_credential::{CredentialRetrievalError, DockerCredential};
-use futures_util::StreamExt as _;
-use oci_client::{
-    Client, Reference, RegistryOperation,
-    client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol},
-    errors::{OciDistributionError, OciErrorCode},
-    secrets::RegistryAuth,
+use oci_spec::distribution::Reference;
+use ureq::{
+    Agent,
+    tls::{Certificate, PemItem, RootCerts, TlsConfig, TlsProvider},
 };
-use tokio::sync::mpsc;
+use zeroize::Zeroizing;
 
 use crate::{
-    Digest, ImageError,
+    Digest, ImageError, Login, PullClient, PullError, Repository,
     schema::{Descriptor, MAX_MANIFEST_BYTES},
 };
 
-const ACCEPTED: [&str; 4] = [
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.oci.image.manifest.v1+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-    "application/vnd.docker.distribution.manifest.v2+json",
-];
 /// Time to connect, and between two pieces of an answer.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Pieces of a layer that may wait for whoever reads it.
-const PIECES: usize = 16;
 
 /// How registries are reached. Credentials come from docker's configuration (`$DOCKER_CONFIG`,
 /// `~/.docker/config.json`) and its credential helpers.
@@ -40,169 +31,142 @@ pub struct RegistryOptions {
     pub root_certificates: Vec<PathBuf>,
 }
 
-/// A client for all registries.
+/// A client for all registries. It blocks.
 pub(crate) struct Registry {
-    client: Client,
-    mirrors: Vec<(String, String)>,
+    client: PullClient,
+    options: RegistryOptions,
 }
 
 impl Registry {
     pub(crate) fn new(options: &RegistryOptions) -> Result<Self, ImageError> {
-        let mut roots = Vec::new();
+        let system = rustls_native_certs::load_native_certs();
+        let mut roots: Vec<Certificate<'static>> =
+            system.certs.iter().map(|der| Certificate::from_der(der.as_ref()).to_owned()).collect();
         for path in &options.root_certificates {
-            let data = std::fs::read(path).map_err(ImageError::io(path))?;
-            roots.push(Certificate { encoding: CertificateEncoding::Pem, data });
+            let pem = std::fs::read(path).map_err(ImageError::io(path))?;
+            let before = roots.len();
+            for item in ureq::tls::parse_pem(&pem) {
+                let item = item.map_err(|error| ImageError::malformed(path.display().to_string(), error))?;
+                if let PemItem::Certificate(certificate) = item {
+                    roots.push(certificate);
+                }
+            }
+            if roots.len() == before {
+                return Err(ImageError::malformed(path.display().to_string(), "holds no certificate (PEM)"));
+            }
         }
-        let config = ClientConfig {
-            protocol: ClientProtocol::HttpsExcept(options.plain_http.clone()),
-            extra_root_certificates: roots,
-            read_timeout: Some(PATIENCE),
-            connect_timeout: Some(PATIENCE),
-            user_agent: concat!("contrast/", env!("CARGO_PKG_VERSION")),
-            ..ClientConfig::default()
+        let tls = TlsConfig::builder()
+            .provider(TlsProvider::Rustls)
+            .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+            .root_certs(RootCerts::Specific(Arc::new(roots)))
+            .build();
+        let agent = |https_only| -> Agent {
+            Agent::config_builder()
+                .tls_config(tls.clone())
+                .https_only(https_only)
+                .http_status_as_error(false)
+                .timeout_connect(Some(PATIENCE))
+                .timeout_recv_response(Some(PATIENCE))
+                .timeout_per_read(Some(PATIENCE))
+                .user_agent(concat!("contrast/", env!("CARGO_PKG_VERSION")))
+                .build()
+                .into()
         };
-        Ok(Self { client: Client::new(config), mirrors: options.mirrors.clone() })
+        Ok(Self { client: PullClient::new(agent(true), agent(false)), options: options.clone() })
     }
 
     /// The place that is asked for an image.
     fn place(&self, reference: &Reference) -> Reference {
         let mut place = reference.clone();
-        if let Some((_, mirror)) = self.mirrors.iter().find(|(host, _)| host == reference.registry()) {
+        let mirrors = &self.options.mirrors;
+        if let Some((_, mirror)) = mirrors.iter().find(|(host, _)| host == reference.registry()) {
             place.set_mirror_registry(mirror.clone());
         }
         place
     }
 
+    fn repository<'a>(&self, place: &'a Reference) -> Repository<'a> {
+        let registry = place.resolve_registry();
+        let is_plain = self.options.plain_http.iter().any(|host| host == registry);
+        Repository { registry, name: place.repository(), is_plain }
+    }
+
     /// A manifest, whose digest is the one asked for or, if none was, that of its bytes.
-    pub(crate) async fn manifest(&self, reference: &Reference) -> Result<(Digest, Vec<u8>), ImageError> {
+    pub(crate) fn manifest(&self, reference: &Reference) -> Result<(Digest, Vec<u8>), ImageError> {
         let place = self.place(reference);
-        let auth = credentials(place.resolve_registry()).await?;
-        let answer = self.client.pull_manifest_raw(&place, &auth, &ACCEPTED).await;
-        let (bytes, _) = answer.map_err(|error| explain(&place, &error))?;
-        if bytes.len() as u64 > MAX_MANIFEST_BYTES {
-            return Err(ImageError::malformed(reference.whole(), "manifest is too large"));
-        }
+        let repository = self.repository(&place);
+        let login = login(repository.registry)?;
+        let name = place.digest().or(place.tag()).unwrap_or("latest");
+        let body = self.client.manifest(repository, name, login.as_ref());
+        let body = body.map_err(|error| explain(&place, &error))?;
+        let bytes = body.into_with_config().limit(MAX_MANIFEST_BYTES).read_to_vec();
+        let bytes = bytes.map_err(|error| ImageError::malformed(reference.whole(), error))?;
         match reference.digest() {
             Some(digest) => {
                 let digest: Digest = digest.parse()?;
-                Ok((digest, digest.check(&format!("manifest of {}", reference.whole()), bytes.to_vec())?))
+                Ok((digest, digest.check(&format!("manifest of {}", reference.whole()), bytes)?))
             }
-            None => Ok((Digest::of(&bytes), bytes.to_vec())),
+            None => Ok((Digest::of(&bytes), bytes)),
         }
     }
 
-    /// A blob as a reader for a blocking thread; a task feeds it. The caller compares the digest.
-    pub(crate) async fn blob(
+    /// A blob. The caller compares the digest.
+    pub(crate) fn blob(
         &self,
         reference: &Reference,
         blob: &Descriptor,
     ) -> Result<Box<dyn Read + Send>, ImageError> {
         let place = self.place(reference);
-        let auth = credentials(place.resolve_registry()).await?;
-        self.client
-            .auth(&place, &auth, RegistryOperation::Pull)
-            .await
-            .map_err(|error| explain(&place, &error))?;
-        let digest = blob.digest.to_string();
-        let stream = self.client.pull_blob_stream(&place, digest.as_str()).await;
-        let mut stream = stream.map_err(|error| explain(&place, &error))?;
-        let (sender, receiver) = mpsc::channel(PIECES);
-        tokio::spawn(async move {
-            while let Some(piece) = stream.next().await {
-                if sender.send(piece.map(|piece| piece.to_vec())).await.is_err() {
-                    return; // the reader has gone
-                }
-            }
-        });
-        Ok(Box::new(Pieces { receiver, piece: Vec::new(), at: 0 }))
+        let repository = self.repository(&place);
+        let login = login(repository.registry)?;
+        let body = self.client.blob(repository, &blob.digest.to_string(), login.as_ref());
+        let body = body.map_err(|error| explain(&place, &error))?;
+        Ok(Box::new(body.into_with_config().limit(u64::MAX).reader()))
     }
 }
 
-/// Pieces from a channel as a reader.
-struct Pieces {
-    receiver: mpsc::Receiver<Result<Vec<u8>, std::io::Error>>,
-    piece: Vec<u8>,
-    at: usize,
-}
-
-impl Read for Pieces {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        while self.at == self.piece.len() {
-            match self.receiver.blocking_recv() {
-                Some(piece) => (self.piece, self.at) = (piece?, 0),
-                None => return Ok(0),
-            }
-        }
-        let count = buffer.len().min(self.piece.len() - self.at);
-        buffer[..count].copy_from_slice(&self.piece[self.at..self.at + count]);
-        self.at += count;
-        Ok(count)
-    }
-}
-
-/// Credentials for a registry. A helper is a program: it runs on a thread that may block.
-async fn credentials(registry: &str) -> Result<RegistryAuth, ImageError> {
+/// The login for a registry. A helper is a program, so this may take long.
+fn login(registry: &str) -> Result<Option<Login>, ImageError> {
     // Docker keeps its own registry under the name of its first API.
     let key = if registry == "index.docker.io" || registry == "docker.io" {
         "https://index.docker.io/v1/"
     } else {
         registry
     };
-    let key = key.to_owned();
-    let found = tokio::task::spawn_blocking(move || docker_credential::get_credential(&key)).await;
-    let fault = |message: String| ImageError::Registry { registry: registry.to_owned(), message };
-    match found.map_err(|error| fault(error.to_string()))? {
-        Ok(DockerCredential::UsernamePassword(user, password)) => Ok(RegistryAuth::Basic(user, password)),
-        Ok(DockerCredential::IdentityToken(token)) => Ok(RegistryAuth::Bearer(token)),
+    match docker_credential::get_credential(key) {
+        Ok(DockerCredential::UsernamePassword(user, password)) => {
+            let both = Zeroizing::new(format!("{user}:{password}"));
+            Ok(Some(Login::Basic(Zeroizing::new(BASE64_STANDARD.encode(both.as_bytes())))))
+        }
+        Ok(DockerCredential::IdentityToken(token)) => Ok(Some(Login::Token(Zeroizing::new(token)))),
         Err(
             CredentialRetrievalError::NoCredentialConfigured
             | CredentialRetrievalError::ConfigNotFound
             | CredentialRetrievalError::ConfigReadError,
-        ) => Ok(RegistryAuth::Anonymous),
-        Err(error) => Err(fault(format!("docker's credentials for it cannot be read: {error}"))),
+        ) => Ok(None),
+        Err(error) => Err(ImageError::Registry {
+            registry: registry.to_owned(),
+            message: format!("docker's credentials for it cannot be read: {error}"),
+        }),
     }
 }
 
-fn explain(place: &Reference, error: &OciDistributionError) -> ImageError {
-    let mut message = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(inner) = source {
-        let text = inner.to_string();
-        if !message.contains(&text) {
-            message = format!("{message}: {text}");
-        }
-        source = inner.source();
-    }
+fn explain(place: &Reference, error: &PullError) -> ImageError {
     ImageError::Registry {
         registry: place.resolve_registry().to_owned(),
-        message: format!("{}: {message}{}", place.whole(), hint(error, &message)),
+        message: format!("{}: {error}{}", place.whole(), hint(error)),
     }
 }
 
 /// What to do. By the kind of the error: texts hold names and addresses, and port 36401 is no status 401.
-fn hint(error: &OciDistributionError, message: &str) -> &'static str {
-    const LOG_IN: &str =
-        "; log in with `docker login`, or check the credential helper in docker's configuration";
-    const CHECK_NAME: &str = "; check the name, or give the image with --images";
+fn hint(error: &PullError) -> &'static str {
     match error {
-        OciDistributionError::AuthenticationFailure(_)
-        | OciDistributionError::UnauthorizedError { .. }
-        | OciDistributionError::ServerError { code: 401 | 403, .. } => LOG_IN,
-        OciDistributionError::ImageManifestNotFoundError(_)
-        | OciDistributionError::ServerError { code: 404, .. } => CHECK_NAME,
-        OciDistributionError::RegistryError { envelope, .. } => {
-            envelope.errors.first().map_or("", |error| match error.code {
-                OciErrorCode::Unauthorized | OciErrorCode::Denied => LOG_IN,
-                OciErrorCode::NotFound
-                | OciErrorCode::ManifestUnknown
-                | OciErrorCode::NameUnknown
-                | OciErrorCode::NameInvalid
-                | OciErrorCode::BlobUnknown => CHECK_NAME,
-                _ => "",
-            })
+        PullError::Status { status: 401 | 403, .. } => {
+            "; log in with `docker login`, or check the credential helper in docker's configuration"
         }
+        PullError::Status { status: 404, .. } => "; check the name, or give the image with --images",
         // Of rustls' error only the text comes through.
-        OciDistributionError::RequestError(_) if message.contains("invalid peer certificate") => {
+        PullError::Unanswered { source, .. } if source.to_string().contains("invalid peer certificate") => {
             "; give its root with --registry-ca"
         }
         _ => "",

@@ -55,18 +55,22 @@ pub(crate) struct RootFs {
     pub(crate) diff_ids: Vec<Digest>,
 }
 
+/// Names content.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Descriptor {
+pub struct Descriptor {
     #[serde(default)]
     pub(crate) media_type: String,
-    pub(crate) digest: Digest,
+    /// What it must hash to.
+    pub digest: Digest,
+    /// In bytes; zero where it is not said.
     #[serde(default)]
-    pub(crate) size: u64,
+    pub size: u64,
     #[serde(default)]
     pub(crate) platform: Option<Platform>,
+    /// Such as the name of the file that the content is.
     #[serde(default)]
-    pub(crate) annotations: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -77,23 +81,39 @@ pub(crate) struct Platform {
 
 /// A manifest, or an index of manifests.
 #[derive(Debug, Deserialize)]
-pub(crate) struct ManifestFile {
+pub struct ManifestFile {
     #[serde(default)]
     pub(crate) config: Option<Descriptor>,
+    /// Of a manifest.
     #[serde(default)]
-    pub(crate) layers: Vec<Descriptor>,
+    pub layers: Vec<Descriptor>,
+    /// Of an index.
     #[serde(default)]
-    pub(crate) manifests: Vec<Descriptor>,
+    pub manifests: Vec<Descriptor>,
 }
 
-/// A manifest's bytes, read.
+/// Most layers of an image.
+const MAX_LAYERS: usize = 128;
+
+/// A document's bytes, read.
 pub(crate) fn parse<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, ImageError> {
     serde_json::from_slice(bytes).map_err(|error| ImageError::malformed(what, error))
 }
 
 impl ManifestFile {
+    /// Reads a manifest whose digest was compared.
+    pub fn parse(what: &str, bytes: &[u8]) -> Result<Self, ImageError> {
+        let manifest: Self = parse(what, bytes)?;
+        match manifest.layers.len() {
+            0..=MAX_LAYERS => Ok(manifest),
+            found => {
+                Err(ImageError::malformed(what, format!("{found} layers, at most {MAX_LAYERS} are read")))
+            }
+        }
+    }
+
     /// The manifest for the guest's platform, if this is an index.
-    pub(crate) fn for_guest(&self, what: &str) -> Result<&Descriptor, ImageError> {
+    pub fn for_guest(&self, what: &str) -> Result<&Descriptor, ImageError> {
         let fits = |descriptor: &&Descriptor| {
             descriptor
                 .platform

@@ -2,7 +2,7 @@
 
 use std::{io::Read, path::Path, sync::Arc};
 
-use oci_client::Reference;
+use oci_spec::distribution::Reference;
 
 use crate::{
     Digest, ImageError, LayerFacts, RegistryOptions,
@@ -19,7 +19,7 @@ use crate::{
 /// Images from folders, archives and registries.
 pub struct ImageStore {
     local: Vec<Arc<Local>>,
-    registry: Option<Registry>,
+    registry: Option<Arc<Registry>>,
     cache: Option<Cache>,
 }
 
@@ -64,13 +64,13 @@ impl ImageStore {
     ) -> Result<Self, ImageError> {
         let local =
             local.iter().map(|path| Local::open(path.as_ref()).map(Arc::new)).collect::<Result<_, _>>()?;
-        let registry = registries.map(Registry::new).transpose()?;
+        let registry = registries.map(Registry::new).transpose()?.map(Arc::new);
         Ok(Self { local, registry, cache: cache.map(Cache::new) })
     }
 
     /// Finds and reads an image. `layer_read` is called with each layer's size after it was read.
     pub async fn resolve(&self, reference: &str, layer_read: impl Fn(u64)) -> Result<Resolved, ImageError> {
-        let parsed: Reference = reference.parse().map_err(|error: oci_client::ParseError| {
+        let parsed: Reference = reference.parse().map_err(|error: oci_spec::distribution::ParseError| {
             ImageError::Reference { reference: reference.to_owned(), message: error.to_string() }
         })?;
         for local in &self.local {
@@ -112,11 +112,11 @@ impl ImageStore {
         };
         let mut digest = descriptor.digest;
         let what = format!("manifest {digest}");
-        let mut manifest: ManifestFile = parse(&what, &blob(&what, digest, MAX_MANIFEST_BYTES)?)?;
+        let mut manifest = ManifestFile::parse(&what, &blob(&what, digest, MAX_MANIFEST_BYTES)?)?;
         if manifest.config.is_none() {
             digest = manifest.for_guest(&what)?.digest;
             let what = format!("manifest {digest}");
-            manifest = parse(&what, &blob(&what, digest, MAX_MANIFEST_BYTES)?)?;
+            manifest = ManifestFile::parse(&what, &blob(&what, digest, MAX_MANIFEST_BYTES)?)?;
         }
         let config = manifest
             .config
@@ -163,17 +163,17 @@ impl ImageStore {
     async fn read_registry(
         &self,
         reference: &Reference,
-        registry: &Registry,
+        registry: &Arc<Registry>,
         layer_read: impl Fn(u64),
     ) -> Result<Resolved, ImageError> {
         let (mut digest, bytes) = self.manifest(reference, registry).await?;
         let what = format!("manifest of {}", reference.whole());
-        let mut manifest: ManifestFile = parse(&what, &bytes)?;
+        let mut manifest = ManifestFile::parse(&what, &bytes)?;
         if manifest.config.is_none() {
             let fitting = manifest.for_guest(&what)?.digest;
             let by_digest = reference.clone_with_digest(fitting.to_string());
             let (found, bytes) = self.manifest(&by_digest, registry).await?;
-            (digest, manifest) = (found, parse(&what, &bytes)?);
+            (digest, manifest) = (found, ManifestFile::parse(&what, &bytes)?);
         }
         let config =
             manifest.config.clone().ok_or_else(|| ImageError::malformed(what, "has no configuration"))?;
@@ -182,8 +182,9 @@ impl ImageStore {
         let bytes = match cached {
             Some(bytes) => bytes,
             None => {
-                let reader = registry.blob(reference, &config).await?;
+                let (registry, reference, wanted) = (Arc::clone(registry), reference.clone(), config.clone());
                 let bytes = blocking(move || {
+                    let reader = registry.blob(&reference, &wanted)?;
                     let mut bytes = Vec::new();
                     let read = reader.take(MAX_CONFIG_BYTES).read_to_end(&mut bytes);
                     read.map_err(|error| ImageError::malformed("configuration", error)).map(|_| bytes)
@@ -203,7 +204,7 @@ impl ImageStore {
     async fn manifest(
         &self,
         reference: &Reference,
-        registry: &Registry,
+        registry: &Arc<Registry>,
     ) -> Result<(Digest, Vec<u8>), ImageError> {
         let digest = reference.digest().map(str::parse).transpose()?;
         if let (Some(digest), Some(cache)) = (digest, &self.cache)
@@ -211,7 +212,8 @@ impl ImageStore {
         {
             return Ok((digest, bytes));
         }
-        let (digest, bytes) = registry.manifest(reference).await?;
+        let (registry, reference) = (Arc::clone(registry), reference.clone());
+        let (digest, bytes) = blocking(move || registry.manifest(&reference)).await?;
         self.keep(digest, &bytes)?;
         Ok((digest, bytes))
     }
@@ -263,17 +265,24 @@ impl ImageStore {
         if let Some(facts) = known.filter(|facts| facts.diff_id == layer.diff_id.to_string()) {
             return Ok(facts);
         }
-        let (reader, size) = match &layer.source {
-            LayerSource::Local(local, name) => (local.reader(name)?, 0),
-            LayerSource::Registry(descriptor) => {
-                let Some(registry) = &self.registry else {
-                    return Err(ImageError::malformed(layer.what, "no registry"));
-                };
-                (registry.blob(reference, descriptor).await?, descriptor.size)
-            }
+        let size = match &layer.source {
+            LayerSource::Local(..) => 0,
+            LayerSource::Registry(descriptor) => descriptor.size,
         };
-        let facts =
-            blocking(move || LayerFacts::read(&layer.what, reader, layer.blob, layer.diff_id)).await?;
+        let (registry, reference) = (self.registry.clone(), reference.clone());
+        let facts = blocking(move || {
+            let reader = match (&layer.source, registry) {
+                (LayerSource::Local(local, name), _) => local.reader(name)?,
+                (LayerSource::Registry(descriptor), Some(registry)) => {
+                    registry.blob(&reference, descriptor)?
+                }
+                (LayerSource::Registry(_), None) => {
+                    return Err(ImageError::malformed(layer.what, "no registry"));
+                }
+            };
+            LayerFacts::read(&layer.what, reader, layer.blob, layer.diff_id)
+        })
+        .await?;
         layer_read(size);
         if let Some(cache) = &self.cache {
             cache.put_layer(key, &facts)?;

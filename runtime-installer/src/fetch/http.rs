@@ -2,6 +2,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use oci_image::PullClient;
 use runtime_bundle::Digest;
 use ureq::{
     Agent,
@@ -9,7 +10,7 @@ use ureq::{
     tls::{Certificate, PemItem, RootCerts, TlsConfig, TlsProvider},
 };
 
-use super::{FetchError, save};
+use super::{error::FetchError, save::save};
 
 const TRIES: u32 = 3;
 const CONNECT: Duration = Duration::from_secs(10);
@@ -33,6 +34,8 @@ pub struct Http {
     secure: Agent,
     plain: Agent,
     credentials: serde_json::Value,
+    /// For registries.
+    pub(super) pull: PullClient,
 }
 
 impl Http {
@@ -81,11 +84,13 @@ impl Http {
                 .build()
                 .into()
         };
-        Ok(Self { secure: agent(true), plain: agent(false), credentials })
+        let (secure, plain) = (agent(true), agent(false));
+        let pull = PullClient::new(secure.clone(), plain.clone());
+        Ok(Self { secure, plain, credentials, pull })
     }
 
     /// The client for a URL.
-    pub(super) fn agent(&self, url: &str) -> &Agent {
+    fn agent(&self, url: &str) -> &Agent {
         if url.starts_with("https://") { &self.secure } else { &self.plain }
     }
 
@@ -110,15 +115,6 @@ impl Http {
             save(url, reader, announced, max, expected, target)
         })
     }
-
-    /// Sends a patch with a bearer token.
-    pub(crate) fn patch(&self, url: &str, token: &str, kind: &str, body: &[u8]) -> Result<(), FetchError> {
-        again(|| {
-            let request = self.agent(url).patch(url).header("Content-Type", kind);
-            let answer = request.header("Authorization", format!("Bearer {token}")).send(body);
-            demand_ok(url, answer).map(drop)
-        })
-    }
 }
 
 /// Up to three times, when another time may help.
@@ -137,17 +133,19 @@ pub(super) fn again<T>(mut get: impl FnMut() -> Result<T, FetchError>) -> Result
     }
 }
 
+/// Whether another time may help.
+pub(super) fn may_pass(error: &ureq::Error) -> bool {
+    !matches!(error, ureq::Error::RequireHttpsOnly(_) | ureq::Error::BadUri(_) | ureq::Error::Rustls(_))
+}
+
 /// The response, if it is a good one.
-pub(super) fn demand_ok(
+fn demand_ok(
     url: &str,
     answer: Result<Response<ureq::Body>, ureq::Error>,
 ) -> Result<Response<ureq::Body>, FetchError> {
     let remote = |reason: String, passing| FetchError::Remote { what: url.to_owned(), reason, passing };
     let response = answer.map_err(|error| {
-        let passing = !matches!(
-            error,
-            ureq::Error::RequireHttpsOnly(_) | ureq::Error::BadUri(_) | ureq::Error::Rustls(_)
-        );
+        let passing = may_pass(&error);
         remote(error.to_string(), passing)
     })?;
     let status = response.status();

@@ -5,86 +5,20 @@
 
 use std::{fs::File, path::Path};
 
+use oci_image::{Descriptor, Login, ManifestFile, PullError, Repository};
 use runtime_bundle::{BundleFile, Digest};
-use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
-use ureq::http::Response;
+use zeroize::Zeroizing;
 
-use super::{FetchError, Http, archive, beside, http, save, unpack};
+use super::{
+    archive,
+    error::FetchError,
+    http::{self, Http},
+    save::{beside, save, unpack},
+};
 
 const MAX_MANIFEST: u64 = 4 << 20;
-const MAX_TOKEN: u64 = 64 << 10;
-const MAX_LAYERS: usize = 128;
-const ACCEPT: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, \
-    application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json";
 const TITLE: &str = "org.opencontainers.image.title";
-
-/// A manifest, or an index of them.
-#[derive(Debug, Deserialize)]
-pub struct Manifest {
-    /// For an index: what it lists.
-    #[serde(default)]
-    manifests: Vec<Descriptor>,
-    /// For a manifest: its layers.
-    #[serde(default)]
-    layers: Vec<Descriptor>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Descriptor {
-    digest: String,
-    size: u64,
-    #[serde(default)]
-    annotations: std::collections::BTreeMap<String, String>,
-    platform: Option<ImagePlatform>,
-}
-
-#[derive(Debug, Deserialize)]
-struct ImagePlatform {
-    architecture: String,
-    os: String,
-}
-
-impl Manifest {
-    /// Reads a manifest whose digest was checked.
-    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let manifest: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-        if manifest.layers.len() > MAX_LAYERS {
-            return Err(format!("{} layers, at most {MAX_LAYERS} are read", manifest.layers.len()));
-        }
-        Ok(manifest)
-    }
-}
-
-/// How a registry wants to be asked: the `WWW-Authenticate` header of its refusal.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Challenge {
-    /// Where tokens are.
-    pub realm: String,
-    /// For which service.
-    pub service: String,
-    /// For what.
-    pub scope: String,
-}
-
-impl Challenge {
-    /// Reads a `Bearer` challenge.
-    pub fn parse(header: &str) -> Option<Self> {
-        let mut rest = header.trim().strip_prefix("Bearer ")?;
-        let mut challenge = Self::default();
-        while let Some((key, value)) = rest.split_once("=\"") {
-            let (value, after) = value.split_once('"')?;
-            match key.trim_start_matches([',', ' ']) {
-                "realm" => value.clone_into(&mut challenge.realm),
-                "service" => value.clone_into(&mut challenge.service),
-                "scope" => value.clone_into(&mut challenge.scope),
-                _ => {}
-            }
-            rest = after;
-        }
-        (!challenge.realm.is_empty()).then_some(challenge)
-    }
-}
 
 pub(super) struct Image<'a> {
     pub(super) http: &'a Http,
@@ -105,8 +39,7 @@ impl Image<'_> {
         let download = beside(target);
         for layer in layers.iter().rev() {
             let Some(path) = path else { break };
-            let digest =
-                oci_digest(&layer.digest).ok_or_else(|| self.malformed("a layer without SHA-256"))?;
+            let digest = digest_of(layer);
             let titled = layer.annotations.get(TITLE).map(String::as_str);
             if titled.is_some_and(|title| title != path) {
                 continue;
@@ -137,8 +70,7 @@ impl Image<'_> {
     fn all(&self, layers: &[Descriptor], file: &BundleFile, target: &Path) -> Result<(), FetchError> {
         let download = beside(target);
         for layer in layers {
-            let digest =
-                oci_digest(&layer.digest).ok_or_else(|| self.malformed("a layer without SHA-256"))?;
+            let digest = digest_of(layer);
             self.blob(&self.name(), layer, digest, &download)?;
             let unpacked = unpack(&self.name(), &download, target, file.max_bytes);
             let _ = std::fs::remove_file(&download);
@@ -176,22 +108,18 @@ impl Image<'_> {
         if manifest.manifests.is_empty() {
             return Ok(manifest.layers);
         }
-        let ours = |descriptor: &&Descriptor| {
-            descriptor.platform.as_ref().is_none_or(|on| on.os == "linux" && on.architecture == "amd64")
-        };
-        let found = manifest.manifests.iter().find(ours).and_then(|found| oci_digest(&found.digest));
-        let digest = found.ok_or_else(|| self.malformed("no manifest for linux/amd64"))?;
-        Ok(self.manifest(digest)?.layers)
+        let fitting = manifest.for_guest("the index").map_err(|error| self.malformed(&error.to_string()))?;
+        Ok(self.manifest(digest_of(fitting))?.layers)
     }
 
-    fn manifest(&self, digest: Digest) -> Result<Manifest, FetchError> {
+    fn manifest(&self, digest: Digest) -> Result<ManifestFile, FetchError> {
         let what = self.name();
-        let url = self.url(&format!("manifests/sha256:{}", digest.hex()));
         let bytes = http::again(|| {
-            let response = self.get(&url)?;
-            let body = response.into_body().into_with_config().limit(MAX_MANIFEST).read_to_vec();
-            body.map_err(|error| FetchError::Remote {
-                what: url.clone(),
+            let body = self.http.pull.manifest(self.repository(), &oci_name(digest), self.login().as_ref());
+            let body = body.map_err(|error| self.unfetched(&error))?;
+            let bytes = body.into_with_config().limit(MAX_MANIFEST).read_to_vec();
+            bytes.map_err(|error| FetchError::Remote {
+                what: what.clone(),
                 reason: error.to_string(),
                 passing: true,
             })
@@ -200,65 +128,35 @@ impl Image<'_> {
         if found != digest {
             return Err(FetchError::WrongDigest { what, expected: digest, found });
         }
-        Manifest::parse(&bytes).map_err(|reason| self.malformed(&reason))
+        ManifestFile::parse("the manifest", &bytes).map_err(|error| self.malformed(&error.to_string()))
     }
 
     fn blob(&self, what: &str, layer: &Descriptor, digest: Digest, target: &Path) -> Result<(), FetchError> {
-        let url = self.url(&format!("blobs/sha256:{}", digest.hex()));
         http::again(|| {
-            let reader = self.get(&url)?.into_body().into_with_config().limit(u64::MAX).reader();
+            let body = self.http.pull.blob(self.repository(), &oci_name(digest), self.login().as_ref());
+            let body = body.map_err(|error| self.unfetched(&error))?;
+            let reader = body.into_with_config().limit(u64::MAX).reader();
             save(what, reader, Some(layer.size), layer.size, Some(digest), target)
         })
     }
 
-    /// Asks, and asks once more with a token if the registry wants one.
-    fn get(&self, url: &str) -> Result<Response<ureq::Body>, FetchError> {
-        let agent = self.http.agent(url);
-        let mut request = agent.get(url).header("Accept", ACCEPT);
-        let credentials = self.http.credentials(self.registry);
-        if let Some(basic) = credentials {
-            request = request.header("Authorization", format!("Basic {basic}"));
-        }
-        let answer = request.call();
-        let challenge = match &answer {
-            Ok(response) if response.status() == 401 => {
-                let header = response.headers().get("www-authenticate").and_then(|value| value.to_str().ok());
-                header.and_then(Challenge::parse)
-            }
-            _ => None,
+    fn repository(&self) -> Repository<'_> {
+        let is_plain = oci_image::is_loopback(self.registry);
+        Repository { registry: self.registry, name: self.repository, is_plain }
+    }
+
+    fn login(&self) -> Option<Login> {
+        let basic = self.http.credentials(self.registry)?;
+        Some(Login::Basic(Zeroizing::new(basic.to_owned())))
+    }
+
+    fn unfetched(&self, error: &PullError) -> FetchError {
+        let passing = match error {
+            PullError::Unanswered { source, .. } => http::may_pass(source),
+            PullError::Status { status, .. } => *status >= 500 || *status == 429,
+            PullError::ForeignRealm { .. } | PullError::NoTls(_) | PullError::NoToken { .. } => false,
         };
-        let Some(challenge) = challenge else { return http::demand_ok(url, answer) };
-        let token = self.token(&challenge, credentials)?;
-        let request = agent.get(url).header("Accept", ACCEPT);
-        http::demand_ok(url, request.header("Authorization", format!("Bearer {token}")).call())
-    }
-
-    fn token(&self, challenge: &Challenge, credentials: Option<&str>) -> Result<String, FetchError> {
-        #[derive(Deserialize)]
-        struct Answer {
-            #[serde(alias = "access_token")]
-            token: String,
-        }
-        let realm = &challenge.realm;
-        let mut request = self.http.agent(realm).get(realm);
-        request = request.query("service", &challenge.service).query("scope", &challenge.scope);
-        if let Some(basic) = credentials {
-            request = request.header("Authorization", format!("Basic {basic}"));
-        }
-        let response = http::demand_ok(realm, request.call())?;
-        let answer: Result<Answer, _> = response.into_body().into_with_config().limit(MAX_TOKEN).read_json();
-        let answer = answer.map_err(|error| {
-            let reason = format!("no token in the answer: {error}");
-            FetchError::Remote { what: realm.clone(), reason, passing: false }
-        });
-        Ok(answer?.token)
-    }
-
-    fn url(&self, rest: &str) -> String {
-        let local =
-            self.registry.split(':').next().is_some_and(|host| matches!(host, "localhost" | "127.0.0.1"));
-        let scheme = if local { "http" } else { "https" };
-        format!("{scheme}://{}/v2/{}/{rest}", self.registry, self.repository)
+        FetchError::Remote { what: self.name(), reason: error.to_string(), passing }
     }
 
     fn name(&self) -> String {
@@ -270,20 +168,12 @@ impl Image<'_> {
     }
 }
 
-fn oci_digest(text: &str) -> Option<Digest> {
-    let mut bytes = [0; 32];
-    base16(text.strip_prefix("sha256:")?, &mut bytes)?;
-    Some(Digest::from_bytes(bytes))
+fn oci_name(digest: Digest) -> String {
+    format!("sha256:{}", digest.hex())
 }
 
-fn base16(text: &str, bytes: &mut [u8; 32]) -> Option<()> {
-    if text.len() != 64 || !text.is_ascii() {
-        return None;
-    }
-    for (byte, index) in bytes.iter_mut().zip((0..64).step_by(2)) {
-        *byte = u8::from_str_radix(&text[index..index + 2], 16).ok()?;
-    }
-    Some(())
+fn digest_of(descriptor: &Descriptor) -> Digest {
+    Digest::from_bytes(descriptor.digest.bytes())
 }
 
 fn demand_digest(what: &str, expected: Option<Digest>, path: &Path) -> Result<(), FetchError> {
