@@ -1,40 +1,39 @@
 //! One container of a policy.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use crate::{
+    entry::{
+        CapabilitySets, ContainerEntry, LinuxEntry, OciEntry, ProcessEntry, RootEntry, SysctlEntry, UserEntry,
+    },
     environment::{EnvPolicy, Environment, Wrong, hostname},
     image::{ContainerImage, User},
     mounts::Mounts,
     objects::Objects,
     pattern,
     quantity::{is_gpu, milli},
-    settings::Settings,
+    settings::{Expected, Pause, Settings},
     spec::{Container, PodSpec, SecurityContext},
     workload::Workload,
 };
 
 /// A container's entry, and what to warn of.
 pub(crate) struct Entry {
-    pub(crate) value: Value,
+    pub(crate) entry: ContainerEntry,
     pub(crate) warnings: Vec<Wrong>,
     /// Names with which more than one source of its mounts ends.
     pub(crate) like_names: Vec<String>,
 }
 
-fn annotations(settings: &Settings, kind: [&str; 2]) -> Value {
-    let mut annotations = json!({
-        "io.kubernetes.cri.container-type": kind[0],
-        "io.katacontainers.pkg.oci.container_type": kind[1],
-        "io.katacontainers.pkg.oci.bundle_path": settings.at(&["annotations", "bundle_path"]),
-    });
-    if kind[0] == "sandbox" {
-        annotations["io.kubernetes.cri.sandbox-log-directory"] =
-            settings.at(&["annotations", "log_directory"]);
-    }
-    annotations
+fn annotations(settings: &Settings, kind: [&str; 2]) -> BTreeMap<&'static str, Expected> {
+    let text = |text: &str| Expected::Text(text.to_owned());
+    BTreeMap::from([
+        ("io.kubernetes.cri.container-type", text(kind[0])),
+        ("io.katacontainers.pkg.oci.container_type", text(kind[1])),
+        ("io.katacontainers.pkg.oci.bundle_path", settings.annotations.bundle_path.clone()),
+    ])
 }
 
 fn pid_namespace_shared(spec: &PodSpec) -> bool {
@@ -42,84 +41,85 @@ fn pid_namespace_shared(spec: &PodSpec) -> bool {
 }
 
 /// The container that holds the pod together. The guest starts its own copy of it.
-pub(crate) fn pause(workload: &Workload, settings: &Settings) -> Value {
+pub(crate) fn pause(workload: &Workload, settings: &Settings) -> ContainerEntry {
     let mounts = Mounts::pause(settings);
     let (allowed, required) = sysctls(workload, settings);
-    let pause = |key: &str| settings.at(&["sandbox", "pause", key]);
+    let Pause { image, args, .. } = &settings.sandbox.pause;
     let env = EnvPolicy {
-        env: vec![settings.text(&["process", "default_path"])],
+        env: vec![settings.process.default_path.clone()],
         env_names: vec!["PATH".into()],
         env_lines: pattern::lines(&[]),
         ..Default::default()
     };
-    let mut value = json!({
-        "name": "pause",
-        "OCI": {
-            "Root": { "Readonly": true },
-            "Hostname": hostname(workload).to_policy(),
-            "Annotations": annotations(settings, ["sandbox", "pod_sandbox"]),
-            "Process": {
-                "Args": pause("args"),
-                "Cwd": "/",
-                "Terminal": false,
-                "NoNewPrivileges": true,
-                "Capabilities": capability_sets(&settings.strings(&["process", "default_capabilities"])),
+    let mut annotations = annotations(settings, ["sandbox", "pod_sandbox"]);
+    annotations.insert("io.kubernetes.cri.sandbox-log-directory", settings.annotations.log_directory.clone());
+    ContainerEntry {
+        name: "pause".into(),
+        oci: OciEntry {
+            root: RootEntry { readonly: true },
+            hostname: hostname(workload).to_policy(),
+            annotations,
+            process: ProcessEntry {
+                args: json!(args),
+                cwd: "/".into(),
+                terminal: false,
+                no_new_privileges: true,
+                capabilities: capability_sets(&settings.process.default_capabilities),
+                capabilities_at_least: None,
+                environment: env,
             },
-            "Mounts": mounts.to_policy(),
-            "Linux": {
-                "Namespaces": settings.at(&["kata", "namespaces"]),
-                "MaskedPaths": settings.at(&["process", "masked_paths"]),
-                "ReadonlyPaths": settings.at(&["process", "readonly_paths"]),
-                "RootfsPropagation": "",
-                "Sysctl": { "allowed": allowed, "required": required },
+            mounts: mounts.to_policy(),
+            linux: LinuxEntry {
+                namespaces: settings.kata.namespaces.clone(),
+                masked_paths: settings.process.masked_paths.clone(),
+                readonly_paths: settings.process.readonly_paths.clone(),
+                rootfs_propagation: "",
+                sysctl: SysctlEntry { allowed, required },
             },
         },
-        "users": pause_users(workload, settings),
-        "image": pause("image"),
-        "image_optional": true,
-        "other_mounts": mounts.other_mounts(),
-        "made_mounts": mounts.made,
-        "optional_mounts": mounts.optional(),
-        "nested_mounts": mounts.nested(),
-        "like_named_mounts": [],
-        "storages": {},
-        "other_storages": {},
-        "devices": [],
-        "sandbox_pidns": false,
-        "exec_commands": [],
-        "after": [],
-        "before": [],
-    });
-    add(&mut value["OCI"]["Process"], &env);
-    value
+        users: pause_users(workload, settings),
+        image: image.clone(),
+        image_digest: None,
+        image_optional: Some(true),
+        other_mounts: mounts.other_mounts(),
+        optional_mounts: mounts.optional(),
+        nested_mounts: mounts.nested(),
+        made_mounts: mounts.made,
+        like_named_mounts: Vec::new(),
+        storages: BTreeMap::new(),
+        other_storages: BTreeMap::new(),
+        devices: Vec::new(),
+        gpus: None,
+        sandbox_pidns: false,
+        exec_commands: json!([]),
+        after: Vec::new(),
+        before: Vec::new(),
+    }
 }
 
 /// Users that the sandbox's own container may have: the pod's, if it names one for all its containers, else that of
 /// the image that the node has, or root if that names none.
-fn pause_users(workload: &Workload, settings: &Settings) -> Value {
+fn pause_users(workload: &Workload, settings: &Settings) -> Vec<UserEntry> {
+    let entry = |uid, gid, additional_gids| UserEntry { uid, gid, additional_gids };
     let pod = workload.spec.security_context.clone().unwrap_or_default();
     if let Some(uid) = pod.run_as_user {
         let gid = pod.run_as_group.unwrap_or(0);
-        return json!([{ "UID": uid, "GID": gid, "AdditionalGids": [gid] }]);
+        return vec![entry(uid, gid, [gid].into())];
     }
-    let id = |key: &str| settings.at(&["sandbox", "pause", key]);
+    let Pause { uid, gid, .. } = settings.sandbox.pause;
     let mut groups: BTreeSet<u32> = pod.supplemental_groups.into_iter().flatten().collect();
     groups.extend(pod.fs_group);
-    let with_root: BTreeSet<u32> = groups.iter().copied().chain([0]).collect();
-    json!([
-        { "UID": id("uid"), "GID": id("gid"), "AdditionalGids": [id("gid")] },
-        { "UID": 0, "GID": 0, "AdditionalGids": groups },
-        { "UID": 0, "GID": 0, "AdditionalGids": with_root },
-    ])
+    let with_root = groups.iter().copied().chain([0]).collect();
+    vec![entry(uid, gid, [gid].into()), entry(0, 0, groups), entry(0, 0, with_root)]
 }
 
 /// Settings of the kernel that a pod may have, and those that it must have.
-fn sysctls(workload: &Workload, settings: &Settings) -> (Map<String, Value>, BTreeSet<String>) {
-    let mut allowed = settings.object(&["process", "sandbox_sysctls"]);
+fn sysctls(workload: &Workload, settings: &Settings) -> (BTreeMap<String, String>, BTreeSet<String>) {
+    let mut allowed = settings.process.sandbox_sysctls.clone();
     let mut required = BTreeSet::new();
     for sysctl in workload.spec.security_context.iter().flat_map(|context| context.sysctls.iter().flatten()) {
         let name = dotted(&sysctl.name);
-        allowed.insert(name.clone(), json!(sysctl.value));
+        allowed.insert(name.clone(), sysctl.value.clone());
         required.insert(name);
     }
     (allowed, required)
@@ -135,12 +135,6 @@ fn dotted(name: &str) -> String {
     match name.find(['.', '/']).map(|at| name.as_bytes()[at]) {
         Some(b'/') => name.chars().map(swapped).collect(),
         _ => name.to_owned(),
-    }
-}
-
-fn add(process: &mut Value, env: &EnvPolicy) {
-    if let (Value::Object(process), Ok(Value::Object(env))) = (process, serde_json::to_value(env)) {
-        process.extend(env);
     }
 }
 
@@ -173,12 +167,11 @@ pub(crate) fn container(
             format!("neither the pod nor the image {} says what to run", image.reference),
         ));
     }
-    let mut groups: Vec<String> = settings.object(&["env"]).into_iter().map(|(name, _)| name).collect();
     // "services" are all of the namespace's and Kubernetes' own; without them its own remain.
-    let services = spec.enable_service_links != Some(false) && groups.iter().any(|group| group == "services");
+    let services = spec.enable_service_links != Some(false) && settings.env.contains_key("services");
     let unused = if services { "kubernetes" } else { "services" };
-    groups.retain(|group| group != unused);
-    let patterns: Vec<String> = groups.iter().flat_map(|group| settings.strings(&["env", group])).collect();
+    let groups = settings.env.iter().filter(|(group, _)| *group != unused);
+    let patterns: Vec<String> = groups.flat_map(|(_, patterns)| patterns).cloned().collect();
     let env = environment.to_policy(container, settings, &patterns);
     let user = user(spec, context, image)?;
     let mut additional: BTreeSet<u32> = [user.gid].into();
@@ -193,56 +186,56 @@ pub(crate) fn container(
     }
     let mounts = Mounts::read(workload, container, image, settings)?;
     let mut annotations = annotations(settings, ["container", "pod_container"]);
-    annotations["io.kubernetes.cri.container-name"] = json!(container.name);
+    annotations.insert("io.kubernetes.cri.container-name", Expected::Text(container.name.clone()));
     let digest = image.reference.find("@sha256:").map(|at| &image.reference[at..]);
     let working_dir = container.working_dir.as_deref().filter(|dir| !dir.is_empty());
     let image_dir = if image.working_dir.is_empty() { "/" } else { &image.working_dir };
-    let hidden = |key: &str| if privileged { json!([]) } else { settings.at(&["process", key]) };
-    let (allowed, _) = sysctls(workload, settings);
-    let full = if privileged { settings.strings(&["process", "default_capabilities"]) } else { Vec::new() };
-    let mut value = json!({
-        "name": container.name,
-        "OCI": {
-            "Root": { "Readonly": context.read_only_root_filesystem == Some(true) },
-            "Hostname": "",
-            "Annotations": annotations,
-            "Process": {
-                "Args": args,
-                "Cwd": working_dir.unwrap_or(image_dir),
-                "Terminal": container.tty == Some(true),
-                "NoNewPrivileges": context.allow_privilege_escalation == Some(false),
-                "Capabilities": capability_sets(&capabilities(context, settings)),
-                "CapabilitiesAtLeast": bare(&full),
+    let hidden = |paths: &Vec<String>| if privileged { Vec::new() } else { paths.clone() };
+    let full = if privileged { settings.process.default_capabilities.as_slice() } else { &[] };
+    let entry = ContainerEntry {
+        name: container.name.clone(),
+        oci: OciEntry {
+            root: RootEntry { readonly: context.read_only_root_filesystem == Some(true) },
+            hostname: json!(""),
+            annotations,
+            process: ProcessEntry {
+                args,
+                cwd: working_dir.unwrap_or(image_dir).to_owned(),
+                terminal: container.tty == Some(true),
+                no_new_privileges: context.allow_privilege_escalation == Some(false),
+                capabilities: capability_sets(&capabilities(context, settings)),
+                capabilities_at_least: Some(bare(full)),
+                environment: env,
             },
-            "Mounts": mounts.to_policy(),
-            "Linux": {
-                "Namespaces": settings.at(&["kata", "namespaces"]),
-                "MaskedPaths": hidden("masked_paths"),
-                "ReadonlyPaths": hidden("readonly_paths"),
-                "RootfsPropagation": mounts.propagation,
-                "Sysctl": { "allowed": allowed, "required": [] },
+            mounts: mounts.to_policy(),
+            linux: LinuxEntry {
+                namespaces: settings.kata.namespaces.clone(),
+                masked_paths: hidden(&settings.process.masked_paths),
+                readonly_paths: hidden(&settings.process.readonly_paths),
+                rootfs_propagation: mounts.propagation,
+                sysctl: SysctlEntry { allowed: sysctls(workload, settings).0, required: BTreeSet::new() },
             },
         },
-        "users": [{ "UID": user.uid, "GID": user.gid, "AdditionalGids": additional }],
-        "image": image.reference,
-        "image_digest": digest,
-        "other_mounts": mounts.other_mounts(),
-        "made_mounts": mounts.made,
-        "optional_mounts": mounts.optional(),
-        "nested_mounts": mounts.nested(),
-        "like_named_mounts": mounts.like_named().into_values().collect::<Vec<_>>(),
-        "storages": mounts.storages,
-        "other_storages": mounts.other_storages,
-        "devices": mounts.devices,
-        "gpus": gpus(container),
-        "sandbox_pidns": pid_namespace_shared(spec),
-        "exec_commands": environment.exec_commands(container),
-        "after": order.after,
-        "before": order.before,
-    });
-    add(&mut value["OCI"]["Process"], &env);
+        users: vec![UserEntry { uid: user.uid, gid: user.gid, additional_gids: additional }],
+        image: Expected::Text(image.reference.clone()),
+        image_digest: Some(json!(digest)),
+        image_optional: None,
+        other_mounts: mounts.other_mounts(),
+        optional_mounts: mounts.optional(),
+        nested_mounts: mounts.nested(),
+        like_named_mounts: mounts.like_named().into_values().collect(),
+        made_mounts: mounts.made.clone(),
+        storages: mounts.storages.clone(),
+        other_storages: mounts.other_storages.clone(),
+        devices: mounts.devices.clone(),
+        gpus: Some(gpus(container)),
+        sandbox_pidns: pid_namespace_shared(spec),
+        exec_commands: environment.exec_commands(container),
+        after: order.after.clone(),
+        before: order.before.clone(),
+    };
     let like_names = mounts.like_named().into_keys().collect();
-    Ok(Entry { value, warnings: mounts.warnings, like_names })
+    Ok(Entry { entry, warnings: mounts.warnings, like_names })
 }
 
 /// Whole GPUs that the container asks for.
@@ -266,12 +259,11 @@ fn user(spec: &PodSpec, context: &SecurityContext, image: &ContainerImage) -> Re
 
 /// The capabilities that `add` and `drop` leave of the default set.
 fn capabilities(context: &SecurityContext, settings: &Settings) -> Vec<String> {
-    let all = settings.strings(&["process", "all_capabilities"]);
+    let all = settings.process.all_capabilities.clone();
     if context.privileged == Some(true) {
         return all;
     }
-    let mut set: BTreeSet<String> =
-        settings.strings(&["process", "default_capabilities"]).into_iter().collect();
+    let mut set: BTreeSet<String> = settings.process.default_capabilities.iter().cloned().collect();
     let change = context.capabilities.clone().unwrap_or_default();
     let full = |name: &String| {
         let name = name.to_uppercase();
@@ -293,12 +285,18 @@ fn capabilities(context: &SecurityContext, settings: &Settings) -> Vec<String> {
     set.into_iter().collect()
 }
 
-fn capability_sets(capabilities: &[String]) -> Value {
+fn capability_sets(capabilities: &[String]) -> CapabilitySets {
     let set = bare(capabilities);
-    json!({ "Ambient": [], "Bounding": set, "Effective": set, "Inheritable": [], "Permitted": set })
+    CapabilitySets {
+        ambient: Vec::new(),
+        bounding: set.clone(),
+        effective: set.clone(),
+        inheritable: Vec::new(),
+        permitted: set,
+    }
 }
 
 /// As the rules compare them.
-fn bare(capabilities: &[String]) -> Vec<&str> {
-    capabilities.iter().map(|name| name.strip_prefix("CAP_").unwrap_or(name)).collect()
+fn bare(capabilities: &[String]) -> Vec<String> {
+    capabilities.iter().map(|name| name.strip_prefix("CAP_").unwrap_or(name).to_owned()).collect()
 }

@@ -1,6 +1,9 @@
 //! The policy document: TOML (initdata) around Rego.
 
-use std::{collections::BTreeSet, io::Write as _};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Write as _,
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use flate2::{Compression, GzBuilder, read::GzDecoder};
@@ -14,7 +17,7 @@ use crate::{
     environment::hostname,
     error::Finding,
     image::{ContainerImage, Images},
-    settings::Settings,
+    settings::{Annotations, Kata, Settings},
     workload::{Workload, below_field},
 };
 
@@ -251,7 +254,7 @@ pub struct PodPolicy {
 
 /// Names of `AppArmor` profiles that requests may have: nodes name the one that the pod asks for.
 fn apparmor_profiles(workload: &Workload, settings: &Settings) -> Vec<Value> {
-    let mut profiles = settings.at(&["kata", "apparmor_profiles"]).as_array().cloned().unwrap_or_default();
+    let mut profiles: Vec<Value> = settings.kata.apparmor_profiles.iter().map(|name| json!(name)).collect();
     let spec = &workload.spec;
     let pod = spec.security_context.iter().filter_map(|context| context.app_armor_profile.as_ref());
     let contexts = spec.all_containers().filter_map(|(_, container)| container.security_context.as_ref());
@@ -297,48 +300,61 @@ pub(crate) fn policy(
             warnings.push(place.finding(&workload.kind, &workload.name, &at(below), text.clone()));
         }
         like_names.extend(entry.like_names);
-        containers.push(entry.value);
+        containers.push(entry.entry);
         if field.starts_with("init") {
             after.push(spec.name.clone());
         }
     }
-    let shared = settings.at(&["requests"]);
-    let mut ignored = serde_json::Map::new();
-    for (list, of) in [("ignored", "all"), ("ignored_of_sandbox", "pause")] {
-        let keys = settings.strings(&["annotations", list]);
-        ignored.extend(keys.into_iter().map(|key| (key, of.into())));
-    }
+    let Annotations { ignored, ignored_of_sandbox, .. } = &settings.annotations;
+    let lists = [(ignored, "all"), (ignored_of_sandbox, "pause")];
+    let ignored: BTreeMap<&String, &str> =
+        lists.into_iter().flat_map(|(keys, of)| keys.iter().map(move |key| (key, of))).collect();
+    let Kata {
+        shim,
+        containerd,
+        oci_version,
+        root_path,
+        cgroups_path_characters,
+        device_types,
+        device_vm_path,
+        gpu_types,
+        gpu_device,
+        single_instance,
+        ..
+    } = &settings.kata;
     let data = json!({
-        "containers": containers.iter().map(|container| &container["name"]).collect::<Vec<_>>(),
-        "runtime": { "shim": settings.at(&["kata", "shim"]), "containerd": settings.at(&["kata", "containerd"]) },
+        "containers": containers.iter().map(|container| &container.name).collect::<Vec<_>>(),
+        "runtime": { "shim": shim, "containerd": containerd },
         "sandbox": {
             "name": { "pattern": format!("^{}$", workload.pod_name) },
             "namespace": workload.namespace,
             "hostname": { "pattern": hostname(workload).pattern_with("$(sandbox-name)", &workload.pod_name) },
-            "storages": settings.at(&["sandbox", "storages"]),
+            "storages": settings.sandbox.storages,
         },
         "common": {
-            "oci_version": settings.at(&["kata", "oci_version"]),
-            "root_path": settings.at(&["kata", "root_path"]),
-            "cgroups_path_characters": settings.at(&["kata", "cgroups_path_characters"]),
+            "oci_version": oci_version,
+            "root_path": root_path,
+            "cgroups_path_characters": cgroups_path_characters,
             "apparmor_profiles": apparmor_profiles(workload, settings),
-            "device_types": settings.at(&["kata", "device_types"]),
-            "device_vm_path": settings.at(&["kata", "device_vm_path"]),
-            "gpu_types": settings.at(&["kata", "gpu_types"]),
-            "gpu_device": settings.at(&["kata", "gpu_device"]),
-            "single_instance": settings.at(&["kata", "single_instance"]),
+            "device_types": device_types,
+            "device_vm_path": device_vm_path,
+            "gpu_types": gpu_types,
+            "gpu_device": gpu_device,
+            "single_instance": single_instance,
             "ignored_annotations": ignored,
-            "image_storage": settings.at(&["images", "storage"]),
+            "image_storage": settings.images.storage,
             "image_without_metadata": settings.shim().leaves_metadata_out(),
-            "mount_options": settings.at(&["mounts", "more_options"]),
+            "mount_options": settings.mounts.more_options,
             "like_names": like_names,
         },
-        "request_defaults": shared,
+        "request_defaults": settings.requests,
     });
     let text = |value: &Value| fold(&serde_json::to_string_pretty(value).unwrap_or_default());
     let mut rego = format!("{rules}{DATA}{}\n", text(&data));
     for container in &containers {
-        rego.push_str(&format!("{CONTAINER}{}) := {}\n", container["name"], text(container)));
+        // By way of a value, whose keys are in order.
+        let container = json!(container);
+        rego.push_str(&format!("{CONTAINER}{}) := {}\n", container["name"], text(&container)));
     }
     Ok(PolicyDocument::new(rego))
 }

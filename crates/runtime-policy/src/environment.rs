@@ -155,7 +155,7 @@ impl Environment {
             policy.env_names.push(name.clone());
         }
         if !self.values.contains_key("PATH") {
-            policy.env.push(settings.text(&["process", "default_path"]));
+            policy.env.push(settings.process.default_path.clone());
             policy.env_names.push("PATH".into());
         }
         let mut optional = |name: &str, value: Text| {

@@ -12,6 +12,7 @@ mod checks;
 mod container;
 mod deployment;
 mod document;
+mod entry;
 mod environment;
 mod error;
 mod evaluate;

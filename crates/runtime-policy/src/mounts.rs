@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::{
     environment::Wrong,
     image::ContainerImage,
-    settings::Settings,
+    settings::{MadeVolume, MountGroup, Settings},
     spec::{Container, PodSpec, VolumeMount},
     text::quote,
     workload::Workload,
@@ -108,7 +108,8 @@ impl Mounts {
     /// What every pause container has.
     pub(crate) fn pause(settings: &Settings) -> Self {
         let mut mounts = Self::default();
-        for group in ["always", "pause"] {
+        let groups = &settings.mounts;
+        for group in [&groups.always, &groups.pause] {
             mounts.add_group(settings, group, "ro");
         }
         mounts
@@ -126,22 +127,22 @@ impl Mounts {
         let flag =
             |read: fn(&crate::spec::SecurityContext) -> Option<bool>| context.and_then(read) == Some(true);
         let access = if flag(|context| context.read_only_root_filesystem) { "ro" } else { "rw" };
-        let mut mounts = Self::default();
+        let (mut mounts, groups) = (Self::default(), &settings.mounts);
         for group in [
-            "always",
-            "container",
-            if flag(|context| context.privileged) { "privileged" } else { "unprivileged" },
+            &groups.always,
+            &groups.container,
+            if flag(|context| context.privileged) { &groups.privileged } else { &groups.unprivileged },
         ] {
             mounts.add_group(settings, group, access);
         }
         if spec.automount_service_account_token != Some(false) {
-            mounts.add_group(settings, "service_account", access);
+            mounts.add_group(settings, &groups.service_account, access);
         }
         if let Some(path) = &container.termination_message_path
             && let Some(mut mount) = mounts.mounts.remove("/dev/termination-log")
         {
             let path = destination(path);
-            mount["source"] = json!(settings.text(&["kata", "shared_prefix"]) + base_name(&path));
+            mount["source"] = json!(settings.kata.shared_prefix.clone() + base_name(&path));
             mounts.mounts.insert(path, mount);
         }
         let mut taken = BTreeSet::new();
@@ -182,11 +183,11 @@ impl Mounts {
         Ok(mounts)
     }
 
-    fn add_group(&mut self, settings: &Settings, group: &str, access: &str) {
-        let shared = settings.text(&["kata", "shared_prefix"]);
-        for (path, mut mount) in settings.object(&["mounts", group]) {
-            fill(&mut mount, &[("$(shared)", &shared), ("$(root-access)", access)]);
-            self.mounts.insert(path, mount);
+    fn add_group(&mut self, settings: &Settings, group: &MountGroup, access: &str) {
+        for (path, mount) in group {
+            let mut mount = json!(mount);
+            fill(&mut mount, &[("$(shared)", &settings.kata.shared_prefix), ("$(root-access)", access)]);
+            self.mounts.insert(path.clone(), mount);
         }
     }
 
@@ -239,7 +240,7 @@ impl Mounts {
             }
             "configMap" | "secret" | "projected" | "downwardAPI" => self.add_copied(&path, settings, options),
             "hostPath" => {
-                let allowed = settings.strings(&["volumes", "host_path_destinations"]);
+                let allowed = &settings.volumes.host_path_destinations;
                 if !allowed.contains(&path) {
                     let message = "a hostPath is whatever the host puts there; to allow it, add the destination to \
                                    volumes.host_path_destinations in the settings";
@@ -283,9 +284,8 @@ impl Mounts {
     ) {
         let group = group.map(|group| format!("fsgid={group}"));
         let mut forms = Vec::new();
-        let mut add = |kind: &str, place: &str, group: Option<&String>| {
-            let mut mount = settings.at(&["volumes", kind, "mount"]);
-            let mut storage = settings.at(&["volumes", kind, "storage"]);
+        let mut add = |made: &MadeVolume, place: &str, group: Option<&String>| {
+            let (mut mount, mut storage) = (json!(made.mount), json!(made.storage));
             for value in [&mut mount, &mut storage] {
                 fill(value, &[("$(place)", place), ("$(volume)", volume)]);
             }
@@ -300,10 +300,10 @@ impl Mounts {
             if memory && group.is_some() { vec![group.as_ref(), None] } else { vec![group.as_ref()] };
         for group in groups {
             if memory {
-                add("memory", "", group);
+                add(&settings.volumes.memory, "", group);
             }
             for place in settings.shim().places() {
-                add("empty_dir", place, group);
+                add(&settings.volumes.empty_dir, place, group);
             }
         }
         let mut forms = forms.into_iter();
@@ -321,9 +321,8 @@ impl Mounts {
 
     /// Files that the host copies in: configuration, tokens.
     fn add_copied(&mut self, path: &str, settings: &Settings, options: [&str; 3]) {
-        let mut mount = settings.at(&["volumes", "copied", "mount"]);
-        let shared = settings.text(&["kata", "shared_prefix"]);
-        fill(&mut mount, &[("$(shared)", &shared), ("$(file-name)", base_name(path))]);
+        let mut mount = json!(settings.volumes.copied.mount);
+        fill(&mut mount, &[("$(shared)", &settings.kata.shared_prefix), ("$(file-name)", base_name(path))]);
         mount["options"] = json!(options);
         self.mounts.insert(path.to_owned(), mount);
     }
@@ -342,17 +341,19 @@ impl Mounts {
     }
 
     /// Other forms of a mount, by destination.
-    pub(crate) fn other_mounts(&self) -> BTreeMap<&String, &Vec<Value>> {
-        self.other_mounts.iter().filter(|(_, forms)| !forms.is_empty()).collect()
+    pub(crate) fn other_mounts(&self) -> BTreeMap<String, Vec<Value>> {
+        let mut others = self.other_mounts.clone();
+        others.retain(|_, forms| !forms.is_empty());
+        others
     }
 
     /// Destinations whose files the host copies, by the name that their sources end with, if it is not theirs alone.
-    pub(crate) fn like_named(&self) -> BTreeMap<String, Vec<&String>> {
-        let mut names = BTreeMap::<String, Vec<&String>>::new();
+    pub(crate) fn like_named(&self) -> BTreeMap<String, Vec<String>> {
+        let mut names = BTreeMap::<String, Vec<String>>::new();
         for (path, mount) in &self.mounts {
             let source = mount["source"].as_str().unwrap_or_default();
             if let Some((_, name)) = source.split_once("$(bundle-id)-$(random)-") {
-                names.entry(name.to_owned()).or_default().push(path);
+                names.entry(name.to_owned()).or_default().push(path.clone());
             }
         }
         names.retain(|_, paths| paths.len() > 1);
@@ -360,18 +361,24 @@ impl Mounts {
     }
 
     /// Those that may be missing.
-    pub(crate) fn optional(&self) -> Vec<&String> {
+    pub(crate) fn optional(&self) -> Vec<String> {
         let optional = self.mounts.iter().filter(|(_, mount)| mount.get("optional") == Some(&json!(true)));
-        optional.map(|(path, _)| path).collect()
+        optional.map(|(path, _)| path.clone()).collect()
     }
 
     /// For each mount that lies in others, those others.
-    pub(crate) fn nested(&self) -> BTreeMap<&String, Vec<&String>> {
+    pub(crate) fn nested(&self) -> BTreeMap<String, Vec<String>> {
         let inside = |path: &String, parent: &String| {
             path.strip_prefix(parent.as_str()).is_some_and(|rest| rest.starts_with('/'))
         };
-        let parents = |path| self.mounts.keys().filter(|parent| inside(path, parent)).collect::<Vec<_>>();
-        self.mounts.keys().map(|path| (path, parents(path))).filter(|(_, found)| !found.is_empty()).collect()
+        let parents = |path: &String| -> Vec<String> {
+            self.mounts.keys().filter(|parent| inside(path, parent)).cloned().collect()
+        };
+        self.mounts
+            .keys()
+            .map(|path| (path.clone(), parents(path)))
+            .filter(|(_, found)| !found.is_empty())
+            .collect()
     }
 }
 

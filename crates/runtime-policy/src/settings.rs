@@ -1,6 +1,9 @@
 //! What is the same for all pods of a deployment, and what a user may change.
 
-use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
     pattern,
@@ -12,9 +15,208 @@ const DEFAULTS: &str = include_str!("settings.json");
 const MAX_BYTES: usize = 1 << 20;
 
 /// Facts about the runtime, and the requests that are opened. The text form is `settings.json` in this
-/// crate; a user's file is laid over it (RFC 7396: objects are merged, anything else replaced).
-#[derive(Debug, Clone, PartialEq)]
-pub struct Settings(Value);
+/// crate; a user's file is laid over it (RFC 7396: objects are merged, anything else replaced), and what comes of that
+/// must be of these types: a name that no setting has is refused, whoever wrote it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    pub(crate) kata: Kata,
+    pub(crate) sandbox: Sandbox,
+    pub(crate) annotations: Annotations,
+    pub(crate) process: Process,
+    /// Regular expressions of entries of the environment, by a name for people.
+    pub(crate) env: BTreeMap<String, Vec<String>>,
+    pub(crate) mounts: MountGroups,
+    pub(crate) volumes: Volumes,
+    pub(crate) images: ImageSettings,
+    pub(crate) requests: Requests,
+}
+
+/// A text that a request must have, or what it must look like.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, deny_unknown_fields)]
+pub(crate) enum Expected {
+    Text(String),
+    Pattern { pattern: String },
+    Template { template: String },
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Kata {
+    pub(crate) shim: String,
+    pub(crate) containerd: String,
+    pub(crate) oci_version: String,
+    pub(crate) root_path: Expected,
+    pub(crate) shared_prefix: String,
+    pub(crate) cgroups_path_characters: String,
+    pub(crate) namespaces: BTreeMap<String, bool>,
+    /// `None`: a request that names none.
+    pub(crate) apparmor_profiles: Vec<Option<String>>,
+    pub(crate) device_types: Vec<String>,
+    pub(crate) device_vm_path: String,
+    pub(crate) gpu_types: Vec<String>,
+    pub(crate) gpu_device: String,
+    pub(crate) single_instance: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Sandbox {
+    pub(crate) pause: Pause,
+    pub(crate) storages: Vec<StorageSetting>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Pause {
+    pub(crate) image: Expected,
+    pub(crate) args: Vec<String>,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+/// A storage of the guest's. Its `fs_group` is the agent's own structure, or null.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct StorageSetting {
+    pub(crate) driver: String,
+    pub(crate) driver_options: Vec<String>,
+    /// None for an image, whose source is the image's own name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) source: Option<String>,
+    pub(crate) fstype: String,
+    pub(crate) options: Vec<String>,
+    pub(crate) mount_point: String,
+    pub(crate) fs_group: Option<Value>,
+    pub(crate) shared: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Annotations {
+    pub(crate) bundle_path: Expected,
+    pub(crate) log_directory: Expected,
+    pub(crate) ignored: Vec<String>,
+    pub(crate) ignored_of_sandbox: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Process {
+    pub(crate) default_path: String,
+    pub(crate) default_capabilities: Vec<String>,
+    pub(crate) all_capabilities: Vec<String>,
+    pub(crate) masked_paths: Vec<String>,
+    pub(crate) readonly_paths: Vec<String>,
+    pub(crate) sandbox_sysctls: BTreeMap<String, String>,
+}
+
+/// Mounts by destination.
+pub(crate) type MountGroup = BTreeMap<String, MountSetting>;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct MountGroups {
+    pub(crate) more_options: BTreeMap<String, Vec<String>>,
+    pub(crate) always: MountGroup,
+    pub(crate) pause: MountGroup,
+    pub(crate) container: MountGroup,
+    pub(crate) unprivileged: MountGroup,
+    pub(crate) privileged: MountGroup,
+    pub(crate) service_account: MountGroup,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct MountSetting {
+    pub(crate) type_: String,
+    pub(crate) source: String,
+    /// A volume's follow from the pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) options: Option<Vec<String>>,
+    /// A request may lack it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) optional: Option<bool>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Volumes {
+    pub(crate) empty_dir: MadeVolume,
+    pub(crate) memory: MadeVolume,
+    pub(crate) copied: CopiedVolume,
+    pub(crate) host_path_destinations: Vec<String>,
+}
+
+/// A volume that the guest makes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct MadeVolume {
+    pub(crate) mount: MountSetting,
+    pub(crate) storage: StorageSetting,
+}
+
+/// A volume whose files the host copies in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CopiedVolume {
+    pub(crate) mount: MountSetting,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ImageSettings {
+    pub(crate) storage: StorageSetting,
+}
+
+/// What requests may be, and may contain; `rules.rego` reads it as it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "PascalCase")]
+pub(crate) struct Requests {
+    #[serde(rename = "AddARPNeighborsRequest")]
+    pub(crate) add_arp_neighbors_request: NeighborLimits,
+    pub(crate) close_stdin_request: bool,
+    pub(crate) copy_file_request: Vec<String>,
+    pub(crate) exec_process_request: ExecLimits,
+    pub(crate) read_stream_request: bool,
+    pub(crate) update_ephemeral_mounts_request: bool,
+    pub(crate) update_interface_request: InterfaceLimits,
+    pub(crate) update_routes_request: RouteLimits,
+    pub(crate) write_stream_request: bool,
+    #[serde(rename = "loopback_regex")]
+    pub(crate) loopback_regex: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NeighborLimits {
+    pub(crate) forbidden_device_names: Vec<String>,
+    pub(crate) allowed_states: Vec<u32>,
+    pub(crate) allowed_flags: Vec<u32>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ExecLimits {
+    /// Each is a program with its arguments.
+    pub(crate) allowed_commands: Vec<Vec<String>>,
+    pub(crate) regex: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct InterfaceLimits {
+    pub(crate) allowed_raw_flags: Vec<u32>,
+    pub(crate) forbidden_names: Vec<String>,
+    pub(crate) forbidden_hw_addrs: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RouteLimits {
+    pub(crate) forbidden_device_names: Vec<String>,
+}
 
 /// Why settings were not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -54,6 +256,14 @@ pub enum SettingsError {
         /// Those that exist.
         expected: String,
     },
+    /// A value that nothing can be done with.
+    #[error("{path}: {message}")]
+    Value {
+        /// JSON path.
+        path: String,
+        /// What is wrong.
+        message: String,
+    },
     /// A value of another type than the default's.
     #[error("{path}: expected {expected}, as in the default settings")]
     Type {
@@ -66,8 +276,10 @@ pub enum SettingsError {
 
 impl Default for Settings {
     fn default() -> Self {
-        // The file is part of the program; a test reads it.
-        Self(serde_json::from_str(DEFAULTS).unwrap_or(Value::Null))
+        match serde_json::from_str(DEFAULTS) {
+            Ok(settings) => settings,
+            Err(error) => unreachable!("a part of the program, which a test reads: {error}"),
+        }
     }
 }
 
@@ -77,22 +289,26 @@ impl Settings {
         if text.len() > MAX_BYTES {
             return Err(SettingsError::TooLarge { found: text.len() });
         }
-        let user: Value =
-            serde_json::from_slice(text).map_err(|error| SettingsError::Json(error.to_string()))?;
-        let mut settings = Self::default();
-        merge(&mut settings.0, &user, "")?;
+        let json = |error: serde_json::Error| SettingsError::Json(error.to_string());
+        let user: Value = serde_json::from_slice(text).map_err(json)?;
+        let mut merged: Value = serde_json::from_str(DEFAULTS).map_err(json)?;
+        merge(&mut merged, &user, "")?;
+        let settings: Self = serde_path_to_error::deserialize(merged).map_err(|error| {
+            SettingsError::Value { path: error.path().to_string(), message: error.inner().to_string() }
+        })?;
         settings.check_env()?;
         settings.check_names()?;
         Ok(settings)
     }
 
     fn check_names(&self) -> Result<(), SettingsError> {
-        let unknown = |path, found, expected| Err(SettingsError::Name { path, found, expected });
-        let shim = self.text(&["kata", "shim"]);
-        if Shim::named(&shim).is_none() {
+        let unknown = |path, found: &String, expected| {
+            Err(SettingsError::Name { path, found: found.clone(), expected })
+        };
+        let Kata { shim, containerd, .. } = &self.kata;
+        if Shim::named(shim).is_none() {
             return unknown("kata.shim", shim, Shim::names());
         }
-        let containerd = self.text(&["kata", "containerd"]);
         match CONTAINERD.contains(&containerd.as_str()) {
             true => Ok(()),
             false => unknown("kata.containerd", containerd, CONTAINERD.join(", ")),
@@ -101,34 +317,33 @@ impl Settings {
 
     /// Whose requests policies are for.
     pub(crate) fn shim(&self) -> Shim {
-        Shim::named(&self.text(&["kata", "shim"])).unwrap_or(Shim::Any)
+        Shim::named(&self.kata.shim).unwrap_or(Shim::Any)
     }
 
     /// The settings for a runtime bundle that names its shim and its containerd. Bundles that differ, or that name another than
     /// the user's settings do, are refused: a pod's policy is for one.
     pub fn with_sender(mut self, sender: [Option<&str>; 2]) -> Result<Self, SettingsError> {
-        for ((path, key), name) in
-            [("kata.shim", "shim"), ("kata.containerd", "containerd")].into_iter().zip(sender)
-        {
+        let known = [("kata.shim", &mut self.kata.shim), ("kata.containerd", &mut self.kata.containerd)];
+        for ((path, known), name) in known.into_iter().zip(sender) {
             let Some(name) = name else { continue };
-            match self.text(&["kata", key]) {
-                known if known == "any" || known == name => self.0["kata"][key] = name.into(),
-                known => return Err(SettingsError::Name { path, found: name.to_owned(), expected: known }),
+            if known != "any" && known != name {
+                return Err(SettingsError::Name { path, found: name.to_owned(), expected: known.clone() });
             }
+            name.clone_into(known);
         }
         self.check_names()?;
         Ok(self)
     }
 
-    /// What entries of the environment may look like must be lists of regular expressions.
+    /// What entries of the environment may look like must be regular expressions.
     fn check_env(&self) -> Result<(), SettingsError> {
-        for (name, patterns) in self.object(&["env"]) {
-            let list = || SettingsError::Type { path: format!("env.{name}"), expected: "a list" };
-            for (index, found) in patterns.as_array().ok_or_else(list)?.iter().enumerate() {
-                let path = format!("env.{name}[{index}]");
-                let text =
-                    found.as_str().ok_or(SettingsError::Type { path: path.clone(), expected: "a text" })?;
-                let wrong = |message| SettingsError::Pattern { path, message, found: text.to_owned() };
+        for (name, patterns) in &self.env {
+            for (index, text) in patterns.iter().enumerate() {
+                let wrong = |message| SettingsError::Pattern {
+                    path: format!("env.{name}[{index}]"),
+                    message,
+                    found: text.clone(),
+                };
                 pattern::check(text).map_err(wrong)?;
             }
         }
@@ -138,27 +353,6 @@ impl Settings {
     /// The defaults as text, to start from.
     pub fn default_text() -> &'static str {
         DEFAULTS
-    }
-
-    /// A setting by its path; null if there is none.
-    pub(crate) fn at(&self, path: &[&str]) -> Value {
-        path.iter().try_fold(&self.0, |value, key| value.get(*key)).cloned().unwrap_or(Value::Null)
-    }
-
-    pub(crate) fn object(&self, path: &[&str]) -> Map<String, Value> {
-        match self.at(path) {
-            Value::Object(map) => map,
-            _ => Map::new(),
-        }
-    }
-
-    pub(crate) fn text(&self, path: &[&str]) -> String {
-        self.at(path).as_str().unwrap_or_default().to_owned()
-    }
-
-    pub(crate) fn strings(&self, path: &[&str]) -> Vec<String> {
-        let value = self.at(path);
-        value.as_array().into_iter().flatten().filter_map(|item| item.as_str().map(str::to_owned)).collect()
     }
 }
 
@@ -231,11 +425,11 @@ mod tests {
         let user =
             json!({ "requests": { "ReadStreamRequest": true }, "env": { "proxy": ["^HTTP_PROXY=x$"] } });
         let settings = Settings::overlay(user.to_string().as_bytes()).unwrap();
-        assert_eq!(settings.at(&["requests", "ReadStreamRequest"]), true);
-        assert_eq!(settings.strings(&["env", "proxy"]), ["^HTTP_PROXY=x$"]);
+        assert!(settings.requests.read_stream_request);
+        assert_eq!(settings.env["proxy"], ["^HTTP_PROXY=x$"]);
         let mut back = settings.clone();
-        back.0["requests"]["ReadStreamRequest"] = json!(false);
-        back.0["env"].as_object_mut().unwrap().remove("proxy");
+        back.requests.read_stream_request = false;
+        back.env.remove("proxy");
         assert_eq!(back, Settings::default());
     }
 
@@ -251,7 +445,16 @@ mod tests {
         let wrong = refusal(json!({ "env": { "proxy": ["^NO_PROXY=", "^(HTTP"] } }));
         assert_eq!(wrong, "env.proxy[1]: unclosed group in the regular expression \"^(HTTP\"");
         let wrong = refusal(json!({ "env": { "proxy": "^NO_PROXY=" } }));
-        assert_eq!(wrong, "env.proxy: expected a list, as in the default settings");
+        assert_eq!(wrong, "env.proxy: invalid type: string \"^NO_PROXY=\", expected a sequence");
+        let wrong = refusal(
+            json!({ "mounts": { "always": { "/x": { "type_": "proc", "source": "proc", "option": [] } } } }),
+        );
+        assert!(wrong.starts_with("mounts.always./x.option: unknown field `option`"), "{wrong}");
+        let wrong = refusal(json!({ "requests": { "ExecProcessRequest": { "allowed_commands": ["ls"] } } }));
+        assert!(
+            wrong.starts_with("requests.ExecProcessRequest.allowed_commands[0]: invalid type"),
+            "{wrong}"
+        );
         assert!(Settings::overlay(b"{").unwrap_err().to_string().contains("line 1"));
     }
 
@@ -267,7 +470,8 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_are_json() {
-        assert!(Settings::default().0.is_object());
+    fn the_defaults_are_settings_and_lose_nothing() {
+        let text: Value = serde_json::from_str(DEFAULTS).unwrap();
+        assert_eq!(serde_json::to_value(Settings::default()).unwrap(), text);
     }
 }
