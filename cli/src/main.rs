@@ -28,6 +28,7 @@ mod transition;
 mod verify;
 mod vouch;
 mod whole_file;
+mod workloads;
 mod workspace;
 
 use std::{path::PathBuf, process::ExitCode};

@@ -26,6 +26,7 @@ use crate::{
     transition::latest_transition,
     verify, vouch,
     whole_file::replace,
+    workloads::trusted_workloads,
 };
 
 /// What `generate` calls the key that it makes.
@@ -174,7 +175,7 @@ fn report(
     printer: &Printer,
 ) -> anyhow::Result<()> {
     let mut text = format!("Manifest set: {}", manifest.hash());
-    text.push_str(&generations(manifest));
+    text.push_str(&trusted_workloads(manifest));
     if is_first && manifest.going_out().next().is_some() {
         printer.note(
             "warning: policies are going out, and nothing was in force before: if they are of drafts, take them out with \
@@ -195,20 +196,6 @@ fn report(
         "going_out": manifest.going_out().map(|(hash, _)| hash).collect::<Vec<_>>(),
     });
     printer.result(&text, &value)
-}
-
-/// The workloads that the manifest trusts, those of before by their policies.
-pub(crate) fn generations(manifest: &Manifest) -> String {
-    let is_current = |entry: &&PolicyEntry| !entry.going_out && entry.role != Role::Coordinator;
-    let current: Vec<&str> = manifest.policies.values().filter(is_current).map(PolicyEntry::name).collect();
-    let mut text = format!("\n  workloads: {}", current.join(", "));
-    for (hash, entry) in manifest.going_out() {
-        text.push_str(&format!("\n  going out: {} (policy {hash:.16}…)", entry.name()));
-    }
-    if manifest.going_out().next().is_some() {
-        text.push_str("\n  What goes out is trusted until `contrast generate --finish` and `contrast set`");
-    }
-    text
 }
 
 /// The policies of YAML that is ready to apply, and those of `folder` that the manifest keeps for pods of before. A pod whose policy the manifest lacks would never get a certificate; an

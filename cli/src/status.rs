@@ -9,7 +9,7 @@ use crate::{
     client::{attested, failure},
     files::read_manifest,
     printer::{Printer, Refused},
-    set,
+    workloads::trusted_workloads,
 };
 
 /// Show the replicas of a Coordinator: state, how far each has read, its store, what it was warned of.
@@ -53,7 +53,7 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
             }
         }
     }
-    text.push_str(set::generations(&manifest).trim_start_matches('\n'));
+    text.push_str(trusted_workloads(&manifest).trim_start_matches('\n'));
     text.push('\n');
     printer.result(&text, &values)?;
     if bad > 0 {

@@ -13,9 +13,9 @@ use crate::{
     older_head,
     printer::{Printer, Refused},
     remembered::{self, Known, Memory},
-    set,
     vouch,
     whole_file::replace,
+    workloads::trusted_workloads,
 };
 
 /// Verify a Coordinator as a data owner: evidence, manifest, history, root CA.
@@ -91,7 +91,7 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
         verified.tcb,
         verified.history.len(),
         manifest.hash(),
-        set::generations(&manifest),
+        trusted_workloads(&manifest),
         verified.events,
         match verified.vouched_by.as_slice() {
             [] => "no workload owner: pods take any genuine Coordinator, unless their policies name owners"

@@ -310,8 +310,8 @@ impl Pod {
         let key = Arc::new(ConnectionKey::generate()?);
         let manifest = args.verify_coordinator.as_deref();
         let coordinator = Coordinator::new(address, Arc::clone(&key), issuer, manifest)?;
-        let peers_address = (args.coordinator_http.clone())
-            .unwrap_or_else(|| format!("{}:1314", coordinator.host()));
+        let peers_address =
+            (args.coordinator_http.clone()).unwrap_or_else(|| format!("{}:1314", coordinator.host()));
         let report = waiting::Report::new(args.termination_log.clone(), &directory);
         let owners = Owners { keys: args.workload_owners.clone(), needed: args.workload_owners_needed };
         Ok(Self { coordinator, peers_address, directory, key, report, owners })

@@ -17,7 +17,7 @@ use std::{
 use attestation::simulated::{SimulatedKind, SimulatedMachine};
 use chaos_tests::{
     command::{json, stderr},
-    deployment::now,
+    now,
     process::Process,
     program,
 };

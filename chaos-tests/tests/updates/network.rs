@@ -23,7 +23,7 @@ pub(crate) struct Network {
 impl Network {
     pub(crate) fn new() -> Self {
         static NETWORKS: AtomicU32 = AtomicU32::new(0);
-        let moment = chaos_tests::deployment::now().as_millis() % 1_000_000;
+        let moment = chaos_tests::now().as_millis() % 1_000_000;
         let switch = format!("upd{}-{moment}-{}", std::process::id(), NETWORKS.fetch_add(1, Relaxed));
         ip(&["netns", "add", &switch]);
         ip(&["-n", &switch, "link", "add", "br0", "type", "bridge"]);

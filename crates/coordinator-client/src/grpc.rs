@@ -7,8 +7,8 @@ use wire::{
     proposals::{VouchRequest, proposals_client::ProposalsClient},
     replica::cluster_client::ClusterClient,
     user::{
-        Acceptance, GetManifestsRequest, RecoverRequest, RecoverResponse, SetManifestRequest, SetManifestResponse,
-        user_api_client::UserApiClient,
+        Acceptance, GetManifestsRequest, RecoverRequest, RecoverResponse, SetManifestRequest,
+        SetManifestResponse, user_api_client::UserApiClient,
     },
 };
 
