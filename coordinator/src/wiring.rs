@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use actix::{Actor as _, Supervisor, SyncArbiter};
 use actors::{
-    Authority, Journal, Ledger, LedgerError, Mailbox, OnCommit, Recovery, ReplicaKey, Verifiers,
+    Authority, Handover, Journal, Ledger, LedgerError, Mailbox, OnCommit, ReplicaKey, Verifiers,
     verify_streams,
 };
 use anyhow::{Context as _, ensure};
@@ -198,7 +198,7 @@ fn start_actors(
     let for_authority = journal.clone();
     let authority = Supervisor::start(move |_| Authority::new(for_authority, SystemClock, threads));
     let authority = Mailbox::new(authority, ROOM);
-    let recovery = Mailbox::new(Recovery::new(journal.clone()).start(), ROOM);
+    let recovery = Mailbox::new(Handover::new(journal.clone()).start(), ROOM);
     let certificate_lifetime =
         config.certificate_seconds.map_or(keys::DEFAULT_LEAF_LIFETIME, Duration::from_secs);
     Ok(Desk {

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use actors::{
-    Authority, HandOver, HandedOver, IssueMeshCert, IssueServiceCert, IssuedIdentity, Mailbox, Recovery,
+    Authority, HandOver, HandedOver, Handover, IssueMeshCert, IssueServiceCert, IssuedIdentity, Mailbox,
 };
 use keys::IssuedCert;
 use storage_schema::{EventStore, Replicated};
@@ -20,7 +20,7 @@ use crate::clock::SystemClock;
 /// The way to the authority and to the actor that hands secrets to peers.
 pub(crate) struct Secrets<L: EventStore> {
     authority: Mailbox<Authority<Replicated<L>, SystemClock>>,
-    handing_over: Mailbox<Recovery<Replicated<L>, SystemClock>>,
+    handing_over: Mailbox<Handover<Replicated<L>, SystemClock>>,
 }
 
 impl<L: EventStore> Clone for Secrets<L> {
@@ -32,7 +32,7 @@ impl<L: EventStore> Clone for Secrets<L> {
 impl<L: EventStore> Secrets<L> {
     pub(crate) fn new(
         authority: Mailbox<Authority<Replicated<L>, SystemClock>>,
-        handing_over: Mailbox<Recovery<Replicated<L>, SystemClock>>,
+        handing_over: Mailbox<Handover<Replicated<L>, SystemClock>>,
     ) -> Self {
         Self { authority, handing_over }
     }

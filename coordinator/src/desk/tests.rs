@@ -7,9 +7,7 @@ use std::{
 };
 
 use actix::{Actor as _, Supervisor, SyncArbiter};
-use actors::{
-    Authority, Journal, Ledger, Mailbox, NotInForce, Recovery as HandingOver, SetManifestError, Verifiers,
-};
+use actors::{Authority, Handover, Journal, Ledger, Mailbox, NotInForce, SetManifestError, Verifiers};
 use attestation::{
     Anchors, Evidence, EvidenceOid, Issuer as _, ReportData, SnpEvidence,
     simulated::{SimulatedKind, SimulatedMachine},
@@ -104,7 +102,7 @@ fn on_a_desk_with<F: Future<Output = ()>>(
             verifiers,
             secrets: Secrets::new(
                 Mailbox::new(authority, 8),
-                Mailbox::new(HandingOver::new(journal.clone()).start(), 8),
+                Mailbox::new(Handover::new(journal.clone()).start(), 8),
             ),
             journal,
             challenges: Arc::default(),

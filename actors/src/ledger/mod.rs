@@ -16,14 +16,14 @@ mod proposals;
 mod recovery;
 mod replica_key;
 mod state;
+mod waiting;
 
 pub use actor::Ledger;
 pub use checkpoints::{replica_heads, verify_stream, verify_streams};
-pub use follow::{Adopt, AdoptError, Follow};
 pub use messages::{
-    Acceptance, ApproveProposal, Evict, LedgerError, ProposalReply, ProposeManifest, RecordHeads, Recover,
-    RecoverError, RecoverReply, SeedShare, SeedShares, SetManifest, SetManifestError, SetManifestReply,
-    Vouch, WithdrawProposal,
+    Acceptance, Adopt, AdoptError, ApproveProposal, Evict, Follow, LedgerError, ProposalReply,
+    ProposeManifest, RecordHeads, Recover, RecoverError, RecoverReply, SeedShare, SeedShares, SetManifest,
+    SetManifestError, SetManifestReply, Vouch, WithdrawProposal,
 };
 pub use proposals::{Permit, Proposal};
 pub use replica_key::ReplicaKey;

@@ -1,6 +1,6 @@
 //! A seedshare owner brings the seed back, or several bring their parts one after another.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use keys::{CaKey, MeshCa, PartialSeed, ReplicaSecret, Salt, Seed, SeedEngine, combine_seed};
 use manifest::{KeyDigest, RequestId, TransitionHash};
@@ -8,35 +8,11 @@ use storage_schema::{Checkpoint, EventStore, Fact, Head, LogError, LogId, Stream
 
 use super::{
     actor::Ledger,
-    follow::Unsure,
     messages::{Acceptance, LedgerError, Recover, RecoverError, RecoverReply},
-    state::{Entry, Phase, SeedShareRecord},
+    state::{Entry, Phase},
+    waiting::{ReceivedShares, Unsure},
 };
 use crate::Clock;
-
-/// Parts of the seed that owners sent, in memory only: after a restart they send them again.
-#[derive(Default)]
-pub(super) struct ReceivedShares(BTreeMap<KeyDigest, PartialSeed>);
-
-impl ReceivedShares {
-    /// Adds a part that is the one made for `owner`; a second time changes nothing.
-    fn add(
-        &mut self,
-        owner: KeyDigest,
-        bytes: &[u8],
-        salt: &Salt,
-        record: &SeedShareRecord,
-    ) -> Result<(), RecoverError> {
-        let share = PartialSeed::from_bytes(bytes).map_err(RecoverError::Malformed)?;
-        let place = record.owners.iter().position(|listed| *listed == owner);
-        let commitment = place.and_then(|place| record.commitments.get(place));
-        if commitment.map(|commitment| commitment.0) != Some(share.commitment(salt)) {
-            return Err(RecoverError::BadShare { owner, received: self.0.len() });
-        }
-        self.0.insert(owner, share);
-        Ok(())
-    }
-}
 
 impl<S: EventStore, C: Clock> Ledger<S, C> {
     pub(super) fn recover(&mut self, cmd: &Recover) -> Result<RecoverReply, RecoverError> {

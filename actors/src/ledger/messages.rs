@@ -1,9 +1,9 @@
 //! What the ledger is told and asked.
 
 use actix::Message;
-use keys::{KeyError, Salt};
+use keys::{CaKey, KeyError, ReplicaSecret, Salt, Seed};
 use manifest::{KeyDigest, Manifest, OwnerKey, PolicyHash, RequestId, Timestamp, TransitionHash};
-use storage_schema::{AppendError, LogError, StoreError, StreamHead, Trouble};
+use storage_schema::{AppendError, LogError, SegmentError, StoreError, StreamHead, Trouble};
 use zeroize::Zeroizing;
 
 /// Extends the history with a manifest.
@@ -446,4 +446,79 @@ impl LedgerError {
             Self::Key(_) | Self::BlobMissing { .. } | Self::Manifest(_) => Trouble::Fault,
         }
     }
+}
+
+/// Reads what other replicas wrote. The answer means: at the time of the question the shared store had
+/// nothing that is not known here. It is the number of events.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<u64, LedgerError>")]
+pub struct Follow;
+
+/// Takes over the secrets that an attested peer handed over.
+#[derive(Message)]
+#[rtype(result = "Result<(), AdoptError>")]
+pub struct Adopt {
+    /// The seed.
+    pub seed: Seed,
+    /// The salt.
+    pub salt: Salt,
+    /// The secret that opens the next change.
+    pub replica_secret: ReplicaSecret,
+    /// The mesh CA key in force.
+    pub mesh_key: CaKey,
+    /// The transition that these belong to.
+    pub transition: TransitionHash,
+    /// How far the peer's control stream goes, signed (`storage_schema::signed_head`).
+    pub signed_head: Vec<u8>,
+    /// The peer's address.
+    pub from: String,
+}
+
+/// Why a peer's secrets were not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum AdoptError {
+    /// The store shows no history.
+    #[error("the event store shows no manifest, but the peer has one; is it the same store?")]
+    NothingHere,
+    /// A well-formed seed of another deployment, or a store with another deployment's log.
+    #[error("the peer's seed does not belong to this history: {0}")]
+    WrongSeed(&'static str),
+    /// The peer's head is not genuine.
+    #[error("the peer's head of the control stream is not genuine: {0}")]
+    Head(#[from] SegmentError),
+    /// The peer has signed events that the store does not show.
+    #[error(
+        "the event store shows {ours} events of the control stream, the peer has a signed head of {theirs}: \
+         the store was rolled back or hides the rest"
+    )]
+    StoreBehind {
+        /// Events here.
+        ours: u64,
+        /// Events that the peer's head signs.
+        theirs: u64,
+    },
+    /// Two histories with one key.
+    #[error("the history forked: the peer's tree head over {size} events is {theirs}, the store's is {ours}")]
+    Forked {
+        /// Number of events.
+        size: u64,
+        /// Tree head here.
+        ours: String,
+        /// Tree head of the peer.
+        theirs: String,
+    },
+    /// The history went on since.
+    #[error("the peer's secrets are of transition {theirs}, the history is at {ours}; ask again")]
+    MovedOn {
+        /// What is in force here.
+        ours: TransitionHash,
+        /// What was in force there.
+        theirs: TransitionHash,
+    },
+    /// A key that does not fit the log.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// Not the peer's doing.
+    #[error(transparent)]
+    Fault(#[from] LedgerError),
 }

@@ -1,4 +1,4 @@
-//! `Recovery`: the secrets of a Coordinator, for another Coordinator.
+//! `Handover`: the secrets of a Coordinator, for another Coordinator.
 //!
 //! This is the giving side. What is received becomes an [`crate::Adopt`] for the ledger; finding peers
 //! and talking to them is the coordinator's (`coordinator/src/replicas`).
@@ -62,24 +62,24 @@ pub enum HandOverError {
 }
 
 /// Hands the secrets to peers.
-pub struct Recovery<S: EventStore, C: Clock + Unpin> {
+pub struct Handover<S: EventStore, C: Clock + Unpin> {
     journal: Mailbox<Journal<S, C>>,
 }
 
-impl<S: EventStore, C: Clock + Unpin> Recovery<S, C> {
-    /// Recovery that records what it does in this journal.
+impl<S: EventStore, C: Clock + Unpin> Handover<S, C> {
+    /// Handover that records what it does in this journal.
     pub fn new(journal: Mailbox<Journal<S, C>>) -> Self {
         Self { journal }
     }
 }
 
-impl<S: EventStore, C: Clock + Unpin> Actor for Recovery<S, C> {
+impl<S: EventStore, C: Clock + Unpin> Actor for Handover<S, C> {
     type Context = Context<Self>;
 }
 
-impl<S: EventStore, C: Clock + Unpin> Supervised for Recovery<S, C> {}
+impl<S: EventStore, C: Clock + Unpin> Supervised for Handover<S, C> {}
 
-impl<S: EventStore, C: Clock + Unpin> Handler<Traced<HandOver>> for Recovery<S, C> {
+impl<S: EventStore, C: Clock + Unpin> Handler<Traced<HandOver>> for Handover<S, C> {
     type Result = ResponseFuture<Result<HandedOver, HandOverError>>;
 
     fn handle(

@@ -10,16 +10,15 @@ use storage_schema::{BlobHash, Event, EventStore, Fact, Folded, Log, Signer, Str
 use tokio::sync::watch;
 
 use super::{
-    follow::{Adopt, AdoptError, Follow, Unsure},
     messages::{
-        ApproveProposal, Evict, LedgerError, ProposalReply, ProposeManifest, RecordHeads, Recover,
-        RecoverError, RecoverReply, SeedShares, SetManifest, SetManifestError, SetManifestReply, Vouch,
-        WithdrawProposal,
+        Adopt, AdoptError, ApproveProposal, Evict, Follow, LedgerError, ProposalReply, ProposeManifest,
+        RecordHeads, Recover, RecoverError, RecoverReply, SeedShares, SetManifest, SetManifestError,
+        SetManifestReply, Vouch, WithdrawProposal,
     },
     peers,
-    recovery::ReceivedShares,
     replica_key::ReplicaKey,
     state::{Active, Entry, Phase, Snapshot, State},
+    waiting::{ReceivedShares, Unsure},
 };
 use crate::{Clock, Traced, supervision::rebuild_on_panic};
 

@@ -8,13 +8,13 @@ use storage_schema::{Approval, EventStore, Fact, ShareCommitment};
 
 use super::{
     actor::Ledger,
-    follow::Unsure,
     messages::{
         ApproveProposal, Evict, LedgerError, ProposalReply, ProposeManifest, SeedShare, SeedShares,
         SetManifest, SetManifestError, SetManifestReply, Vouch, WithdrawProposal,
     },
     proposals::{Permit, permit},
     state::{Active, Phase, decide_platforms},
+    waiting::Unsure,
 };
 use crate::Clock;
 
