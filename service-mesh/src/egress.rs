@@ -8,12 +8,12 @@ use std::{
 };
 
 use anyhow::Context as _;
+use mesh_config::EgressEntry;
 use rustls::pki_types::ServerName;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::{
-    config::EgressEntry,
     gate::{Gate, Place, server_name},
     metrics::Way,
     tunnel,

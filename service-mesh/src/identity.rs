@@ -15,6 +15,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use continuity::{Answer, NotCounted, PEERS_FILE, PeerIdentity, Peers, Pin};
+use mesh_config::Peers as AllowedPeers;
 use rustls::{
     ClientConfig, ServerConfig,
     client::{Resumption, danger::ServerCertVerifier as _},
@@ -26,10 +27,7 @@ use rustls::{
 };
 use tokio::{sync::watch, time::Instant};
 
-use crate::{
-    config::Peers as AllowedPeers,
-    peer::{Anchors, PeerVerifier, Trust},
-};
+use crate::peer::{Anchors, PeerVerifier, Trust};
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// The pod waits for the first.

@@ -5,7 +5,6 @@
 
 mod admin;
 mod capacity;
-mod config;
 mod egress;
 mod gate;
 mod identity;
@@ -20,11 +19,11 @@ use std::{collections::BTreeSet, path::PathBuf, process::ExitCode, sync::Arc, ti
 
 use anyhow::{Context as _, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
+use mesh_config::{Egress, Ingress, Peers, PortMode};
 use packet_filter::{Redirection, UnlistedPorts};
 use tokio::{net::TcpListener, signal::unix::SignalKind, sync::watch, task::JoinSet};
 
 use crate::{
-    config::{Egress, Ingress, Peers, PortMode},
     gate::{Gate, Limits},
     identity::Sources,
     ingress::{ClientAuth, OwnPorts},
@@ -58,7 +57,8 @@ struct Args {
     #[arg(long, env = "CONTRAST_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     /// Ports that differ: NAME#PORT#MODE, joined by ##. Mode `false`: TLS without client certificates;
-    /// `true`: neither redirected nor wrapped; `mutual`: as unlisted ports, for --unlisted-ports deny.
+    /// `true`: neither redirected nor wrapped; `mutual`: as unlisted ports, for --unlisted-ports deny. DISABLED: no port
+    /// is, and whatever comes in is unprotected.
     #[arg(long, env = "CONTRAST_INGRESS_PROXY_CONFIG", default_value = "", hide_default_value = true)]
     ingress: Ingress,
     /// Remote services: NAME#LISTEN_IP:PORT#REMOTE_HOST:PORT, joined by ##.
@@ -183,6 +183,7 @@ fn redirection(args: &Args) -> Redirection {
         without_client_certificate: ports(PortMode::ServerTls),
         plain: ports(PortMode::Plain),
         unlisted: match args.unlisted_ports {
+            _ if args.ingress.disabled => UnlistedPorts::Plain,
             Unlisted::MutualTls => UnlistedPorts::MutualTls,
             Unlisted::Deny => UnlistedPorts::Deny,
         },
@@ -197,9 +198,9 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let mut stop = std::pin::pin!(async move {
         tokio::select! { _ = terminate.recv() => (), _ = interrupt.recv() => () }
     });
-    for key in args.peers.0.keys() {
-        let known = key.parse::<u16>().is_ok() || args.egress.0.iter().any(|entry| entry.name == *key);
-        ensure!(known, "--peers: {key:?} is neither a port nor the name of an egress entry");
+    args.peers.check(&args.egress).context("--peers")?;
+    if args.ingress.disabled {
+        tracing::warn!("incoming TCP is not protected: the ingress configuration says DISABLED");
     }
     let (sender, mut identity) = watch::channel(None);
     let metrics = Arc::new(Metrics::default());

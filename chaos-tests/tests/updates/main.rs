@@ -3,6 +3,7 @@
 //! `UPDATES=10 cargo test --test updates` makes more of them.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod annotations;
 mod network;
 mod traffic;
 
@@ -36,8 +37,8 @@ fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// A Coordinator; a server; clients of it, one of which is to be changed, and one to be shut out.
-const YAML: &str = r#"
+/// The Coordinator of each deployment here.
+const COORDINATOR: &str = r#"
 apiVersion: apps/v1
 kind: StatefulSet
 metadata: {name: coordinator, namespace: shop}
@@ -47,7 +48,10 @@ spec:
     spec:
       runtimeClassName: contrast-cc
       containers: [{name: coordinator, image: "registry.example/app:1"}]
----
+"#;
+
+/// A server with a variable to change.
+const YAML: &str = r#"---
 apiVersion: apps/v1
 kind: Deployment
 metadata: {name: web, namespace: shop}
@@ -104,14 +108,12 @@ struct Pod {
 }
 
 impl Cluster {
-    fn start() -> Self {
+    fn start(yaml: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let network = Network::new();
         let coordinator = network.namespace();
         let mut cluster = Self { folder, network, coordinator, process: None };
         let machine = SimulatedMachine::create(&cluster.path("machine"), SimulatedKind::Snp, now()).unwrap();
-        let yaml = [YAML.to_owned(), client_yaml("steady"), client_yaml("straggler"), client_yaml("evicted")]
-            .concat();
         fs::create_dir(cluster.path("yaml")).unwrap();
         fs::write(cluster.path("yaml/shop.yml"), yaml).unwrap();
         cluster.image(&[
@@ -231,11 +233,16 @@ impl Cluster {
 
     /// Starts a pod's first container: the mesh, which starts the initializer.
     fn start_pod(&self, name: &str, generated: &Generated, web: Option<&Namespace>) -> Pod {
+        self.start_program("service-mesh", name, generated, web)
+    }
+
+    /// The same where the first container is another one.
+    fn start_program(&self, image: &str, name: &str, generated: &Generated, web: Option<&Namespace>) -> Pod {
         let place = self.network.namespace();
         self.resolve(&place, web);
         let directory = self.path(&format!("pod-{}", place.address()));
         fs::create_dir(&directory).unwrap();
-        let mut command = place.command(&program("service-mesh"));
+        let mut command = place.command(&program(image));
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
         for (key, value) in &generated.environment {
             // The pod's own root file system.
@@ -287,7 +294,15 @@ impl Pod {
 #[test]
 fn an_update_loses_no_request_and_shuts_out_whom_the_owner_takes_out() {
     let updates: u64 = std::env::var("UPDATES").ok().and_then(|text| text.parse().ok()).unwrap_or(2);
-    let cluster = Cluster::start();
+    let yaml = [
+        COORDINATOR.to_owned(),
+        YAML.to_owned(),
+        client_yaml("steady"),
+        client_yaml("straggler"),
+        client_yaml("evicted"),
+    ]
+    .concat();
+    let cluster = Cluster::start(&yaml);
     let mut web = cluster.start_pod("web", &cluster.generated("web"), None);
     let mut server = Server::start(&web.place);
     let [steady, straggler, evicted] = ["steady", "straggler", "evicted"]

@@ -129,12 +129,16 @@ struct InjectArgs {
     /// is refused by others some time after an update. A pod's annotation contrast.edgeless.systems/renewal comes first.
     #[arg(long)]
     one_shot_initializer: bool,
-    /// Keep the layers of images in the VM's memory, not on an encrypted volume.
-    #[arg(long)]
+    /// Keep the layers of images in the VM's memory, not on an encrypted volume. A pod's annotation
+    /// contrast.edgeless.systems/image-store-size comes first.
+    #[arg(long, alias = "skip-image-store")]
     skip_trusted_store: bool,
     /// Size of that volume, one for each pod; it needs a storage class with block volumes.
     #[arg(long, value_name = "QUANTITY", default_value = "10Gi", conflicts_with = "skip_trusted_store")]
     trusted_store_size: String,
+    /// What is the case anyway: for scripts that were written for upstream.
+    #[arg(long, hide = true, conflicts_with = "skip_trusted_store")]
+    inject_image_store: bool,
     /// The runtime class of this installation, such as contrast-cc-metal-qemu-snp-0a1b2c3d.
     #[arg(long, value_name = "NAME")]
     runtime_class: Option<String>,

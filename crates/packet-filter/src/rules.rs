@@ -46,6 +46,8 @@ pub enum UnlistedPorts {
     MutualTls,
     /// Nothing comes in.
     Deny,
+    /// They are not redirected, and nothing protects what comes there.
+    Plain,
 }
 
 /// A base chain.
@@ -66,6 +68,9 @@ pub(crate) fn mesh_chains(to: &Redirection) -> Vec<Chain> {
     let mut let_in = always_let_in();
     let_in.push([Expression::mark_is(TAKEN), vec![Expression::accept()]].concat());
     let_in.extend(to.plain.iter().map(|&port| accept_port(TCP, port)));
+    if to.unlisted == UnlistedPorts::Plain {
+        let_in.push([Expression::protocol_is(TCP), vec![Expression::accept()]].concat());
+    }
     let_in.extend(to.plain_udp.iter().map(|&port| accept_port(UDP, port)));
     vec![prerouting(to), input(let_in), forward()]
 }
@@ -99,6 +104,7 @@ fn prerouting(to: &Redirection) -> Chain {
             let ports = to.with_client_certificate.iter().chain([&to.mutual_tls]);
             rules.extend(ports.map(|&port| take(Expression::to_port(port), to.mutual_tls)));
         }
+        UnlistedPorts::Plain => {}
     }
     Chain { name: "prerouting", hook: PREROUTING, priority: MANGLE, accepts: true, rules }
 }

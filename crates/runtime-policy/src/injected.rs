@@ -9,7 +9,10 @@
 
 use serde_json::{Value, json};
 
-use crate::workload::Workload;
+use crate::{
+    annotations::{ANNOTATIONS, Target},
+    workload::Workload,
+};
 
 pub(crate) const INITIALIZER: &str = "contrast-initializer";
 pub(crate) const SERVICE_MESH: &str = "contrast-service-mesh";
@@ -142,12 +145,39 @@ fn variable(name: &str, value: &str) -> Value {
     json!({ "name": name, "value": value })
 }
 
-fn initializer_environment() -> Vec<Value> {
-    vec![
-        variable("COORDINATOR_HOST", "coordinator"),
-        // The root file system is read-only, and the user may not write there anyway.
-        variable("CONTRAST_READY_FILE", &format!("{SECRETS_PATH}/initialized")),
-    ]
+fn initializer_environment(workload: &Workload) -> Vec<Value> {
+    let mut env = Vec::new();
+    if workload.annotation("coordinator-host").is_none() {
+        env.push(variable("COORDINATOR_HOST", "coordinator"));
+    }
+    // The root file system is read-only, and the user may not write there anyway.
+    env.push(variable("CONTRAST_READY_FILE", &format!("{SECRETS_PATH}/initialized")));
+    env.extend(asked_for(workload, Target::Initializer));
+    env
+}
+
+/// Variables that the pod's annotations set.
+fn asked_for(workload: &Workload, target: Target) -> impl Iterator<Item = Value> {
+    ANNOTATIONS.iter().filter_map(move |annotation| {
+        let (of, name) = annotation.sets?;
+        let value = workload.annotation(annotation.name).filter(|_| of == target)?;
+        Some(variable(name, value))
+    })
+}
+
+/// Variables that `generate` writes by itself.
+pub(crate) fn is_written_here(name: &str) -> bool {
+    const OWN: [&str; 8] = [
+        "CONTRAST_READY_FILE",
+        "CONTRAST_SIDECAR",
+        "CONTRAST_GIVE_UP_AFTER_SECONDS",
+        "CONTRAST_REPORT_AFTER_SECONDS",
+        "CONTRAST_LIFT_DEFAULT_DENY",
+        "CONTRAST_INITIALIZER",
+        "CONTRAST_WORKLOAD_OWNERS",
+        "CONTRAST_WORKLOAD_OWNERS_NEEDED",
+    ];
+    OWN.contains(&name)
 }
 
 /// Whether the initializer stays to renew the certificate. One that does not leaves its pod out after each update.
@@ -167,7 +197,7 @@ pub(crate) fn initializer(
     lift_deny: bool,
     renews: bool,
 ) -> Result<Value, (&'static str, String)> {
-    let mut env = initializer_environment();
+    let mut env = initializer_environment(workload);
     if renews {
         env.push(variable("CONTRAST_SIDECAR", "true"));
         env.push(variable("CONTRAST_GIVE_UP_AFTER_SECONDS", GIVE_UP_AFTER_SECONDS));
@@ -198,19 +228,11 @@ pub(crate) fn initializer(
 
 /// The mesh, with the initializer as its child.
 pub(crate) fn service_mesh(workload: &Workload, image: &str) -> Result<Value, (&'static str, String)> {
-    let variables = [
-        ("CONTRAST_INGRESS_PROXY_CONFIG", "servicemesh-ingress"),
-        ("CONTRAST_EGRESS_PROXY_CONFIG", "servicemesh-egress"),
-        ("CONTRAST_ADMIN_PORT", "servicemesh-admin-interface-port"),
-    ];
-    let set = variables.iter().filter_map(|(name, key)| {
-        workload.annotation(key).map(|value| json!({ "name": name, "value": value }))
-    });
     // A side-car is restarted whatever the pod's own policy is.
-    let mut env = initializer_environment();
+    let mut env = initializer_environment(workload);
     env.push(variable("CONTRAST_GIVE_UP_AFTER_SECONDS", GIVE_UP_AFTER_SECONDS));
     env.push(variable("CONTRAST_INITIALIZER", "/initializer"));
-    env.extend(set);
+    env.extend(asked_for(workload, Target::Mesh));
     Ok(json!({
         "name": SERVICE_MESH,
         "image": image,
@@ -250,7 +272,8 @@ pub(crate) fn secure_volume(
         }
         Some(other) => return Err(("secure-pv-adopt", format!("{other:?}: expected \"true\" or \"false\""))),
     }
-    Ok(json!({
+    let env: Vec<Value> = asked_for(workload, Target::Volume).collect();
+    let mut container = json!({
         "name": format!("{SECURE_VOLUME}{device}"),
         "image": image,
         "restartPolicy": "Always",
@@ -268,7 +291,11 @@ pub(crate) fn secure_volume(
             { "name": mount, "mountPath": mount_path, "mountPropagation": "Bidirectional" },
             secrets_to_read(),
         ],
-    }))
+    });
+    if !env.is_empty() {
+        container["env"] = env.into();
+    }
+    Ok(container)
 }
 
 #[cfg(test)]

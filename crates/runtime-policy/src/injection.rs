@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use yaml_edit::{Document, Path, Position};
 
 use crate::{
-    Finding, Place, PolicyError,
+    Finding, Place, PolicyError, annotations,
     injected::{self, INITIALIZER, SECRETS, SECRETS_GROUP, SECRETS_PATH, SECURE_VOLUME, SERVICE_MESH},
     workload::{ANNOTATION, Workload},
 };
@@ -99,9 +99,14 @@ impl Change<'_> {
         }
     }
 
-    /// Puts a container in a list under its name: what a user or an earlier version wrote there is
-    /// replaced, but for a digest that pins the same image.
-    fn put_container(&mut self, mut container: Value, position: Position) -> Result<(), PolicyError> {
+    /// Puts a container in a list under its name. What a user wrote there is kept where it fits beside ours: variables,
+    /// resources, security context; what does not is replaced, and said. A digest that pins the same image stays.
+    fn put_container(
+        &mut self,
+        mut container: Value,
+        position: Position,
+        warnings: &mut Vec<Finding>,
+    ) -> Result<(), PolicyError> {
         let list = self.spec.then("initContainers");
         let name = container["name"].clone();
         let existing =
@@ -113,12 +118,87 @@ impl Change<'_> {
         if let (Some(known), Some(mounts)) = (known.get("volumeMounts"), container.get_mut("volumeMounts")) {
             *mounts = known.clone(); // the mount of the secrets is added to every container below
         }
+        let at = list.then(index);
+        for message in kept(self.workload, &known, &mut container) {
+            warnings.push(self.finding(&at, message));
+        }
         let store = known.pointer("/volumeDevices").filter(|devices| is_store(devices));
         if let (Some(devices), None) = (store, container.get("volumeDevices")) {
             container["volumeDevices"] = devices.clone();
         }
         self.set(&list.then(index), &container)
     }
+}
+
+/// Takes over what a user wrote on a container of ours, and says what is replaced.
+fn kept(workload: &Workload, known: &Value, container: &mut Value) -> Vec<String> {
+    let mut replaced = Vec::new();
+    let name = known["name"].as_str().unwrap_or_default().to_owned();
+    // An annotation says what the resources shall be; without one they are whoever's wrote them last.
+    let annotation = match name.as_str() {
+        INITIALIZER => "initializer-resources",
+        SERVICE_MESH => "servicemesh-resources",
+        _ => "secure-pv-resources",
+    };
+    if let Some(resources) = known.get("resources").filter(|_| workload.annotation(annotation).is_none()) {
+        container["resources"] = resources.clone();
+    }
+    let instead = |key: &str| {
+        let name = annotations::that_sets(key);
+        name.map_or(String::new(), |name| format!(": to set it, use the annotation {ANNOTATION}{name}"))
+    };
+    let ours = container["env"].as_array().cloned().unwrap_or_default();
+    for variable in known["env"].as_array().into_iter().flatten() {
+        let key = variable["name"].as_str().unwrap_or_default();
+        match ours.iter().find(|own| own["name"] == key) {
+            Some(own) if own == variable || key.starts_with("CONTRAST_WORKLOAD_OWNERS") => {}
+            Some(own) => replaced.push(format!(
+                "{key} was {}, and is {} now{}",
+                variable["value"],
+                own["value"],
+                instead(key)
+            )),
+            None if annotations::that_sets(key).is_some() => {
+                replaced.push(format!("{key}={} is taken out{}", variable["value"], instead(key)));
+            }
+            None if injected::is_written_here(key) => {} // an earlier version, or another form
+            None => match container["env"].as_array_mut() {
+                Some(env) => env.push(variable.clone()),
+                None => container["env"] = json!([variable]),
+            },
+        }
+    }
+    for (key, value) in known["securityContext"].as_object().into_iter().flatten() {
+        match container["securityContext"].get(key).cloned() {
+            None if key != "privileged" => container["securityContext"][key] = value.clone(),
+            Some(own) if own == *value => {}
+            own => replaced
+                .push(format!("securityContext.{key} was {value}, and is {} now", own.unwrap_or_default())),
+        }
+    }
+    // An earlier run wrote these; everything else is somebody's own.
+    const OURS: [&str; 12] = [
+        "name",
+        "image",
+        "env",
+        "resources",
+        "securityContext",
+        "terminationMessagePolicy",
+        "volumeMounts",
+        "volumeDevices",
+        "restartPolicy",
+        "lifecycle",
+        "startupProbe",
+        "args",
+    ];
+    for key in known.as_object().into_iter().flatten().map(|(key, _)| key) {
+        if key == "imagePullPolicy" {
+            container[key] = known[key].clone();
+        } else if !OURS.contains(&key.as_str()) {
+            replaced.push(format!("{key} is taken out: this container is written by `contrast generate`"));
+        }
+    }
+    replaced
 }
 
 /// Whether the devices are the store of images and nothing else.
@@ -156,6 +236,7 @@ pub(crate) fn inject(
     }
     replace_images(&mut change, &injection.image_replacements)?;
     warn(&change, warnings);
+    check_annotations(&change, warnings)?;
     if workload.role == Role::Coordinator {
         return Ok(());
     }
@@ -182,7 +263,6 @@ pub(crate) fn inject(
                 );
             }
             Some(mesh) => {
-                mesh_warnings(&change, warnings)?;
                 change.take_out_of_place(SERVICE_MESH, &[INITIALIZER])?;
                 injected::service_mesh(workload, mesh)
             }
@@ -193,17 +273,70 @@ pub(crate) fn inject(
             environment.extend(owners(injection));
         }
         if let Some(text) = workload.annotation("secure-pv") {
-            secure_volume(&mut change, text, initializer)?;
+            secure_volume(&mut change, text, initializer, warnings)?;
         }
         let writer = first["name"].as_str().unwrap_or_default().to_owned();
-        change.put_container(first, Position::First)?;
+        change.put_container(first, Position::First, warnings)?;
         mount_secrets(&mut change, &writer)?;
         join_group(&mut change)?;
     }
-    match &injection.trusted_store {
+    let size = workload.annotation("image-store-size").or(injection.trusted_store.as_deref());
+    match size {
+        Some("0") | None => Ok(()),
         Some(size) => trusted_store(&mut change, size),
-        None => Ok(()),
     }
+}
+
+/// Names that nobody knows are warned of: what they should do does not happen. Values that the programs would end at are
+/// refused.
+fn check_annotations(change: &Change<'_>, warnings: &mut Vec<Finding>) -> Result<(), PolicyError> {
+    let workload = change.workload;
+    let metadata = workload.path.then("metadata").then("annotations");
+    let on_pod =
+        metadata.find(change.document.value()).and_then(Value::as_object).cloned().unwrap_or_default();
+    for (key, value) in &on_pod {
+        let Some(name) = key.strip_prefix(ANNOTATION) else { continue };
+        let path = metadata.then(key.as_str());
+        let Some(annotation) = annotations::find(name) else {
+            let meant = annotations::nearest(name)
+                .map_or(String::new(), |near| format!("; is {ANNOTATION}{near} meant?"));
+            warnings.push(
+                change.finding(&path, format!("nobody knows this annotation, so it does nothing{meant}")),
+            );
+            continue;
+        };
+        let Some(text) = value.as_str() else {
+            return Err(
+                change.error(&path, format!("an annotation is a text: write \"{value}\", with quotes"))
+            );
+        };
+        annotation.check(text).map_err(|message| change.error(&path, message))?;
+    }
+    // On the resource instead of its pods nobody finds them.
+    let resource: Path =
+        workload.path.steps().iter().take(workload.path.steps().len().saturating_sub(2)).cloned().collect();
+    let outer = resource.then("metadata").then("annotations");
+    if outer != metadata {
+        let found =
+            outer.find(change.document.value()).and_then(Value::as_object).cloned().unwrap_or_default();
+        for key in found.keys().filter(|key| key.starts_with(ANNOTATION) && !on_pod.contains_key(*key)) {
+            let message = "this annotation is on the resource and not on its pods, so it does nothing: put it into the \
+                           template's metadata";
+            warnings.push(change.finding(&outer.then(key.as_str()), message));
+        }
+    }
+    let egress = workload.annotation("servicemesh-egress").unwrap_or_default();
+    let egress: mesh_config::Egress = egress.parse().unwrap_or_default();
+    if let Some(peers) = workload.annotation("servicemesh-peers") {
+        let checked = peers.parse::<mesh_config::Peers>().and_then(|peers| peers.check(&egress));
+        checked
+            .map_err(|error| change.error(&change.annotation_path("servicemesh-peers"), error.to_string()))?;
+    }
+    if workload.annotation("servicemesh-ingress") == Some(mesh_config::DISABLED) {
+        let message = "nothing protects what comes into this pod";
+        warnings.push(change.finding(&change.annotation_path("servicemesh-ingress"), message));
+    }
+    Ok(())
 }
 
 /// Whose word the initializer demands. In the policy, and so in the evidence: a host cannot have the pod believe others.
@@ -330,7 +463,12 @@ fn join_group(change: &mut Change<'_>) -> Result<(), PolicyError> {
 
 /// `DEVICE:MOUNT`: a helper opens the device with the workload secret and mounts it into the volume,
 /// from where it reaches the application.
-fn secure_volume(change: &mut Change<'_>, text: &str, image: &str) -> Result<(), PolicyError> {
+fn secure_volume(
+    change: &mut Change<'_>,
+    text: &str,
+    image: &str,
+    warnings: &mut Vec<Finding>,
+) -> Result<(), PolicyError> {
     let path = change.annotation_path("secure-pv");
     let Some((device, mount)) = text
         .split_once(':')
@@ -357,7 +495,7 @@ fn secure_volume(change: &mut Change<'_>, text: &str, image: &str) -> Result<(),
     let per_pod = find(device).is_none(); // a claim template's
     let helper = injected::secure_volume(change.workload, image, device, mount, per_pod);
     let helper = helper.map_err(|wrong| change.annotation_error(wrong))?;
-    change.put_container(helper, Position::First)?;
+    change.put_container(helper, Position::First, warnings)?;
     // Mounts that were there before the helper's must see what it mounts.
     for (index, container) in change.list("containers").into_iter().enumerate() {
         let mounts = container.get("volumeMounts").and_then(Value::as_array).cloned().unwrap_or_default();
@@ -405,29 +543,4 @@ fn warn(change: &Change<'_>, warnings: &mut Vec<Finding>) {
             }
         }
     }
-}
-
-/// Egress listeners are addresses of the pod itself, each used once.
-fn mesh_warnings(change: &Change<'_>, warnings: &mut Vec<Finding>) -> Result<(), PolicyError> {
-    let Some(text) = change.workload.annotation("servicemesh-egress") else { return Ok(()) };
-    let path = change.annotation_path("servicemesh-egress");
-    let mut listeners = std::collections::BTreeSet::new();
-    for entry in text.split("##").filter(|entry| !entry.is_empty()) {
-        let fields: Vec<&str> = entry.split('#').collect();
-        let [_, listener, _] = fields.as_slice() else {
-            return Err(
-                change.error(&path, format!("{entry:?}: expected NAME#LISTEN_IP:PORT#REMOTE_HOST:PORT"))
-            );
-        };
-        let address: Option<std::net::SocketAddrV4> = listener.parse().ok();
-        if !address.is_some_and(|address| address.ip().is_loopback()) {
-            warnings.push(
-                change.finding(&path, format!("{listener} is not an address in 127.0.0.0/8 with a port")),
-            );
-        }
-        if !listeners.insert(*listener) {
-            warnings.push(change.finding(&path, format!("{listener} is used twice")));
-        }
-    }
-    Ok(())
 }

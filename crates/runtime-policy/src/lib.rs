@@ -8,6 +8,7 @@
 //! Source: docs/spec/policy.md, docs/spec/manifest-and-cli.md, section 3, docs/spec/data-plane.md. The rules
 //! are in `rules.rego`; what they can and cannot stop is in `docs/policies.md`.
 
+mod annotations;
 mod checks;
 mod container;
 mod deployment;
@@ -49,5 +50,6 @@ pub use self::{
     shim::looks_like,
     workload::Workload,
 };
+pub use annotations::{ANNOTATIONS, Annotation};
 
 use error::Place;

@@ -210,13 +210,90 @@ fn the_initializer_stays_to_renew_unless_the_pod_or_the_user_says_otherwise() {
     assert!(!stays(&with(POD)));
     assert!(stays(&with(&POD.replace("ANNOTATIONS", &ONE_SHOT.replace("false", "true")))));
     for (annotations, expected) in [
-        (ONE_SHOT.replace("false", "no"), "expected \"true\" or \"false\", found \"no\""),
+        (ONE_SHOT.replace("false", "no"), "expected true or false, found \"no\""),
         (format!("{ONE_SHOT}, {MESHED}"), "always renews"),
     ] {
         let mut deployment = Deployment::read([("a.yml", POD.replace("ANNOTATIONS", &annotations))]).unwrap();
         let refused = deployment.inject(&corpus::injection()).unwrap_err().to_string();
         assert!(refused.starts_with("a.yml:4: ") && refused.contains(expected), "{refused}");
     }
+}
+
+fn warned(pod: &str) -> (Vec<String>, Value) {
+    let mut deployment = Deployment::read([("a.yml", pod)]).unwrap();
+    let warnings = deployment.inject(&Injection { trusted_store: None, ..corpus::injection() }).unwrap();
+    let pod = yaml_edit::read(&deployment.texts().next().unwrap().1).unwrap()[0].value().clone();
+    (warnings.iter().map(ToString::to_string).collect(), pod)
+}
+
+#[test]
+fn annotations_that_do_nothing_are_warned_of_and_values_that_cannot_be_meant_refused() {
+    let with = |annotations: &str| POD.replace("ANNOTATIONS", annotations);
+    let (warnings, _) = warned(&with("contrast.edgeless.systems/worload-secret-id: x"));
+    assert!(warnings[0].starts_with("a.yml:4: Pod \"a\": metadata.annotations"), "{warnings:?}");
+    assert!(warnings[0].contains("is contrast.edgeless.systems/workload-secret-id meant?"), "{warnings:?}");
+    assert!(warned(&with("example.org/servicemesh-ingress: x")).0.is_empty());
+    let on_resource = "kind: Deployment\nmetadata:\n  name: a\n  annotations: {contrast.edgeless.systems/secure-pv: \"a:b\"}\nspec:\n  \
+                       template:\n    spec:\n      runtimeClassName: contrast-cc\n      containers: [{name: a, image: i}]\n";
+    let (warnings, _) = warned(on_resource);
+    assert!(warnings[0].contains("on the resource and not on its pods"), "{warnings:?}");
+    for (annotation, expected) in [
+        ("servicemesh-ingress: web#8080#flase", "\"flase\" is neither true nor false"),
+        ("servicemesh-egress: web#0.0.0.0:80#web:80", "not a loopback address"),
+        ("servicemesh-admin-interface-port: \"99999\"", "servicemesh-admin-interface-port"),
+        ("servicemesh-peers: nobody#web", "neither a port nor the name of an egress entry"),
+        ("servicemesh-unlisted-ports: closed", "expected mutual-tls or deny"),
+        ("servicemesh-plain-udp-ports: \"53,x\"", "\"x\" is not a port"),
+        ("image-store-size: 0", "write \"0\", with quotes"),
+    ] {
+        let pod = with(&format!("contrast.edgeless.systems/{annotation}"));
+        let refused = Deployment::read([("a.yml", pod)]).unwrap().inject(&corpus::injection());
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.starts_with("a.yml:4: Pod \"a\"") && refused.contains(expected), "{refused}");
+    }
+}
+
+#[test]
+fn a_pod_has_the_store_of_images_that_it_asks_for() {
+    let size = |annotations: &str| {
+        let mut deployment = Deployment::read([("a.yml", POD.replace("ANNOTATIONS", annotations))]).unwrap();
+        deployment.inject(&corpus::injection()).unwrap();
+        let pod = yaml_edit::read(&deployment.texts().next().unwrap().1).unwrap()[0].value().clone();
+        let volumes = pod["spec"]["volumes"].as_array().unwrap().clone();
+        let store = volumes.into_iter().find(|volume| volume["name"] == "contrast-trusted-store")?;
+        let claim = &store["ephemeral"]["volumeClaimTemplate"]["spec"];
+        claim["resources"]["requests"]["storage"].as_str().map(str::to_owned)
+    };
+    assert_eq!(size("").as_deref(), Some("10Gi"));
+    assert_eq!(size("contrast.edgeless.systems/image-store-size: 250Gi").as_deref(), Some("250Gi"));
+    assert_eq!(size("contrast.edgeless.systems/image-store-size: \"0\""), None);
+}
+
+#[test]
+fn what_a_user_wrote_on_an_added_container_is_kept_or_its_loss_is_said() {
+    let own = POD.replace("ANNOTATIONS", "").replace(
+        "spec:\n",
+        "spec:\n  initContainers:\n  - name: contrast-initializer\n    image: old\n    resources: {limits: {memory: 1Gi}}\n    \
+         env: [{name: CONTRAST_LOG_LEVEL, value: debug}, {name: COORDINATOR_HOST, value: elsewhere}]\n    \
+         securityContext: {seLinuxOptions: {type: t}, runAsUser: 0}\n    workingDir: /x\n",
+    );
+    let (warnings, pod) = warned(&own);
+    let container = &pod["spec"]["initContainers"][0];
+    assert_eq!(container["resources"], json!({ "limits": { "memory": "1Gi" } }));
+    assert!(container["env"].to_string().contains("CONTRAST_LOG_LEVEL"), "{container}");
+    assert_eq!(container["securityContext"]["seLinuxOptions"]["type"], "t");
+    for lost in
+        ["COORDINATOR_HOST was \"elsewhere\"", "securityContext.runAsUser was 0", "workingDir is taken out"]
+    {
+        assert!(warnings.iter().any(|warning| warning.contains(lost)), "{lost}: {warnings:?}");
+    }
+    // What the first run wrote is no news to the second.
+    let mut deployment = Deployment::read([("a.yml", own)]).unwrap();
+    deployment.inject(&corpus::injection()).unwrap();
+    let text = deployment.texts().next().unwrap().1;
+    let mut again = Deployment::read([("a.yml", text.as_str())]).unwrap();
+    assert!(again.inject(&corpus::injection()).unwrap().is_empty());
+    assert_eq!(again.texts().next().unwrap().1, text);
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! What shall be proxied: upstream's environment variables (docs/spec/data-plane.md, section 2).
+//! What shall be proxied: upstream's environment variables (docs/spec/data-plane.md, section 2). `generate` reads them
+//! from annotations, to name mistakes before the pod runs, and the service mesh from its environment.
 //!
 //! Entries are joined by `##`, fields by `#`. These texts come from the pod's specification, which the
 //! runtime policy covers; they are checked for mistakes, not for malice.
@@ -13,7 +14,7 @@ use std::{
 /// A text that cannot be understood.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("entry {entry:?}: {reason}")]
-pub(crate) struct ConfigError {
+pub struct ConfigError {
     entry: String,
     reason: String,
 }
@@ -24,7 +25,7 @@ fn wrong<T>(entry: &str, reason: impl fmt::Display) -> Result<T, ConfigError> {
 
 /// How a port of the application is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum PortMode {
+pub enum PortMode {
     /// TLS, and clients need a certificate. What an unlisted port gets, too.
     MutualTls,
     /// TLS, and clients need none: `false` in the configuration ("TLS is not disabled").
@@ -33,14 +34,22 @@ pub(crate) enum PortMode {
     Plain,
 }
 
+/// Upstream's word for a pod whose incoming traffic is left as it is.
+pub const DISABLED: &str = "DISABLED";
+
 /// Ports of the application that are served in a way of their own: `NAME#PORT#DISABLE_TLS`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Ingress(pub(crate) BTreeMap<u16, PortMode>);
+pub struct Ingress {
+    /// What is listed.
+    pub ports: BTreeMap<u16, PortMode>,
+    /// Whether nothing is redirected: what comes in is not protected.
+    pub disabled: bool,
+}
 
 impl Ingress {
     /// The ports with that mode.
-    pub(crate) fn ports(&self, mode: PortMode) -> impl Iterator<Item = u16> {
-        self.0.iter().filter(move |(_, found)| **found == mode).map(|(port, _)| *port)
+    pub fn ports(&self, mode: PortMode) -> impl Iterator<Item = u16> {
+        self.ports.iter().filter(move |(_, found)| **found == mode).map(|(port, _)| *port)
     }
 }
 
@@ -48,13 +57,17 @@ impl FromStr for Ingress {
     type Err = ConfigError;
 
     fn from_str(text: &str) -> Result<Self, ConfigError> {
+        if text.trim() == DISABLED {
+            return Ok(Self { ports: BTreeMap::new(), disabled: true });
+        }
         let mut ports = BTreeMap::new();
         for entry in entries(text) {
             let [_, port, mode] = fields(entry, "NAME#PORT#DISABLE_TLS")?;
             let port = parse_port(entry, port)?;
             let mode = match mode {
-                "false" => PortMode::ServerTls,
-                "true" => PortMode::Plain,
+                // What Go reads as truth values.
+                "false" | "False" | "FALSE" | "f" | "F" | "0" => PortMode::ServerTls,
+                "true" | "True" | "TRUE" | "t" | "T" | "1" => PortMode::Plain,
                 "mutual" => PortMode::MutualTls,
                 _ => return wrong(entry, format_args!("{mode:?} is neither true nor false nor mutual")),
             };
@@ -62,23 +75,27 @@ impl FromStr for Ingress {
                 return wrong(entry, format_args!("port {port} is listed twice"));
             }
         }
-        Ok(Self(ports))
+        Ok(Self { ports, disabled: false })
     }
 }
 
 /// A remote service that the application reaches through a loopback address:
 /// `NAME#LISTEN_IP:PORT#REMOTE_HOST:PORT`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct EgressEntry {
-    pub(crate) name: String,
-    pub(crate) listen: SocketAddr,
-    pub(crate) host: String,
-    pub(crate) port: u16,
+pub struct EgressEntry {
+    /// Its name.
+    pub name: String,
+    /// Where the application finds it.
+    pub listen: SocketAddr,
+    /// The remote service.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
 }
 
 /// All of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Egress(pub(crate) Vec<EgressEntry>);
+pub struct Egress(pub Vec<EgressEntry>);
 
 impl FromStr for Egress {
     type Err = ConfigError;
@@ -116,7 +133,7 @@ impl FromStr for Egress {
 /// Who a peer may be: `KEY#NAME,NAME` with an ingress port or an egress name as key. A name is a DNS
 /// name, URI or IP address that the manifest gives to a policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Peers(pub(crate) BTreeMap<String, Vec<String>>);
+pub struct Peers(pub BTreeMap<String, Vec<String>>);
 
 impl FromStr for Peers {
     type Err = ConfigError;
@@ -137,6 +154,20 @@ impl FromStr for Peers {
             }
         }
         Ok(Self(found))
+    }
+}
+
+impl Peers {
+    /// Whether each key is a port or the name of an egress entry.
+    pub fn check(&self, egress: &Egress) -> Result<(), ConfigError> {
+        let known =
+            |key: &&String| key.parse::<u16>().is_ok() || egress.0.iter().any(|entry| entry.name == **key);
+        match self.0.keys().find(|key| !known(key)) {
+            Some(key) => {
+                wrong(key, format_args!("{key:?} is neither a port nor the name of an egress entry"))
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -169,6 +200,8 @@ mod tests {
         assert_eq!(ingress.ports(PortMode::ServerTls).collect::<Vec<_>>(), [8080]);
         assert_eq!(ingress.ports(PortMode::Plain).collect::<Vec<_>>(), [9100]);
         assert_eq!("".parse::<Ingress>().unwrap(), Ingress::default());
+        assert_eq!("web#8080#False".parse::<Ingress>().unwrap().ports[&8080], PortMode::ServerTls);
+        assert!("DISABLED".parse::<Ingress>().unwrap().disabled);
     }
 
     #[test]
