@@ -160,7 +160,8 @@ fn a_coordinator_in_its_memory_survives_all_floods_at_once_and_serves_who_has_a_
         for path in ["/probe/liveness", "/probe/readiness", "/probe/startup"] {
             let began = Instant::now();
             let answer = deployment.get(ports.probe, path);
-            assert!(answer.is_ok_and(|answer| !answer.is_empty()), "{path} after {:?}", started.elapsed());
+            let answered = answer.as_ref().is_ok_and(|answer| !answer.is_empty());
+            assert!(answered, "{path} after {:?}: {answer:?}", started.elapsed());
             good.note("probe", began);
         }
         // The owner reads, and every tenth time changes the manifest.

@@ -1,7 +1,13 @@
 //! The one accept loop: bounded in connections and handshakes, together and for each source, and
 //! with a pause when accepting fails.
 
-use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, VecDeque},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -9,7 +15,7 @@ use tokio::{
     task::{AbortHandle, JoinSet},
 };
 
-use crate::sources::{Sources, UnderWay};
+use crate::sources::{Sources, UnderWay, network};
 
 /// Pause after accepting failed: most often there are no descriptors left, and trying at once would only burn the
 /// time that others need to give some back.
@@ -35,7 +41,8 @@ pub struct DoorLimits {
 pub enum WhenFull {
     /// It is closed.
     Refuse,
-    /// The oldest one is closed. For connections that last a moment if they are honest.
+    /// The oldest one of the source that has most is closed. For connections that last a moment if they are honest: who
+    /// has one keeps it, however many others hold theirs.
     EndOldest,
 }
 
@@ -100,7 +107,7 @@ impl<K: Doorkeeper> Door<K> {
         let handshakes = Arc::new(Semaphore::new(limits.handshakes));
         let open_from = Sources::new(limits.connections_per_source);
         let handshakes_from = Sources::new(limits.handshakes_per_source);
-        let (mut tasks, mut oldest) = (JoinSet::new(), VecDeque::<AbortHandle>::new());
+        let (mut tasks, mut oldest) = (JoinSet::new(), VecDeque::<(IpAddr, AbortHandle)>::new());
         let mut stop = self.stop.clone();
         loop {
             let Ok(handshake) = Arc::clone(&handshakes).acquire_owned().await else { return };
@@ -126,10 +133,7 @@ impl<K: Doorkeeper> Door<K> {
                 Ok(permit) => (permit, false),
                 Err(_) if self.when_full == WhenFull::EndOldest => {
                     self.refused("too many at once");
-                    oldest.retain(|task| !task.is_finished());
-                    if let Some(task) = oldest.pop_front() {
-                        task.abort();
-                    }
+                    end_one(&mut oldest);
                     let Ok(permit) = Arc::clone(&places).acquire_owned().await else { return };
                     (permit, false)
                 }
@@ -149,9 +153,9 @@ impl<K: Doorkeeper> Door<K> {
             let task = tasks.spawn(each(stream, source, place, handshake));
             if self.when_full == WhenFull::EndOldest {
                 if oldest.len() >= 2 * limits.connections {
-                    oldest.retain(|task| !task.is_finished());
+                    oldest.retain(|(_, task)| !task.is_finished());
                 }
-                oldest.push_back(task);
+                oldest.push_back((network(source.ip()), task));
             }
         }
         while tasks.join_next().await.is_some() {}
@@ -160,5 +164,49 @@ impl<K: Doorkeeper> Door<K> {
     /// Counts a connection that was closed for a reason.
     pub fn refused(&self, reason: &'static str) {
         self.keeper.refused(reason);
+    }
+}
+
+/// Ends the oldest connection of the source that has most.
+fn end_one(oldest: &mut VecDeque<(IpAddr, AbortHandle)>) {
+    oldest.retain(|(_, task)| !task.is_finished());
+    let mut open = HashMap::<IpAddr, usize>::new();
+    for (source, _) in oldest.iter() {
+        *open.entry(*source).or_default() += 1;
+    }
+    let most =
+        |(at, (source, _)): &(usize, &(IpAddr, AbortHandle))| (open.get(source).copied(), Reverse(*at));
+    let place = oldest.iter().enumerate().max_by_key(most).map(|(at, _)| at);
+    if let Some((_, task)) = place.and_then(|at| oldest.remove(at)) {
+        task.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_holds_most_gives_way_and_who_has_one_keeps_it() {
+        let mut tasks = JoinSet::new();
+        let mut open =
+            |last: u8| (IpAddr::from([192, 0, 2, last]), tasks.spawn(std::future::pending::<()>()));
+        let mut oldest: VecDeque<_> = [1, 2, 3, 3, 2, 3].map(&mut open).into();
+        let left = |oldest: &VecDeque<(IpAddr, AbortHandle)>| -> Vec<u8> {
+            oldest
+                .iter()
+                .map(|(source, _)| source.to_string().rsplit('.').next().unwrap().parse().unwrap())
+                .collect()
+        };
+        end_one(&mut oldest);
+        assert_eq!(left(&oldest), [1, 2, 3, 2, 3]);
+        end_one(&mut oldest);
+        assert_eq!(left(&oldest), [1, 3, 2, 3], "of those that have as many, the oldest");
+        end_one(&mut oldest);
+        assert_eq!(left(&oldest), [1, 2, 3]);
+        end_one(&mut oldest);
+        assert_eq!(left(&oldest), [2, 3], "one each: the oldest");
+        oldest.clear();
+        end_one(&mut oldest);
     }
 }
