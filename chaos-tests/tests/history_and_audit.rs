@@ -15,6 +15,10 @@ use chaos_tests::{
 };
 use serde_json::Value;
 
+/// The program that auditors copy.
+#[path = "../../storage-schema/examples/auditor.rs"]
+mod auditor;
+
 /// A deployment that `contrast dev` left behind, and a Coordinator over its state directory.
 struct Deployment {
     directory: tempfile::TempDir,
@@ -220,6 +224,9 @@ fn history_and_audit_answer_live_and_offline() {
         fs::write(deployment.path(name), lines.join("\n") + "\n").unwrap();
         refused(&deployment.contrast(&["audit", "verify", name, "--log-key", &log_key]), because);
     };
+    let own_tool = |name: &str| auditor::audit(&deployment.path(name), log_key.parse().unwrap());
+    let counted = own_tool("audit.jsonl").unwrap();
+    assert!(counted.contains(issued["fact"]["policy"].as_str().unwrap()), "{counted}");
     let with = |at: usize, line: String| {
         let mut lines: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
         lines[at] = line;
@@ -235,6 +242,7 @@ fn history_and_audit_answer_live_and_offline() {
     let mut without = with(0, lines[0].to_owned());
     without.remove(place("CertificateIssued"));
     tampered("t3", &without, "the header says");
+    assert!(own_tool("t3").is_err());
     let blob = lines.iter().rposition(|line| line.contains("\"type\":\"blob\"")).unwrap();
     tampered("t4", &with(blob, lines[blob].replace("\"hash\":\"", "\"hash\":\"00")), "has the hash");
     tampered(

@@ -13,6 +13,7 @@
 mod archive;
 mod checkpoint;
 mod codec;
+#[cfg(feature = "sled")]
 mod content;
 mod event;
 pub mod export;
@@ -25,6 +26,7 @@ mod position;
 mod replicated;
 mod segment;
 mod signers;
+#[cfg(feature = "sled")]
 mod sled_store;
 mod snapshot;
 mod store;
@@ -44,6 +46,7 @@ pub use migrate::{MigrateError, Migrated, migrate, named_blobs};
 pub use position::{Head, Position, Verified};
 pub use replicated::{Copies, Damage, Replicated};
 pub use segment::{SegmentError, Signer, open_signed_head, signed_head};
+#[cfg(feature = "sled")]
 pub use sled_store::SledStore;
 pub use snapshot::{Projection, SnapshotError};
 pub use store::{BlobHash, EventStore, StoreError, StreamId};
