@@ -17,6 +17,7 @@ use serde_json::Value;
 
 /// The program that auditors copy.
 #[path = "../../storage-schema/examples/auditor.rs"]
+#[expect(dead_code, reason = "its main")]
 mod auditor;
 
 /// A deployment that `contrast dev` left behind, and a Coordinator over its state directory.

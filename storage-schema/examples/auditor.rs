@@ -42,7 +42,7 @@ pub(crate) fn audit(file: &Path, log: LogId) -> Result<String, Box<dyn Error>> {
     audit.end()?;
 
     let mut text = String::new();
-    for (stream, (position, _)) in &audit.streams {
+    for (stream, Stream { position, .. }) in &audit.streams {
         writeln!(text, "stream {stream}: {} events verified", position.head().size)?;
     }
     for (policy, count) in &audit.certificates {
@@ -53,9 +53,15 @@ pub(crate) fn audit(file: &Path, log: LogId) -> Result<String, Box<dyn Error>> {
 
 struct Audit {
     log: LogId,
-    /// How far each stream is verified, and its events that wait for the segment that signs them.
-    streams: BTreeMap<StreamId, (Position, Vec<Vec<u8>>)>,
+    streams: BTreeMap<StreamId, Stream>,
     certificates: BTreeMap<String, u64>,
+}
+
+struct Stream {
+    /// How far it is verified.
+    position: Position,
+    /// Events that wait for the segment that signs them.
+    waiting: Vec<Vec<u8>>,
 }
 
 impl Audit {
@@ -63,9 +69,9 @@ impl Audit {
         match line {
             // Contents are named by their hashes in events; this audit does not ask for any.
             Line::Export { .. } | Line::Blob { .. } => {}
-            Line::Event { stream, raw, .. } => self.stream(&stream)?.1.push(base64(&raw)?),
+            Line::Event { stream, raw, .. } => self.stream(&stream)?.waiting.push(base64(&raw)?),
             Line::Segment { stream, index, signed_head, .. } => {
-                let (position, waiting) = self.stream(&stream)?;
+                let Stream { position, waiting } = self.stream(&stream)?;
                 let bytes = segment(&base64(&signed_head)?, &std::mem::take(waiting));
                 // The next segment of its stream, signed with the log's key, with all of its events: or an error.
                 let verified = position.advance(index, &bytes)?;
@@ -80,16 +86,17 @@ impl Audit {
         Ok(())
     }
 
-    fn stream(&mut self, name: &str) -> Result<&mut (Position, Vec<Vec<u8>>), Box<dyn Error>> {
+    fn stream(&mut self, name: &str) -> Result<&mut Stream, Box<dyn Error>> {
         let stream: StreamId = name.parse()?;
-        let start = || (Position::start(stream, Some(self.log.key())), Vec::new());
+        let start =
+            || Stream { position: Position::start(stream, Some(self.log.key())), waiting: Vec::new() };
         Ok(self.streams.entry(stream).or_insert_with(start))
     }
 
     /// Events at the end that no segment signs would have been added, or cut off from their segment.
     fn end(&self) -> Result<(), Box<dyn Error>> {
-        match self.streams.iter().find(|(_, (_, waiting))| !waiting.is_empty()) {
-            Some((stream, (_, waiting))) => {
+        match self.streams.iter().find(|(_, stream)| !stream.waiting.is_empty()) {
+            Some((stream, Stream { waiting, .. })) => {
                 Err(format!("stream {stream}: {} events at the end have no segment", waiting.len()).into())
             }
             None => Ok(()),
