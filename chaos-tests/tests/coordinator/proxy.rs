@@ -89,7 +89,15 @@ fn setting_verifying_and_recovering_work_through_a_proxy_that_ends_tls() {
     let mut next = deployment.manifest().unwrap().body().clone();
     next.minimum_api_version = "v1".into();
     fs::write(deployment.path("next.json"), next.to_json()).unwrap();
-    contrast(&deployment, &["set", "-m", "next.json", "--workload-owner-key", "workload-owner.pem"]);
+    let change = ["set", "-m", "next.json", "--workload-owner-key", "workload-owner.pem"];
+    // Over HTTP, too, a change that is to follow another transition than the one in force is not made.
+    let nothing_before = "00".repeat(32);
+    let elsewhere = ["--atomic", "--latest-transition", &nothing_before, "--http-ca", "proxy.pem"];
+    let output = deployment.contrast_at(&url, &[change.as_slice(), &elsewhere].concat()).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(stderr(&output).contains("history moved on"), "{}", stderr(&output));
+    contrast(&deployment, &["verify"]);
+    contrast(&deployment, &[change.as_slice(), &["--atomic"]].concat());
     contrast(&deployment, &["verify", "-m", "next.json"]);
 
     deployment.kill();
