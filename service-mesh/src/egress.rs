@@ -53,15 +53,17 @@ impl Egress {
     async fn connection(&self, application: TcpStream, place: Place, gate: &Gate) {
         // If no tunnel comes to be, the application sees a reset, not an empty answer.
         let _ = SockRef::from(&application).set_linger(Some(Duration::ZERO));
+        let source = application.peer_addr().ok();
+        let mut access = gate.access(Way::Egress, self.entry.name.clone(), source);
         let turn = match gate.turn(&place).await {
             Ok(turn) => turn,
-            Err(error) => return gate.handshake_failed(Way::Egress, &error),
+            Err(error) => return gate.handshake_failed(Way::Egress, access, &error),
         };
         let name = &self.entry.name;
         let peer = match self.connect(gate).await {
             Ok(stream) => stream,
             Err(error) => {
-                gate.metrics.of(Way::Egress).failed("unreachable");
+                gate.unreachable(Way::Egress, access, &error);
                 return tracing::warn!(egress = name, "{}:{}: {error}", self.entry.host, self.entry.port);
             }
         };
@@ -70,14 +72,15 @@ impl Egress {
         drop(identity);
         let tunnel = match tunnel::connect(peer, config, self.name.clone(), gate.limits.handshake).await {
             Ok(tunnel) => tunnel,
-            Err(error) => return gate.handshake_failed(Way::Egress, &error),
+            Err(error) => return gate.handshake_failed(Way::Egress, access, &error),
         };
         drop(turn);
+        access.shook_hands(tunnel.peer_names());
         let _ = SockRef::from(&application).set_linger(None);
         gate.metrics.of(Way::Egress).opened();
         let shut_out = gate.shut_out(tunnel.peer());
         let (carried, outcome) = tunnel.carry(application, shut_out).await;
-        gate.ended(Way::Egress, carried, outcome);
+        gate.ended(Way::Egress, access, carried, outcome);
     }
 
     /// Connects to the first address that answers.

@@ -12,14 +12,19 @@ use tokio::{
 };
 
 use crate::{
+    access_log::{Access, AccessLog},
     identity::{Current, Identity},
     metrics::{Metrics, Way},
     renewal::Renewal,
     tunnel::{Carried, HandshakeError, PumpError},
 };
 
-const PROBE_AFTER: Duration = Duration::from_secs(60);
-const PROBE_EVERY: Duration = Duration::from_secs(15);
+/// A peer that was silent for so long is asked whether it is there, and given up when it does not answer.
+const PROBE_AFTER: Duration = Duration::from_secs(30);
+const PROBE_EVERY: Duration = Duration::from_secs(10);
+const PROBES: u32 = 3;
+/// So long what was sent may wait to be taken by the other side.
+const UNANSWERED: Duration = Duration::from_secs(60);
 const BEFORE_NEXT_ACCEPT: Duration = Duration::from_millis(100);
 
 /// Bounds and deadlines.
@@ -45,6 +50,7 @@ pub(crate) struct Gate {
     pub(crate) metrics: Arc<Metrics>,
     identity: Current,
     renewal: Renewal,
+    access_log: AccessLog,
     connections: Arc<Semaphore>,
     handshakes: Arc<Semaphore>,
     /// Beyond its connections a source is turned away. Beyond its handshakes it waits for its own to end: a peer that
@@ -62,12 +68,19 @@ pub(crate) struct Place {
 pub(crate) type Turn = (OwnedSemaphorePermit, OwnedSemaphorePermit);
 
 impl Gate {
-    pub(crate) fn new(limits: Limits, metrics: Arc<Metrics>, identity: Current, renewal: Renewal) -> Self {
+    pub(crate) fn new(
+        limits: Limits,
+        metrics: Arc<Metrics>,
+        identity: Current,
+        renewal: Renewal,
+        access_log: AccessLog,
+    ) -> Self {
         Self {
             limits,
             metrics,
             identity,
             renewal,
+            access_log,
             connections: Arc::new(Semaphore::new(limits.connections)),
             handshakes: Arc::new(Semaphore::new(limits.handshakes)),
             sources: Sources::sharing(limits.connections_per_source, move || {
@@ -149,9 +162,21 @@ impl Gate {
         Ok(stream)
     }
 
+    /// A connection to a port of the application, or through an egress entry, from now on.
+    pub(crate) fn access(&self, way: Way, place: String, source: Option<SocketAddr>) -> Access {
+        Access::new(way, place, source, self.access_log.clone(), Arc::clone(&self.metrics))
+    }
+
+    /// Counts and tells of a side that does not answer.
+    pub(crate) fn unreachable(&self, way: Way, access: Access, error: &io::Error) {
+        self.metrics.of(way).failed("unreachable");
+        access.refused("unreachable", &error.to_string());
+    }
+
     /// Counts and tells of a handshake that failed.
-    pub(crate) fn handshake_failed(&self, way: Way, error: &HandshakeError) {
+    pub(crate) fn handshake_failed(&self, way: Way, access: Access, error: &HandshakeError) {
         self.metrics.of(way).failed(error.kind());
+        access.refused(error.kind(), &error.to_string());
         if error.is_about_the_ca() {
             self.renewal.ask();
         }
@@ -163,9 +188,15 @@ impl Gate {
     }
 
     /// Counts and tells of a tunnel's end.
-    pub(crate) fn ended(&self, way: Way, carried: Carried, outcome: Result<(), PumpError>) {
+    pub(crate) fn ended(&self, way: Way, access: Access, carried: Carried, outcome: Result<(), PumpError>) {
         let counters = self.metrics.of(way);
         counters.closed(carried);
+        let kind = match &outcome {
+            Err(PumpError::ShutOut(_)) => "counts_no_more",
+            _ => "cut_off",
+        };
+        let why = outcome.as_ref().err().map(|error| (kind, error.to_string()));
+        access.ended(carried, why.as_ref().map(|(kind, reason)| (*kind, reason.as_str())));
         if let Err(PumpError::ShutOut(reason)) = &outcome {
             counters.failed("counts_no_more");
             tracing::warn!("connection ended: {reason}");
@@ -182,10 +213,14 @@ impl Gate {
     }
 }
 
-/// A dead peer is noticed, and no small message waits for the next.
+/// A side that vanished is given up within a minute, whether data is under way or not (the kernel's own patience is a
+/// quarter of an hour), and no small message waits for the next.
 fn prepare(stream: &TcpStream) {
-    let keepalive = TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY);
-    let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive);
+    let keepalive =
+        TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY).with_retries(PROBES);
+    let socket = SockRef::from(stream);
+    let _ = socket.set_tcp_keepalive(&keepalive);
+    let _ = socket.set_tcp_user_timeout(Some(UNANSWERED));
     let _ = stream.set_nodelay(true);
 }
 

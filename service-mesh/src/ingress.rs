@@ -77,9 +77,10 @@ async fn connection(peer: TcpStream, place: Place, clients: ClientAuth, own: Own
     if own.0.contains(&destination.port()) {
         return;
     }
+    let mut access = gate.access(Way::Ingress, destination.port().to_string(), peer.peer_addr().ok());
     let turn = match gate.turn(&place).await {
         Ok(turn) => turn,
-        Err(error) => return gate.handshake_failed(Way::Ingress, &error),
+        Err(error) => return gate.handshake_failed(Way::Ingress, access, &error),
     };
     let Some(identity) = gate.identity() else { return };
     let config = match clients {
@@ -89,18 +90,19 @@ async fn connection(peer: TcpStream, place: Place, clients: ClientAuth, own: Own
     drop(identity);
     let tunnel = match tunnel::accept(peer, config, gate.limits.handshake).await {
         Ok(tunnel) => tunnel,
-        Err(error) => return gate.handshake_failed(Way::Ingress, &error),
+        Err(error) => return gate.handshake_failed(Way::Ingress, access, &error),
     };
     drop(turn);
+    access.shook_hands(tunnel.peer_names());
     let application = match gate.connect(destination).await {
         Ok(stream) => stream,
         Err(error) => {
-            gate.metrics.of(Way::Ingress).failed("unreachable");
+            gate.unreachable(Way::Ingress, access, &error);
             return tracing::warn!(%destination, "the application does not answer: {error}");
         }
     };
     gate.metrics.of(Way::Ingress).opened();
     let shut_out = gate.shut_out(tunnel.peer());
     let (carried, outcome) = tunnel.carry(application, shut_out).await;
-    gate.ended(Way::Ingress, carried, outcome);
+    gate.ended(Way::Ingress, access, carried, outcome);
 }

@@ -3,6 +3,7 @@
 //! Order matters: the packet filter first, so that nothing passes; then the initializer, if it runs here; then
 //! the certificate; then the sockets. If this program ends, the packet filter stays, finds no socket, and drops what comes.
 
+mod access_log;
 mod admin;
 mod capacity;
 mod egress;
@@ -24,6 +25,7 @@ use packet_filter::{Redirection, UnlistedPorts};
 use tokio::{net::TcpListener, signal::unix::SignalKind, sync::watch, task::JoinSet};
 
 use crate::{
+    access_log::AccessLog,
     gate::{Gate, Limits},
     identity::Sources,
     ingress::{ClientAuth, OwnPorts},
@@ -77,6 +79,9 @@ struct Args {
     /// Port of the admin interface (/ready, /metrics); none without it.
     #[arg(long, env = "CONTRAST_ADMIN_PORT")]
     admin_port: Option<u16>,
+    /// Write a line of JSON to standard output for each connection that ended or was refused.
+    #[arg(long, env = "CONTRAST_ACCESS_LOG")]
+    access_log: bool,
     /// Whom to believe: certificates of the manifest in force, or of the whole deployment.
     #[arg(long, env = "CONTRAST_MESH_TRUST", value_enum, default_value_t = Trust::MeshCa)]
     trust: Trust,
@@ -245,7 +250,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
         handshake: Duration::from_secs(args.handshake_seconds),
         connect: Duration::from_secs(args.handshake_seconds),
     };
-    let gate = Arc::new(Gate::new(limits, metrics, identity, Renewal::new(&args.directory)));
+    let access_log = if args.access_log { AccessLog::to_standard_output() } else { AccessLog::default() };
+    let gate = Arc::new(Gate::new(limits, metrics, identity, Renewal::new(&args.directory), access_log));
     let own = OwnPorts([args.mutual_tls_port, args.server_tls_port]);
     for entry in args.egress.0 {
         tasks.spawn(egress::Egress::listen(entry).await?.serve(Arc::clone(&gate)));

@@ -170,7 +170,7 @@ fn of_another_ca(error: Error) -> Error {
 }
 
 /// DNS names, URIs and addresses of a certificate.
-fn names(certificate: &CertificateDer<'_>) -> Option<Vec<String>> {
+pub(crate) fn names(certificate: &CertificateDer<'_>) -> Option<Vec<String>> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     let extension = certificate.subject_alternative_name().ok()?;
     let names = extension.map(|extension| extension.value.general_names.iter());

@@ -1,5 +1,6 @@
 //! A tunnel: TLS towards the peer, the application's own bytes towards the application.
 
+mod offer;
 mod pump;
 mod session;
 
@@ -8,13 +9,17 @@ use std::{io, time::Duration};
 use continuity::{NotCounted, PeerIdentity};
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, Error, OtherError, ServerConfig,
-    client::UnbufferedClientConnection, pki_types::ServerName, server::UnbufferedServerConnection,
+    client::UnbufferedClientConnection,
+    pki_types::{CertificateDer, ServerName},
+    server::UnbufferedServerConnection,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
 
+use crate::peer::names;
+use offer::Offer;
 pub(crate) use pump::{Carried, PumpError};
 use session::{Connection, Session};
 
@@ -97,16 +102,52 @@ impl<C: Connection> Tunnel<C> {
     pub(crate) fn peer(&self) -> Option<PeerIdentity> {
         self.session.peer()
     }
+
+    /// Names of the peer's certificate; none if it showed none.
+    pub(crate) fn peer_names(&self) -> Option<Vec<String>> {
+        let leaf = self.session.peer_certificate()?;
+        Some(names(&CertificateDer::from(leaf)).unwrap_or_default())
+    }
 }
 
 /// Takes a client's handshake.
 pub(crate) async fn accept(
-    peer: TcpStream,
+    mut peer: TcpStream,
     config: std::sync::Arc<ServerConfig>,
     limit: Duration,
 ) -> Result<Tunnel<UnbufferedServerConnection>, HandshakeError> {
-    let session = Session::new(UnbufferedServerConnection::new(config)?);
-    within(limit, handshake(peer, session)).await
+    let taken = async {
+        let mut incoming = Vec::new();
+        let chosen = loop {
+            match offer::read(&config, &incoming) {
+                Offer::Choose(chosen) => break chosen,
+                Offer::Incomplete => read_more(&mut peer, &mut incoming).await?,
+            }
+        };
+        let config = match chosen {
+            Some(protocol) => {
+                let mut config = ServerConfig::clone(&config);
+                config.alpn_protocols = vec![protocol];
+                std::sync::Arc::new(config)
+            }
+            None => config,
+        };
+        let session = Session::new(UnbufferedServerConnection::new(config)?);
+        handshake(peer, session, incoming).await
+    };
+    within(limit, taken).await
+}
+
+/// Reads what comes next of a handshake.
+async fn read_more(peer: &mut TcpStream, incoming: &mut Vec<u8>) -> Result<(), HandshakeError> {
+    if incoming.len() > MAX_HANDSHAKE {
+        return Err(HandshakeError::TooLong);
+    }
+    incoming.reserve(FIRST_READ);
+    if peer.read_buf(incoming).await? == 0 {
+        return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+    }
+    Ok(())
 }
 
 /// Begins a handshake with a server.
@@ -117,7 +158,7 @@ pub(crate) async fn connect(
     limit: Duration,
 ) -> Result<Tunnel<UnbufferedClientConnection>, HandshakeError> {
     let session = Session::new(UnbufferedClientConnection::new(config, name)?);
-    within(limit, handshake(peer, session)).await
+    within(limit, handshake(peer, session, Vec::new())).await
 }
 
 async fn within<T>(
@@ -130,8 +171,9 @@ async fn within<T>(
 async fn handshake<C: Connection>(
     mut peer: TcpStream,
     mut session: Session<C>,
+    mut incoming: Vec<u8>,
 ) -> Result<Tunnel<C>, HandshakeError> {
-    let (mut incoming, mut outgoing, mut early) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut outgoing, mut early) = (Vec::new(), Vec::new());
     loop {
         let fed = session.feed(&mut incoming, &mut early, &mut outgoing);
         if !outgoing.is_empty() {
@@ -150,12 +192,6 @@ async fn handshake<C: Connection>(
             session.partial = incoming;
             return Ok(Tunnel { session, peer, early, closed: progress.closed });
         }
-        if incoming.len() > MAX_HANDSHAKE {
-            return Err(HandshakeError::TooLong);
-        }
-        incoming.reserve(FIRST_READ);
-        if peer.read_buf(&mut incoming).await? == 0 {
-            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
-        }
+        read_more(&mut peer, &mut incoming).await?;
     }
 }

@@ -93,6 +93,11 @@ impl<C: Connection> Session<C> {
         PeerIdentity::of(self.connection.peer_certificate()?).ok()
     }
 
+    /// The peer's own certificate, DER, if it showed one.
+    pub(super) fn peer_certificate(&self) -> Option<&[u8]> {
+        self.connection.peer_certificate()
+    }
+
     /// Works on `incoming`: appends what the peer says to `plain`, and what it must be told to `outgoing`,
     /// the alert too if this fails.
     pub(super) fn feed(

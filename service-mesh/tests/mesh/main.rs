@@ -5,6 +5,7 @@
 mod bytes;
 mod pods;
 mod refusals;
+mod telling;
 
 use pods::{Deployment, Network, Pod, eventually};
 

@@ -141,8 +141,23 @@ impl Pod {
         })
     }
 
+    pub(crate) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// The mesh, once it serves, with its standard output in a file.
+    pub(crate) fn mesh_with_output(&self, options: &[&str], output: &Path) -> Mesh {
+        let mesh = self.launch_mesh(options, fs::File::create(output).unwrap().into());
+        mesh.wait_for("the mesh is up");
+        mesh
+    }
+
     /// The mesh with these options; it may still wait for its certificate.
     pub(crate) fn start_mesh(&self, options: &[&str]) -> Mesh {
+        self.launch_mesh(options, Stdio::inherit())
+    }
+
+    fn launch_mesh(&self, options: &[&str], output: Stdio) -> Mesh {
         let directory = self.directory().display().to_string();
         let args = [
             &["--directory", &directory, "--admin-port", "9901", "--log-level", "service_mesh=debug"],
@@ -155,6 +170,7 @@ impl Pod {
         let mut command = self.command(env!("CARGO_BIN_EXE_service-mesh"), &args);
         command
             .env("NO_COLOR", "1")
+            .stdout(output)
             .stderr(fs::File::options().create(true).append(true).open(&log).unwrap());
         Mesh { process: Process(command.spawn().unwrap()), log }
     }
