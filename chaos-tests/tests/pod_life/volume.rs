@@ -46,11 +46,25 @@ led) owners="--workload-owners @OWNER@" ;;
 esac
 [ $step = exchanged ] || echo shop-db-0 > /proc/sys/kernel/hostname
 ip link set lo up; ip addr add 10.0.2.15/24 dev eth0; ip link set eth0 up
-initializer --coordinator 10.0.2.2:@PORT@ --simulated-machine /machine --policy-hash @POLICY@ \
-    --verify-coordinator /manifest.json --log-level info --volume /dev/vda:/state --stateful-set shop-db --once $owners &
-pid=$!
-while kill -0 $pid 2>/dev/null && [ ! -e /done ]; do sleep 0.1; done
-if [ ! -e /done ]; then wait $pid; echo GUEST exit $?; poweroff -f; fi
+start() {
+    initializer --coordinator 10.0.2.2:@PORT@ --simulated-machine /machine --policy-hash @POLICY@ \
+        --verify-coordinator /manifest.json --log-level info --volume /dev/vda:/state --stateful-set shop-db --once $owners &
+    pid=$!
+    while kill -0 $pid 2>/dev/null && [ ! -e /done ]; do sleep 0.1; done
+    if [ ! -e /done ]; then wait $pid; echo GUEST exit $?; poweroff -f; fi
+}
+# What a container runtime puts there, and nothing of device mapper.
+fresh_dev() {
+    mkdir -p /fresh; mount -t tmpfs f /fresh; mkdir /fresh/shm
+    mknod /fresh/null c 1 3; mknod /fresh/zero c 1 5; mknod /fresh/random c 1 8; mknod /fresh/urandom c 1 9
+    mknod /fresh/console c 5 1; mknod /fresh/ttyS0 c 4 64; mknod /fresh/vda b $(sed 's/:/ /' /sys/block/vda/dev)
+    mount --move /fresh /dev
+}
+[ $step = read ] && fresh_dev
+start
+if [ $step = read ]; then
+    kill -9 $pid; wait $pid; rm /done; umount /state; fresh_dev; start; echo GUEST open again
+fi
 case $step in
 write) echo "patient records" > /state/hello; dd if=/dev/urandom of=/state/large bs=1M count=20 2>/dev/null
     sha256sum < /state/large > /state/sum; sync; echo GUEST written ;;
@@ -104,6 +118,9 @@ impl Guest {
             "poweroff",
             "echo",
             "printf",
+            "mknod",
+            "rm",
+            "umount",
         ] {
             symlink("busybox", root.join("bin").join(applet)).unwrap();
         }
@@ -291,6 +308,8 @@ fn a_volume_outlives_its_guest_and_tampering_is_noticed() {
     let mut boot = guest.boot("read");
     boot.expect("Another WorkloadSecretID");
     boot.expect("GUEST stranger 1");
+    // In a container with a /dev of its own, and once more in another one after the helper was killed.
+    boot.expect("GUEST open again");
     boot.expect("GUEST read patient records");
     boot.expect("GUEST intact");
     boot.expect("GUEST grown"); // by a file for which there was no room

@@ -6,6 +6,7 @@
 //! blank -> formatting -> encrypted -> ready.
 
 mod device;
+mod kernel;
 mod tools;
 
 use std::{
@@ -95,12 +96,14 @@ impl Volume {
             return Ok(());
         }
         let mapped = Path::new("/dev/mapper").join(&mapping);
-        if mapped.exists() && self.verdict(secret_file)? != Verdict::Open {
+        let mut is_mapped = kernel::mapped(&mapping)?.is_some();
+        if is_mapped && self.verdict(secret_file)? != Verdict::Open {
             // The start that mapped it was killed before it was done, so nothing is on it yet.
             tracing::info!(device = %self.device.display(), "finishing what a start before this one began");
             tools::close(&mapping).await?;
+            is_mapped = false;
         }
-        if !mapped.exists() {
+        if !is_mapped {
             self.map(&mapping, &mapped, secret_file).await?;
         }
         fs::create_dir_all(&self.mount_point)
@@ -237,10 +240,9 @@ pub(crate) fn check_tools() -> anyhow::Result<()> {
         let found = std::env::split_paths(&path).any(|directory| directory.join(program).is_file());
         ensure!(found, "{program} is not in PATH; encrypted volumes need it");
     }
-    if !Path::new("/dev/mapper/control").exists() {
-        bail!(
-            "/dev/mapper/control is missing: the kernel needs device mapper with dm-crypt and dm-integrity"
-        );
+    // Not whether /dev has its node: cryptsetup makes that where it lacks.
+    if !kernel::has_device_mapper() {
+        bail!("the kernel has no device mapper (/proc/misc): it needs that, dm-crypt and dm-integrity");
     }
     Ok(())
 }
