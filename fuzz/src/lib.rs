@@ -343,6 +343,7 @@ fn kubernetes(bytes: &[u8]) {
         image_replacements: Vec::new(),
         workload_owners: Vec::new(),
         workload_owners_needed: 1,
+        coordinator_host: None,
     };
     if deployment.inject(&injection).is_ok() {
         let _ = deployment.policies(&Images::new(), &Settings::default(), "package agent_policy");

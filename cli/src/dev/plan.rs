@@ -136,9 +136,10 @@ fn policies(files: &[(String, String)], printer: &Printer) -> anyhow::Result<Vec
         image_replacements: Vec::new(),
         workload_owners: Vec::new(),
         workload_owners_needed: 1,
+        coordinator_host: None,
     })?;
     for finding in deployment.published_secrets() {
-        printer.note(&format!("warning: {finding}; `contrast generate` refuses this"));
+        printer.warning(&format!("{finding}; `contrast generate` refuses this"));
     }
     Ok(deployment.policies(&Images::new(), &Settings::default(), RULES)?.0)
 }

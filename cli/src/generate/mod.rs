@@ -18,6 +18,7 @@ use crate::{
     files::read,
     printer::{Printer, Refused},
     runtime,
+    usage::out_file,
 };
 
 pub(crate) use self::{files::collect, manifest::entry};
@@ -27,12 +28,6 @@ pub(crate) use self::{files::collect, manifest::entry};
 /// Files are changed in place, comments and order kept; a second run changes nothing. Pods whose
 /// runtimeClassName begins with contrast-cc are confidential; everything else passes through untouched.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  contrast generate --reference-values Metal-QEMU-SNP ./deployment\n  \
-    contrast generate --reference-values Metal-QEMU-TDX --dry-run ./deployment\n  \
-    kubectl kustomize . | contrast generate --reference-values Metal-QEMU-SNP - | kubectl apply -f -\n  \
-    helm install shop ./chart --post-renderer ./contrast-post-renderer\n  \
-    contrast generate --reference-values Metal-QEMU-SNP --images ./images --offline ./deployment\n  \
-    contrast generate --reference-values Metal-QEMU-SNP --runtime-bundle ./bundle ./deployment")]
 pub(crate) struct Args {
     /// Files and folders of Kubernetes YAML; - is standard input, which is written to standard output.
     #[arg(required_unless_present = "post_renderer")]
@@ -87,7 +82,7 @@ pub(crate) struct Args {
     #[arg(long, short)]
     disable_updates: bool,
     /// Write one combined YAML file instead of changing files in place.
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, value_name = "FILE", value_parser = out_file)]
     output_file: Option<PathBuf>,
     /// Show what would change, and change nothing.
     #[arg(long)]
@@ -142,6 +137,10 @@ struct InjectArgs {
     /// The runtime class of this installation, such as contrast-cc-metal-qemu-snp-0a1b2c3d.
     #[arg(long, value_name = "NAME")]
     runtime_class: Option<String>,
+    /// Where pods find the Coordinator: a host name. By default `coordinator`, with the Coordinator's namespace behind it for
+    /// pods of other namespaces, if the YAML has it.
+    #[arg(long, value_name = "HOST")]
+    coordinator_host: Option<String>,
     /// Lines of the form from=to: images to put in the place of others.
     #[arg(long, value_name = "FILE")]
     image_replacements: Option<PathBuf>,
@@ -178,6 +177,7 @@ impl InjectArgs {
             image_replacements: replacements,
             workload_owners: owners.iter().map(ToString::to_string).collect(),
             workload_owners_needed: needed,
+            coordinator_host: self.coordinator_host.clone(),
         })
     }
 }
@@ -257,8 +257,8 @@ pub(crate) async fn run(mut args: Args, workspace: Option<&Path>, printer: &Prin
     }
     let owners = draft.owners(&args, printer)?;
     if owners.0.is_empty() && !args.inject.skip_initializer {
-        printer.note(
-            "warning: there is no workload owner, so nobody can vouch for the deployment: at its start a pod takes \
+        printer.warning(
+            "there is no workload owner, so nobody can vouch for the deployment: at its start a pod takes \
              certificate and secret from any genuine Coordinator, also from one that the host runs for itself",
         );
     }
@@ -278,7 +278,7 @@ pub(crate) async fn run(mut args: Args, workspace: Option<&Path>, printer: &Prin
 
     let changes = files::changes(&originals, &deployment);
     for warning in &warnings {
-        printer.note(&format!("warning: {warning}"));
+        printer.warning(&format!("{warning}"));
     }
     for note in &moved {
         printer.note(note);

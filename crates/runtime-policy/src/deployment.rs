@@ -1,5 +1,8 @@
 //! A user's YAML files: what is confidential in them, and the changes to them.
 
+use std::collections::BTreeSet;
+
+use manifest::Role;
 use serde_json::Value;
 use yaml_edit::{Document, Path};
 
@@ -119,13 +122,42 @@ impl Deployment {
     /// Adds what a confidential pod needs: initializer, service mesh, volumes, runtime class. A second
     /// run changes nothing.
     pub fn inject(&mut self, injection: &Injection) -> Result<Vec<Finding>, PolicyError> {
-        let mut warnings = Vec::new();
+        let mut warnings = self.far_from_a_coordinator(injection);
+        let coordinators = self.coordinators();
         for workload in self.workloads.clone() {
+            let coordinator = injection::coordinator_host(injection, &workload, &coordinators);
             let File { name, documents } = &mut self.files[workload.file];
-            injection::inject(injection, name, &mut documents[workload.document], &workload, &mut warnings)?;
+            let document = &mut documents[workload.document];
+            injection::inject(injection, &coordinator, name, document, &workload, &mut warnings)?;
         }
         self.find()?;
         Ok(warnings)
+    }
+
+    /// Namespaces in which there is a Coordinator.
+    fn coordinators(&self) -> BTreeSet<String> {
+        let coordinators = self.workloads.iter().filter(|workload| workload.role == Role::Coordinator);
+        coordinators.map(|workload| workload.namespace.clone()).collect()
+    }
+
+    /// Pods of several namespaces cannot all find one Coordinator under a name that is looked up in their own.
+    fn far_from_a_coordinator(&self, injection: &Injection) -> Vec<Finding> {
+        let namespaces: BTreeSet<&str> =
+            self.workloads.iter().map(|workload| workload.namespace.as_str()).collect();
+        let is_clear = injection.coordinator_host.is_some() || !self.coordinators().is_empty();
+        if is_clear || injection.initializer.is_none() || namespaces.len() < 2 {
+            return Vec::new();
+        }
+        let warn = |namespace: &&str| {
+            let workload = self.workloads.iter().find(|workload| workload.namespace == *namespace)?;
+            let message = format!(
+                "pods in {namespace} look for the Coordinator as coordinator.{namespace}: the YAML has none, so if there is one \
+                 for all namespaces, name it with --coordinator-host coordinator.NAMESPACE"
+            );
+            let path = workload.path.then("metadata");
+            Some(self.place(workload).finding(&workload.kind, &workload.name, &path, message))
+        };
+        namespaces.iter().filter_map(warn).collect()
     }
 
     /// Writes each image with its digest.

@@ -145,10 +145,10 @@ fn variable(name: &str, value: &str) -> Value {
     json!({ "name": name, "value": value })
 }
 
-fn initializer_environment(workload: &Workload) -> Vec<Value> {
+fn initializer_environment(workload: &Workload, coordinator: &str) -> Vec<Value> {
     let mut env = Vec::new();
     if workload.annotation("coordinator-host").is_none() {
-        env.push(variable("COORDINATOR_HOST", "coordinator"));
+        env.push(variable("COORDINATOR_HOST", coordinator));
     }
     // The root file system is read-only, and the user may not write there anyway.
     env.push(variable("CONTRAST_READY_FILE", &format!("{SECRETS_PATH}/initialized")));
@@ -194,10 +194,11 @@ pub(crate) fn renews(workload: &Workload, usual: bool) -> Result<bool, (&'static
 pub(crate) fn initializer(
     workload: &Workload,
     image: &str,
+    coordinator: &str,
     lift_deny: bool,
     renews: bool,
 ) -> Result<Value, (&'static str, String)> {
-    let mut env = initializer_environment(workload);
+    let mut env = initializer_environment(workload, coordinator);
     if renews {
         env.push(variable("CONTRAST_SIDECAR", "true"));
         env.push(variable("CONTRAST_GIVE_UP_AFTER_SECONDS", GIVE_UP_AFTER_SECONDS));
@@ -227,9 +228,13 @@ pub(crate) fn initializer(
 }
 
 /// The mesh, with the initializer as its child.
-pub(crate) fn service_mesh(workload: &Workload, image: &str) -> Result<Value, (&'static str, String)> {
+pub(crate) fn service_mesh(
+    workload: &Workload,
+    image: &str,
+    coordinator: &str,
+) -> Result<Value, (&'static str, String)> {
     // A side-car is restarted whatever the pod's own policy is.
-    let mut env = initializer_environment(workload);
+    let mut env = initializer_environment(workload, coordinator);
     env.push(variable("CONTRAST_GIVE_UP_AFTER_SECONDS", GIVE_UP_AFTER_SECONDS));
     env.push(variable("CONTRAST_INITIALIZER", "/initializer"));
     env.extend(asked_for(workload, Target::Mesh));

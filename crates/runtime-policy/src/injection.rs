@@ -1,6 +1,8 @@
 //! What `generate` adds to a confidential pod (docs/spec/manifest-and-cli.md, section 3,
 //! docs/spec/data-plane.md).
 
+use std::collections::BTreeSet;
+
 use manifest::Role;
 use serde_json::{Value, json};
 use yaml_edit::{Document, Path, Position};
@@ -39,6 +41,9 @@ pub struct Injection {
     pub workload_owners: Vec<String>,
     /// How many of them must vouch.
     pub workload_owners_needed: usize,
+    /// Where pods find the Coordinator; `None`: the service `coordinator` in the namespace where the YAML has one, which is
+    /// the pod's own if it has none.
+    pub coordinator_host: Option<String>,
 }
 
 struct Change<'a> {
@@ -222,8 +227,24 @@ fn is_pinned_form(known: Option<&str>, wanted: Option<&str>) -> bool {
     short(&tagged(name)) == short(&tagged(wanted)) && !wanted.contains('@')
 }
 
+/// Under which name a pod finds the Coordinator. `known` are the namespaces in which the YAML has one.
+pub(crate) fn coordinator_host(
+    injection: &Injection,
+    workload: &Workload,
+    known: &BTreeSet<String>,
+) -> String {
+    if let Some(host) = &injection.coordinator_host {
+        return host.clone();
+    }
+    match known.first() {
+        Some(other) if !known.contains(&workload.namespace) => format!("coordinator.{other}"),
+        _ => "coordinator".to_owned(),
+    }
+}
+
 pub(crate) fn inject(
     injection: &Injection,
+    coordinator: &str,
     file: &str,
     document: &mut Document,
     workload: &Workload,
@@ -264,9 +285,15 @@ pub(crate) fn inject(
             }
             Some(mesh) => {
                 change.take_out_of_place(SERVICE_MESH, &[INITIALIZER])?;
-                injected::service_mesh(workload, mesh)
+                injected::service_mesh(workload, mesh, coordinator)
             }
-            None => injected::initializer(workload, initializer, injection.lift_default_deny, renews),
+            None => injected::initializer(
+                workload,
+                initializer,
+                coordinator,
+                injection.lift_default_deny,
+                renews,
+            ),
         };
         let mut first = first.map_err(|wrong| change.annotation_error(wrong))?;
         if let Some(environment) = first["env"].as_array_mut() {

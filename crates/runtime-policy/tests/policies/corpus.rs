@@ -21,6 +21,7 @@ pub(crate) fn injection() -> Injection {
         image_replacements: Vec::new(),
         workload_owners: Vec::new(),
         workload_owners_needed: 1,
+        coordinator_host: None,
     }
 }
 
