@@ -85,8 +85,9 @@ pub(crate) async fn start(
     }
     // Last, because an answer there says that the others listen.
     let probe = bind("probe", config.probe_listen).await?;
+    let state_dir = config.metrics.is_some().then(|| config.state_dir.clone());
     let door = Door { limits: PROBES, when_full: WhenFull::EndOldest, ..door("probe") };
-    servers.spawn(probes::serve(door, probe, desk.clone(), config.metrics.is_some()));
+    servers.spawn(probes::serve(door, probe, desk.clone(), state_dir));
     Ok(servers)
 }
 

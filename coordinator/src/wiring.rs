@@ -1,6 +1,9 @@
 //! Starts the actors and the servers, and stops them in order.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use actix::{Actor as _, Supervisor, SyncArbiter};
 use actors::{
@@ -30,6 +33,10 @@ use crate::{
 
 /// Time between two looks at whose uses of transit keys are to be recorded.
 const COUNTED: Duration = Duration::from_mins(1);
+/// Longest wait for the event store at the start; whoever started this may start it again.
+const START: Duration = Duration::from_mins(10);
+/// How often it is said that something is waited for.
+const SAY_AGAIN: Duration = Duration::from_secs(30);
 /// Time between two looks at what endorsements are due.
 const REFRESH: Duration = Duration::from_secs(15 * 60);
 /// A clock before this is wrong: 2026-11-24.
@@ -162,7 +169,7 @@ fn start_actors(
     let publish = Arc::new(publish);
     // Once here, so that a log that cannot be trusted is an error at start, not a crash later.
     let archive = Arc::new(Archive::new(Arc::clone(&store)));
-    let unverified = patiently(|| {
+    let unverified = patiently(Some(START), || {
         let opened = Ledger::open(Arc::clone(&store), SystemClock, replica, Arc::clone(&publish))?;
         verify_streams(&archive, opened.log_key(), &snapshot.borrow().state)
     })?;
@@ -177,7 +184,7 @@ fn start_actors(
     let ledger = SyncArbiter::start(1, move || {
         let open = || Ledger::open(Arc::clone(&ledger_store), SystemClock, replica, Arc::clone(&publish));
         #[expect(clippy::expect_used, reason = "a log that went bad since the start: serving must stop")]
-        patiently(open)
+        patiently(None, open)
             .expect("the event log verifies, as it did at the start")
             .with_bootstrap_key(bootstrap_key.clone())
             .with_insecure_allowed(allow_insecure)
@@ -222,12 +229,24 @@ fn start_actors(
     })
 }
 
-/// Tries until the shared store answers: without it nothing can be known about the log.
-fn patiently<T>(mut open: impl FnMut() -> Result<T, LedgerError>) -> Result<T, LedgerError> {
+/// Tries until the shared store answers: without it nothing can be known about the log. Without a limit only where ending
+/// would lose the seed, which is in the memory of this process.
+fn patiently<T>(
+    limit: Option<Duration>,
+    mut open: impl FnMut() -> Result<T, LedgerError>,
+) -> Result<T, LedgerError> {
+    let began = Instant::now();
+    let mut said: Option<Instant> = None;
     loop {
         match open() {
-            Err(error) if error.trouble() == Trouble::Unavailable => {
-                tracing::warn!(%error, "waiting for the event store");
+            Err(error)
+                if error.trouble() == Trouble::Unavailable
+                    && limit.is_none_or(|limit| began.elapsed() < limit) =>
+            {
+                if said.is_none_or(|at| at.elapsed() >= SAY_AGAIN) {
+                    said = Some(Instant::now());
+                    tracing::warn!(%error, waited = ?began.elapsed(), ?limit, "waiting for the event store");
+                }
                 std::thread::sleep(Duration::from_millis(500));
             }
             outcome => return outcome,

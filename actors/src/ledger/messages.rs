@@ -209,7 +209,7 @@ pub enum SetManifestError {
     /// The manifest in force demands several signatures.
     #[error(
         "the current manifest demands the signatures of {needed} workload owners for a change, and {valid} came; \
-         propose the change, and let the others sign it"
+         propose the change (`contrast proposals propose --next FILE`), and let the others sign it (`contrast proposals approve`)"
     )]
     TooFewSignatures {
         /// How many it demands.

@@ -4,7 +4,7 @@ use actors::Phase;
 use storage_schema::EventStore;
 
 use super::handles::Desk;
-use crate::metrics::Gauges;
+use crate::{clock::now, metrics::Gauges};
 
 /// What this Coordinator can do now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +51,13 @@ impl<L: EventStore> Desk<L> {
             ("journal", self.journal.under_way()),
             ("verifiers", self.verifiers.under_way()),
         ];
+        let until = |der: &[u8]| keys::valid_until(der).ok();
+        let certificates = snapshot.active().map_or_else(Vec::new, |active| {
+            let known = [("root", until(active.ca.root_der())), ("mesh", until(active.ca.mesh_der()))];
+            known.into_iter().filter_map(|(ca, until)| Some((ca, until?))).collect()
+        });
+        let endorsements = self.endorsements.entries();
+        let expiries = endorsements.values().filter_map(|entry| Some(entry.validity?.next_update));
         Gauges {
             generation: snapshot.active().map_or(0, |active| active.generation),
             is_ready: self.readiness() == Readiness::Ready,
@@ -61,6 +68,9 @@ impl<L: EventStore> Desk<L> {
             storage_alarms: self.standing.alarms().len(),
             incomplete_streams: self.standing.incomplete().unwrap_or_default(),
             view_age: self.standing.age(),
+            certificates,
+            endorsements: expiries.clone().min(),
+            endorsements_expired: expiries.filter(|until| *until <= now()).count(),
             queues: actors.into_iter().chain(self.secrets.under_way()).collect(),
         }
     }

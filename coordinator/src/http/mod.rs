@@ -57,6 +57,10 @@ fn routes(api: &Arc<Api>) -> Router {
         .route("/v1/status", get(async move || status::status(&status)))
         .route(peers::PATH, answered(MethodFilter::GET, api, peers::peers))
         .route("/v1/checkpoint", answered(MethodFilter::GET, api, status::checkpoint))
+        .method_not_allowed_fallback(async || {
+            let text = "this route takes another method: docs/http-api.md lists them";
+            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, Code::InvalidArgument, text).into_response()
+        })
         .fallback(async || {
             ApiError::new(StatusCode::NOT_FOUND, Code::InvalidArgument, "no such route").into_response()
         })

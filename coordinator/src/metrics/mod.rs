@@ -1,14 +1,23 @@
-//! Metrics, in OpenMetrics text (docs/spec/control-plane.md, section 8.4). Names and labels are an interface:
-//! `deploy/monitoring` uses them, and a test compares.
+//! Metrics, in OpenMetrics text or the older one (docs/spec/control-plane.md, section 8.4). Names and labels are an
+//! interface: `deploy/monitoring` uses them, and a test compares.
 
+mod classic;
 mod grpc;
+mod host;
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use actors::CommitSeen;
+use manifest::Timestamp;
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
+    encoding::{EncodeLabelSet, text},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+        histogram::Histogram,
+        info::Info,
+    },
     registry::{Registry, Unit},
 };
 
@@ -43,6 +52,11 @@ pub(crate) struct Route {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Actor {
     actor: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Authority {
+    ca: &'static str,
 }
 
 /// Everything that is counted as it happens. Cheap to clone.
@@ -230,12 +244,61 @@ pub(crate) struct Gauges {
     pub(crate) storage_alarms: usize,
     pub(crate) incomplete_streams: u32,
     pub(crate) view_age: Option<Duration>,
+    /// When certificates expire, with their names; none while no manifest is in force.
+    pub(crate) certificates: Vec<(&'static str, Timestamp)>,
+    /// When the next of the vendors' revocation lists or collateral expires, if any of it does.
+    pub(crate) endorsements: Option<Timestamp>,
+    pub(crate) endorsements_expired: usize,
     /// Questions that each actor has waiting or under way.
     pub(crate) queues: Vec<(&'static str, usize)>,
 }
 
+/// Which text a scrape gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+    /// Prometheus' text format 0.0.4.
+    Classic,
+}
+
+impl Format {
+    /// What a client asks for by `Accept`; OpenMetrics only if it is named.
+    pub(crate) fn accepted(accept: &str) -> Self {
+        if accept.contains("application/openmetrics-text") { Self::OpenMetrics } else { Self::Classic }
+    }
+
+    pub(crate) fn media_type(self) -> &'static str {
+        match self {
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Classic => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
+}
+
+/// Dates, for those who watch them approach.
+fn dates(registry: &mut Registry, gauges: &Gauges) {
+    #[expect(clippy::cast_precision_loss, reason = "no date is 2^52 milliseconds away")]
+    let seconds = |at: Timestamp| at.as_millis() as f64 / 1000.0;
+    let certificates = Family::<Authority, Gauge<f64, std::sync::atomic::AtomicU64>>::default();
+    for (ca, until) in &gauges.certificates {
+        certificates.get_or_create(&Authority { ca }).set(seconds(*until));
+    }
+    let (name, help) =
+        ("contrast_coordinator_ca_expiry_timestamp", "When a CA certificate expires, since 1970");
+    registry.register_with_unit(name, help, Unit::Seconds, certificates);
+    if let Some(until) = gauges.endorsements {
+        let name = "contrast_coordinator_endorsements_expiry_timestamp";
+        let help = "When the first revocation list or collateral of AMD or Intel expires, since 1970";
+        registry.register_with_unit(name, help, Unit::Seconds, ConstGauge::new(seconds(until)));
+    }
+    let name = "contrast_coordinator_endorsements_expired";
+    let help = "Revocation lists and collateral of AMD and Intel that have expired";
+    registry.register(name, help, ConstGauge::new(number(gauges.endorsements_expired)));
+}
+
 /// The text that a scrape gets.
-pub(crate) fn scrape(metrics: &Metrics, gauges: &Gauges) -> String {
+pub(crate) fn scrape(metrics: &Metrics, gauges: &Gauges, state_dir: &Path, format: Format) -> String {
     metrics.storage_refused.set(number(gauges.storage_refused));
     metrics.storage_alarms.set(number(gauges.storage_alarms));
     metrics.incomplete_streams.set(i64::from(gauges.incomplete_streams));
@@ -250,10 +313,18 @@ pub(crate) fn scrape(metrics: &Metrics, gauges: &Gauges) -> String {
     for (actor, depth) in &gauges.queues {
         metrics.queue.get_or_create(&Actor { actor }).set(number(*depth));
     }
-    let mut text = String::new();
-    // Fails only if writing to a String does.
-    let _ = encode(&mut text, &metrics.registry());
-    text
+    let mut others = Registry::default();
+    host::register(&mut others, state_dir);
+    dates(&mut others, gauges);
+    let mut found = String::new();
+    // These fail only if writing to a String does.
+    let _ = text::encode_registry(&mut found, &metrics.registry());
+    let _ = text::encode_registry(&mut found, &others);
+    let _ = text::encode_eof(&mut found);
+    match format {
+        Format::OpenMetrics => found,
+        Format::Classic => classic::from_open_metrics(&found),
+    }
 }
 
 fn number(value: impl TryInto<i64>) -> i64 {

@@ -1,6 +1,6 @@
 //! Gets the secrets from a peer, whenever there is a history that this replica has no keys for.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use actors::{Adopt, Phase};
 use anyhow::Context as _;
@@ -17,18 +17,20 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) async fn keep(peers: &Peers) {
     let mut changed = peers.desk.snapshot.clone();
+    let mut said = HashMap::new();
     loop {
         if changed.wait_for(|now| matches!(now.phase, Phase::NeedsRecovery)).await.is_err() {
             return;
         }
-        if !round(peers).await {
+        if !round(peers, &mut said).await {
             tokio::time::sleep(PAUSE).await;
         }
     }
 }
 
 /// Asks one peer after the other.
-async fn round(peers: &Peers) -> bool {
+/// `said` is the last reason that was logged of each: a peer that waits itself says the same each second.
+async fn round(peers: &Peers, said: &mut HashMap<String, String>) -> bool {
     let manifest = match peers.latest_manifest().await {
         Ok(Some(manifest)) => manifest,
         Ok(None) => return false,
@@ -42,7 +44,10 @@ async fn round(peers: &Peers) -> bool {
             Ok(()) => return true,
             Err(error) => {
                 let error = format!("{error:#}");
-                tracing::info!(peer = %address, %error, "no secrets from this peer");
+                if said.get(&address) != Some(&error) {
+                    tracing::info!(peer = %address, %error, "no secrets from this peer; it is asked again each second");
+                    said.insert(address.clone(), error.clone());
+                }
                 peers.desk.standing.peer(&address, Err(error));
             }
         }

@@ -1,6 +1,12 @@
 //! A file that carries endorsements to where no network is. Each is signed by its vendor, so the
 //! file needs no signature of its own.
 
+use std::{
+    io,
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+};
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +26,44 @@ struct Bundle {
 struct Item {
     name: String,
     content: String,
+}
+
+/// A bundle that somebody may replace while the program runs.
+pub(crate) struct WatchedBundle {
+    path: PathBuf,
+    /// What was taken in last.
+    known: Mutex<Vec<u8>>,
+}
+
+impl WatchedBundle {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self { path, known: Mutex::default() }
+    }
+
+    /// Takes in what the file holds, if it changed. What a vendor did not sign is left out, with a warning.
+    pub(crate) fn take_in(&self, endorsements: &Endorsements) -> io::Result<()> {
+        let at = |error: &dyn std::fmt::Display| {
+            io::Error::other(format!("endorsement bundle {}: {error}", self.path.display()))
+        };
+        let size = std::fs::metadata(&self.path).map_err(|error| at(&error))?.len();
+        if size > MAX_BYTES as u64 {
+            return Err(at(&format!("it has {size} bytes, at most {MAX_BYTES} are accepted")));
+        }
+        let bytes = std::fs::read(&self.path).map_err(|error| at(&error))?;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known == bytes {
+            return Ok(());
+        }
+        let report = endorsements.import(&bytes).map_err(|error| at(&error))?;
+        tracing::info!(
+            path = %self.path.display(), imported = report.imported.len(), older = report.older.len(), "endorsement bundle taken in"
+        );
+        for refused in report.refused {
+            tracing::warn!(path = %self.path.display(), "endorsement refused: {refused}");
+        }
+        *known = bytes;
+        Ok(())
+    }
 }
 
 /// Why a bundle is not read at all.

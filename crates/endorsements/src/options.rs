@@ -16,6 +16,10 @@ pub struct EndorsementOptions {
     /// Mirror that is asked before AMD's and Intel's services, for the same paths.
     #[arg(long, env = "CONTRAST_COLLATERAL_PROXY", value_name = "URL", global = true)]
     pub collateral_proxy: Option<String>,
+    /// File of `contrast endorsements export` to take into the cache at the start, and again when it changes: where no network
+    /// is, a ConfigMap can bring it. Each endorsement is verified.
+    #[arg(long, env = "CONTRAST_ENDORSEMENT_BUNDLE", value_name = "FILE", global = true)]
+    pub endorsement_bundle: Option<PathBuf>,
     /// Ask nobody: what evidence brings along and what is kept has to do.
     #[arg(long, env = "CONTRAST_ENDORSEMENTS_OFFLINE", global = true)]
     pub endorsements_offline: bool,
@@ -27,6 +31,10 @@ impl EndorsementOptions {
         let directory = self.endorsement_cache.clone().or(default);
         let fetcher = (!self.endorsements_offline)
             .then(|| Fetcher::new(self.collateral_proxy.clone(), Services::default()));
-        Endorsements::open(directory, Anchors::vendors(), fetcher)
+        let mut endorsements = Endorsements::open(directory, Anchors::vendors(), fetcher)?;
+        if let Some(path) = &self.endorsement_bundle {
+            endorsements.watch_bundle(path.clone())?;
+        }
+        Ok(endorsements)
     }
 }

@@ -17,6 +17,7 @@ use manifest::{SnpProduct, Timestamp};
 
 use crate::{
     Fetcher,
+    bundle::WatchedBundle,
     store::{Entry, Limits, Name, PutError, Store, Validity},
 };
 
@@ -54,13 +55,22 @@ pub struct Endorsements {
     /// One question at a time for each name: a thousand pods of one chip ask once.
     asking: Mutex<HashMap<Name, Arc<Mutex<()>>>>,
     jitter: RandomState,
+    bundle: Option<WatchedBundle>,
 }
 
 impl Endorsements {
     /// Endorsements in a directory, or in memory only. Without a fetcher nothing is ever asked for.
     pub fn open(directory: Option<PathBuf>, anchors: Anchors, fetcher: Option<Fetcher>) -> io::Result<Self> {
         let store = Store::open(directory, anchors, Limits::USUAL)?;
-        Ok(Self { store, fetcher, asking: Mutex::default(), jitter: RandomState::new() })
+        Ok(Self { store, fetcher, asking: Mutex::default(), jitter: RandomState::new(), bundle: None })
+    }
+
+    /// Takes in a bundle now, and at each refresh after it changed. An error now is one: who names a file means it.
+    pub(crate) fn watch_bundle(&mut self, path: PathBuf) -> io::Result<()> {
+        let bundle = WatchedBundle::new(path);
+        bundle.take_in(self)?;
+        self.bundle = Some(bundle);
+        Ok(())
     }
 
     /// Nothing known, nothing asked for.
@@ -267,6 +277,9 @@ impl Endorsements {
     /// Asks anew for everything that is past half of its life. Blocks.
     pub fn refresh(&self, now: Timestamp) -> Refreshed {
         let mut refreshed = Refreshed::default();
+        if let Some(Err(error)) = self.bundle.as_ref().map(|bundle| bundle.take_in(self)) {
+            refreshed.failed.push(error.to_string());
+        }
         for (name, entry) in self.entries().iter() {
             let Some(validity) = entry.validity else { continue };
             if now < self.due(name, validity) {

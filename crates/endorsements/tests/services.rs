@@ -20,7 +20,7 @@ use attestation::{
     simulated::{SimulatedKind, SimulatedMachine},
     verify,
 };
-use endorsements::{Endorsements, Fetcher, Name, PutError, Reach, Services};
+use endorsements::{EndorsementOptions, Endorsements, Fetcher, Name, PutError, Reach, Services};
 use manifest::{PolicyHash, ReferenceValues, SnpProduct, Timestamp};
 
 /// 2025-06-27: inside the dates of the real collateral.
@@ -417,6 +417,38 @@ fn a_bundle_carries_everything_and_nothing_false() {
     );
     let newer = text.replace("endorsements/1", "endorsements/2");
     assert!(Endorsements::none().import(newer.as_bytes()).unwrap_err().to_string().contains("expected"));
+}
+
+#[test]
+fn a_program_without_a_network_takes_a_bundle_in_and_the_one_that_replaces_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bundle.json");
+    let options = EndorsementOptions {
+        endorsement_bundle: Some(path.clone()),
+        endorsements_offline: true,
+        ..EndorsementOptions::default()
+    };
+    let missing = options.open(None).err().unwrap().to_string();
+    assert!(missing.contains("endorsement bundle") && missing.contains("bundle.json"), "{missing}");
+
+    let vcek = file!("turin-v5-oak.vcek.der");
+    let connected = Endorsements::none();
+    let name = connected.identify(vcek).unwrap();
+    connected.put(&name, vcek.to_vec()).unwrap();
+    std::fs::write(&path, connected.export().unwrap()).unwrap();
+    let apart = options.open(None).unwrap();
+    assert_eq!(apart.entries(), connected.entries());
+
+    let platform = PlatformId { fmspc: "b0c06f000000".into(), ca: PlatformCa::Platform };
+    connected.put(&Name::Collateral(platform), COLLATERAL.to_vec()).unwrap();
+    std::fs::write(&path, connected.export().unwrap()).unwrap();
+    apart.refresh(NOW);
+    assert_eq!(apart.entries(), connected.entries());
+    // One that cannot be read is said, and what is known stays.
+    std::fs::write(&path, "{").unwrap();
+    let failed = apart.refresh(NOW).failed;
+    assert!(failed.iter().any(|why| why.contains("bundle.json")), "{failed:?}");
+    assert_eq!(apart.entries(), connected.entries());
 }
 
 #[test]
