@@ -199,16 +199,38 @@ fn history_and_audit_answer_live_and_offline() {
     let hits = deployment.good_live(&["history", "grep", r"orders\.shop\.svc"]);
     assert!(hits.starts_with("2: manifest:"), "{hits}");
     refused(&deployment.live(&["history", "grep", "no such text"]), "nothing in 2 manifests");
-    let public = deployment.live(&["history", "verify"]);
+    // Where no key lies beside the manifest, there is none.
+    fs::create_dir(deployment.path("public")).unwrap();
+    fs::copy(deployment.path("manifest.json"), deployment.path("public/manifest.json")).unwrap();
+    let public = deployment.live(&["history", "verify", "-m", "public/manifest.json"]);
     assert!(stderr(&public).contains("more streams need the key of an auditor"), "{}", stderr(&public));
     let other = ["history", "verify", "--auditor-key", "seedshare-owner.pem"];
     refused(&deployment.live(&other), "not of an auditor");
 
     // Certificates are for auditors.
-    let without = deployment.live(&["audit", "prove", &"00".repeat(16)]);
+    let without = deployment.live(&["audit", "prove", &"00".repeat(16), "-m", "public/manifest.json"]);
     refused(&without, "shown to auditors and workload owners");
     let verified = deployment.audit(&["history", "verify"]);
     assert!(verified.matches("replica-").count() >= 2, "{verified}");
+
+    // Of an export that holds nothing but refusals, the manifests are shown all the same; the rest is not there.
+    let only = ["audit", "export", "--kind", "AttestationRefused", "--out", "refusals.jsonl"];
+    deployment.audit(&only);
+    let filtered = deployment.good(&["history", "list", "--export", "refusals.jsonl", "--output", "json"]);
+    assert_eq!(serde_json::from_str::<Value>(&filtered).unwrap(), list);
+    assert_eq!(deployment.good(&["history", "at", "now", "--export", "refusals.jsonl"]), latest);
+    let whole = deployment.contrast(&["history", "verify", "--export", "refusals.jsonl"]);
+    assert!(stderr(&whole).contains("was made with a filter"), "{}", stderr(&whole));
+    let lines = fs::read_to_string(deployment.path("refusals.jsonl")).unwrap();
+    let without_first: String = lines
+        .lines()
+        .filter(|line| !(line.contains("\"kind\":\"ManifestSet\"") && line.contains("\"generation\":1,")))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    assert!(without_first.len() < lines.len(), "a manifest was taken out");
+    fs::write(deployment.path("without.jsonl"), without_first).unwrap();
+    let tampered = deployment.contrast(&["history", "list", "--export", "without.jsonl"]);
+    assert!(!tampered.status.success() && stderr(&tampered).contains("missing"), "{}", stderr(&tampered));
 
     // An export verifies without any Coordinator, and a changed one does not.
     deployment.audit(&["audit", "export", "--out", "audit.jsonl"]);

@@ -5,7 +5,8 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use anyhow::bail;
 use atls::ConnectionKey;
 use coordinator_client::{
-    Attested, CallError, Caller, Deadlines, Proxied, Session, Trust, Unjudged, dial, is_url, with_port,
+    Attested, CallError, Caller, Deadlines, Proxied, Session, Speech, Trust, Unjudged, dial_configured,
+    is_url, with_port,
 };
 use manifest::Manifest;
 use program::now;
@@ -27,8 +28,8 @@ const USER_PORT: u16 = 1313;
 /// How to reach a Coordinator whose address is a URL.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct HttpOptions {
-    /// CA certificates, PEM, that the proxy's certificate must lead to, for a --coordinator that begins with
-    /// https://. By default those of this system.
+    /// Certificates, PEM, for a --coordinator that begins with https://: the CA's that the proxy's certificate must lead
+    /// to, or the proxy's own, if it is self-signed. By default the CAs of this system.
     #[arg(long, env = "CONTRAST_HTTP_CA", value_name = "FILE")]
     http_ca: Option<PathBuf>,
 }
@@ -45,7 +46,7 @@ pub(crate) async fn attested(
              API, usually port 1313; of all commands only set, verify, vouch and recover take the URL of the HTTP API"
         );
     }
-    let stream = dial(&with_port(address, USER_PORT), DEADLINES.dial).await.map_err(failed)?;
+    let stream = dial_configured(&with_port(address, USER_PORT), Speech::Encrypted).await.map_err(failed)?;
     through(stream, address, manifest, key).await
 }
 
@@ -81,7 +82,8 @@ impl<'a> Address<'a> {
             true => coordinator_client::host_and_port(self.given).map_err(failed)?,
             false => with_port(self.given, USER_PORT),
         };
-        dial(&place, DEADLINES.dial).await.map_err(failed)
+        let speech = if self.given.starts_with("http://") { Speech::Plain } else { Speech::Encrypted };
+        dial_configured(&place, speech).await.map_err(failed)
     }
 
     /// Opens a session, with a key that authorises what is done in it.

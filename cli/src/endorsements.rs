@@ -16,6 +16,7 @@ use crate::{
     evidence::document::Document,
     files::read,
     printer::{Printer, Refused},
+    whole_file::replace,
 };
 
 /// Opens the cache on first use; most commands need none.
@@ -55,10 +56,6 @@ fn default_directory() -> Option<PathBuf> {
 
 /// Carry what AMD and Intel sign about their hardware to where no network is, and see when it expires.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  \
-    contrast endorsements fetch report.bin quote.bin\n  contrast endorsements export bundle.json\n  \
-    contrast endorsements import bundle.json --endorsement-cache /var/lib/contrast/endorsements\n  \
-    contrast endorsements status")]
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -109,9 +106,16 @@ pub(crate) async fn run(args: Args, cache: &'static Cache, printer: &Printer) ->
             if failed.is_empty() { Ok(()) } else { anyhow::bail!("not renewed: {}", failed.join("; ")) }
         }
         Command::Export { bundle } => {
-            std::fs::write(&bundle, endorsements.export()?)
-                .with_context(|| format!("cannot write {}", bundle.display()))?;
             let count = endorsements.entries().len();
+            if count == 0 {
+                return Err(Refused(
+                    "the cache is empty, so nothing was written: `contrast endorsements fetch EVIDENCE` fills it, with evidence \
+                     of the machines that the bundle is for"
+                        .into(),
+                )
+                .into());
+            }
+            replace(&bundle, &endorsements.export()?)?;
             let text = format!("{count} endorsements written to {}", bundle.display());
             printer.result(&text, &serde_json::json!({ "exported": count, "file": bundle }))
         }

@@ -1,5 +1,6 @@
 //! `contrast`: results on stdout, progress on stderr. Exit codes: 0 done, 1 refused, 2 broken.
 
+mod advice;
 mod audit;
 mod client;
 mod dev;
@@ -25,6 +26,7 @@ mod source;
 mod status;
 mod store;
 mod transition;
+mod usage;
 mod verify;
 mod vouch;
 mod whole_file;
@@ -41,11 +43,14 @@ static ALLOCATOR: program::memory::Wiping = program::memory::Wiping;
 
 /// Deploy, verify and recover confidential containers.
 #[derive(Debug, Parser)]
-#[command(name = "contrast", version, propagate_version = true)]
+#[command(name = "contrast", version = env!("CONTRAST_VERSION"), propagate_version = true)]
 struct Cli {
     /// Form of the results on stdout.
     #[arg(long, global = true, value_enum, default_value_t = OutputFormat::Text, env = "CONTRAST_OUTPUT")]
     output: OutputFormat,
+    /// Print results, warnings and errors, and no progress.
+    #[arg(long, short, global = true, env = "CONTRAST_QUIET")]
+    quiet: bool,
     /// TOML file with options; a table such as `[set]` is for one command. `contrast.toml` if it is there.
     #[arg(long, global = true, env = "CONTRAST_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -63,7 +68,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Dev(dev::Args),
-    Generate(generate::Args),
+    Generate(Box<generate::Args>),
     Policy(policy::Args),
     Set(set::Args),
     Verify(verify::Args),
@@ -81,6 +86,8 @@ enum Command {
     Coordinator(resources::coordinator::Args),
     Status(status::Args),
     Store(store::Args),
+    /// Print version and commit of this program.
+    Version,
     /// Print a completion script for a shell.
     Completion {
         /// The shell.
@@ -90,17 +97,18 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let mut cli: Cli = program::parse(Some("contrast.toml"));
+    let command = || usage::with_short_help(Cli::command());
+    let mut cli: Cli = program::parse_command(command(), Some("contrast.toml"));
     if let Some(folder) = &cli.workspace_dir {
-        cli = program::parse_command(workspace::inside(Cli::command(), folder), Some("contrast.toml"));
+        cli = program::parse_command(workspace::inside(command(), folder), Some("contrast.toml"));
     }
     cli.log.init();
     program::keep_secrets();
-    let printer = Printer::new(cli.output);
+    let printer = Printer::new(cli.output).quiet(cli.quiet);
     let cache = endorsements::Cache::with(cli.endorsements);
     let outcome = match cli.command {
         Command::Dev(args) => dev::run(args, &printer).await,
-        Command::Generate(args) => generate::run(args, cli.workspace_dir.as_deref(), &printer).await,
+        Command::Generate(args) => generate::run(*args, cli.workspace_dir.as_deref(), &printer).await,
         Command::Policy(args) => policy::run(args, &printer),
         Command::Set(args) => set::run(args, &printer).await,
         Command::Verify(args) => verify::run(args, &printer).await,
@@ -118,6 +126,13 @@ async fn main() -> ExitCode {
         Command::Coordinator(args) => resources::coordinator::run(&args, &printer),
         Command::Status(args) => status::run(args, &printer).await,
         Command::Store(args) => store::run(args, &printer).await,
+        Command::Version => {
+            let version = env!("CONTRAST_VERSION");
+            let (number, commit) = version.split_once(" (commit ").unwrap_or((version, ""));
+            let commit = Some(commit.trim_end_matches(')')).filter(|commit| !commit.is_empty());
+            let value = serde_json::json!({ "version": number, "commit": commit });
+            printer.result(&format!("contrast {version}"), &value)
+        }
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "contrast", &mut script);

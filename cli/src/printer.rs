@@ -12,6 +12,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use manifest::Timestamp;
 use serde::Serialize;
 
+use crate::advice;
+
 /// Form of results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum OutputFormat {
@@ -33,16 +35,35 @@ impl std::fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
+/// The reader of the results has gone: nothing more is said, and it is no success.
+#[derive(Debug)]
+pub(crate) struct ClosedPipe;
+
+impl std::fmt::Display for ClosedPipe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("standard output was closed")
+    }
+}
+
+impl std::error::Error for ClosedPipe {}
+
 /// Prints results to stdout and progress to stderr; colour only on a terminal.
 pub(crate) struct Printer {
     format: OutputFormat,
     colour: bool,
+    /// Whether results, warnings and errors are all that is printed.
+    quiet: bool,
 }
 
 impl Printer {
     pub(crate) fn new(format: OutputFormat) -> Self {
         let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        Self { format, colour }
+        Self { format, colour, quiet: false }
+    }
+
+    /// Without progress and notes.
+    pub(crate) fn quiet(self, quiet: bool) -> Self {
+        Self { quiet, ..self }
     }
 
     /// A result: `text` for people, `value` for machines.
@@ -55,16 +76,15 @@ impl Printer {
         }
     }
 
-    /// Text as it is. Whoever closes the pipe has read enough; any other failure is one, or a full disk would look like
-    /// success.
+    /// Text as it is. What cannot be written is a failure, or a full disk would look like success.
     #[expect(clippy::unused_self, reason = "what prints does so through the printer")]
     pub(crate) fn text(&self, text: &str) -> anyhow::Result<()> {
         let mut stdout = std::io::stdout().lock();
         match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-            Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-                Err(error).context("cannot write to standard output")
-            }
-            _ => Ok(()),
+            // Whoever closes the pipe has read enough, and wants to hear no more.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(ClosedPipe.into()),
+            Err(error) => Err(error).context("cannot write to standard output"),
+            Ok(()) => Ok(()),
         }
     }
 
@@ -88,7 +108,10 @@ impl Printer {
 
     /// A bar, or a counter where the total is not known; nothing unless stderr is a terminal.
     pub(crate) fn progress(&self, unit: &str, total: Option<u64>) -> ProgressBar {
-        let bar = ProgressBar::new(total.unwrap_or_default());
+        let bar = match self.quiet {
+            true => ProgressBar::hidden(),
+            false => ProgressBar::new(total.unwrap_or_default()),
+        };
         let form = match total {
             Some(_) => format!("{{bar:40}} {{human_pos}}/{{human_len}} {unit} {{eta}}"),
             None => format!("{{spinner}} {{human_pos}} {unit}"),
@@ -114,21 +137,68 @@ impl Printer {
 
     /// A line of progress.
     pub(crate) fn note(&self, text: &str) {
+        if !self.quiet {
+            self.say(text);
+        }
+    }
+
+    /// What somebody should look at.
+    pub(crate) fn warning(&self, text: &str) {
+        self.say(&format!("warning: {text}"));
+    }
+
+    /// A line on standard error, whatever was asked for.
+    #[expect(clippy::unused_self, reason = "what prints does so through the printer")]
+    pub(crate) fn say(&self, text: &str) {
         let _ = writeln!(std::io::stderr(), "{}", harmless(text));
     }
 
     /// Starts a step: a spinner on a terminal, one line when it is done.
     pub(crate) fn step(&self, what: &str) -> Step<'_> {
-        let spinner = ProgressBar::new_spinner().with_message(what.to_owned());
+        let spinner = if self.quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
+        let spinner = spinner.with_message(what.to_owned());
         spinner.enable_steady_tick(Duration::from_millis(100));
         Step { printer: self, what: what.to_owned(), started: Instant::now(), spinner }
     }
 
     /// An error with its causes, each once.
     pub(crate) fn error(&self, error: &anyhow::Error) {
+        if error.is::<ClosedPipe>() {
+            return;
+        }
         let mark = if self.colour { "\x1b[31merror:\x1b[0m" } else { "error:" };
-        self.note(&format!("{mark} {error:#}"));
+        self.say(&format!("{mark} {error:#}"));
+        if let Some(step) = advice::next_step(error) {
+            self.say(&format!("  next: {step}"));
+        }
     }
+}
+
+/// Widest line of a table, in columns.
+const WIDTH: usize = 80;
+
+/// A text behind a beginning, in lines that fit; what has no space stays whole.
+pub(crate) fn folded(begin: &str, text: &str) -> String {
+    let indent = " ".repeat(begin.chars().count());
+    let mut lines = begin.to_owned();
+    let mut column = begin.chars().count();
+    let mut is_first = true;
+    for word in text.split(' ') {
+        let width = word.chars().count();
+        if !is_first && column + 1 + width > WIDTH {
+            lines.push('\n');
+            lines.push_str(&indent);
+            column = indent.len();
+        } else if !is_first {
+            lines.push(' ');
+            column += 1;
+        }
+        lines.push_str(word);
+        column += width;
+        is_first = false;
+    }
+    lines.push('\n');
+    lines
 }
 
 /// Colours that this program prints itself. They hide nothing.
@@ -212,5 +282,15 @@ mod tests {
         let shown = harmless_json(&json);
         assert!(!shown.contains(is_obeyed), "{shown:?}");
         assert_eq!(serde_json::from_str::<String>(&shown).unwrap(), evil, "machines read the same");
+    }
+
+    #[test]
+    fn long_rows_are_folded_at_80_columns_and_lose_no_word() {
+        let words =
+            "3 workloads added, 2 removed, the policies of web, database and a-rather-long-name changed";
+        let text = folded("  1  2026-11-24T10:30:00.000Z  0123456789ab…   ", words);
+        assert!(text.lines().count() > 1 && text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
+        let again: Vec<&str> = text.split_whitespace().skip(3).collect();
+        assert_eq!(again.join(" "), words);
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     files::{read, read_manifest},
     history::changes,
     key_file::read_key,
-    printer::{Printer, Refused},
+    printer::{Printer, Refused, folded},
     remembered::{self, Memory},
     set::{keep_absent, read_policies},
     transition::transition_after,
@@ -28,12 +28,6 @@ use crate::{
 /// Every signature is over a transition that this program computes itself, from the proposed manifest and
 /// the history that the attested Coordinator shows.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Examples:\n  contrast proposals propose -c coordinator.example:1313 -m manifest.json \
-    --next next.json --workload-owner-key anna.pem\n  contrast proposals list -c coordinator.example:1313\n  \
-    contrast proposals show 3fa2 -c coordinator.example:1313\n  \
-    contrast proposals approve 3fa2 -c coordinator.example:1313 --workload-owner-key ben.pem"
-)]
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -262,7 +256,7 @@ async fn list(session: &Session, printer: &Printer) -> anyhow::Result<()> {
     let mut text = format!("{:<16}  {:<24}  {:<6}  CHANGES\n", "PROPOSAL", "TIME", "SIGNED");
     for Row { transition, at, signed, changes, .. } in &rows {
         let count = format!("{}/{needed}", signed.len());
-        text += &format!("{transition:.16}  {at:<24}  {count:<6}  {changes}\n");
+        text += &folded(&format!("{transition:.16}  {at:<24}  {count:<6}  "), changes);
     }
     if rows.is_empty() {
         "No proposal waits for signatures.".clone_into(&mut text);

@@ -19,8 +19,6 @@ use crate::{
 
 /// Give a restarted Coordinator its seed back.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  contrast recover -c coordinator.example:1313\n  \
-    contrast recover -c https://coordinator.example --seedshare-owner-key seedshare-owner.pem")]
 pub(crate) struct Args {
     /// The Coordinator, as host:port, or as the URL of its HTTP API.
     #[arg(long, short, env = "CONTRAST_COORDINATOR")]

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use manifest::Manifest;
+use manifest::{KeyDigest, Manifest};
 use serde::{Deserialize, Serialize};
 use wire::user::{SeedShare, SeedShareDocument};
 use zeroize::Zeroizing;
@@ -53,8 +53,18 @@ impl SeedSharesFile {
             let ciphertext = hex::decode(&share.encrypted_seed).ok()?;
             keys::decrypt_seed_share(&ciphertext, owner_key).ok()
         });
-        let seed =
-            opened.ok_or_else(|| Refused("no seed share in the document opens with this key".into()))?;
+        let seed = opened.ok_or_else(|| {
+            let owner = |share: &SeedShareEntry| match hex::decode(&share.public_key) {
+                Ok(der) => KeyDigest::of(&der).to_string(),
+                Err(_) => "a key that is not hex".to_owned(),
+            };
+            let owners: Vec<String> = self.seed_shares.iter().map(owner).collect();
+            Refused(format!(
+                "no seed share in the document opens with this key; its owners have the keys {}: give the private key of one \
+                 with --seedshare-owner-key, or the document of this deployment with --seed-shares",
+                owners.join(", ")
+            ))
+        })?;
         Ok((seed, hex::decode(&self.salt).context("seed shares document: Salt is not hex")?))
     }
 }
@@ -109,7 +119,7 @@ pub(crate) fn keep(
     let content = serde_json::to_vec_pretty(&SeedSharesFile::from(document))?;
     let written = write(workspace, place, document, &content);
     written.map_err(|(path, error)| {
-        printer.note(&format!(
+        printer.say(&format!(
             "The manifest was set, and its seed shares could not be written to {}. Nobody can recover this Coordinator \
              without them: keep what follows as seedshares.json.\n{}",
             path.display(),

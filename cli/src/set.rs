@@ -1,5 +1,7 @@
 //! `contrast set`.
 
+mod preview;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
@@ -9,7 +11,8 @@ use std::{
 use anyhow::Context as _;
 use atls::ConnectionKey;
 use coordinator_client::{NewManifest, Session, ShownHistory};
-use manifest::{Manifest, PolicyEntry, PolicyHash, Role, TransitionHash};
+use manifest::{KeyDigest, Manifest, PolicyEntry, PolicyHash, Role, TransitionHash};
+use preview::Preview;
 use runtime_policy::{Deployment, Workload};
 use tokio::{net::TcpStream, time::Instant};
 use wire::user::SetManifestResponse;
@@ -42,8 +45,6 @@ const ATTEMPTS: Duration = Duration::from_secs(1);
 ///
 /// With the YAML that is deployed, its policies and the manifest's must be the same.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  contrast set -c coordinator.example:1313 ./deployment\n  \
-    contrast set -c coordinator.example:1313 -m manifest.json --policies ./policies")]
 pub(crate) struct Args {
     /// Files and folders of Kubernetes YAML after `contrast generate`; - is standard input. The policies are taken
     /// from there.
@@ -58,6 +59,9 @@ pub(crate) struct Args {
     /// Directory with the policy documents that the manifest names, where no YAML is given.
     #[arg(long, default_value = "policies", value_name = "DIR")]
     policies: PathBuf,
+    /// Show what would change and who must sign, and change nothing.
+    #[arg(long)]
+    dry_run: bool,
     /// How long to wait for a Coordinator that cannot be reached yet, in seconds.
     #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=86_400))]
     wait: u64,
@@ -105,6 +109,10 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let session = address.open_through(stream, &manifest, owner.key.as_ref()).await?;
     let memory = args.memory.path(&args.manifest);
     let is_first = remembered::check(&session, &memory).await?.is_none();
+    if args.dry_run {
+        let shown = session.history().await.map_err(failed)?;
+        return preview(&manifest, shown.as_ref(), &owner, signatures.len(), printer);
+    }
     let place = is_first.then(|| Place::take(&args.workspace_dir, &manifest)).transpose()?;
     let demanded = vouch::demanded(&manifest, &policies);
     let change = NewManifest { manifest: &manifest, policies, signatures, previous };
@@ -119,6 +127,21 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let verified = verify::check(&session, &manifest, &memory).await.context(WAS_SET)?;
     let vouched = vouch::after_set(&session, &verified, &manifest, &demanded, &key_file, printer).await;
     vouched.context(WAS_SET)
+}
+
+/// Says what the change would be, of the history so far.
+fn preview(
+    manifest: &Manifest,
+    shown: Option<&ShownHistory>,
+    owner: &Owner,
+    signatures: usize,
+    printer: &Printer,
+) -> anyhow::Result<()> {
+    let history = shown.map(|shown| shown.manifests.as_slice()).unwrap_or_default();
+    let latest = shown.map_or(TransitionHash::ZERO, ShownHistory::latest);
+    let public_key = owner.key.as_deref().map(|pem| keys::workload_owner_public_key(pem)).transpose()?;
+    let own = public_key.map(|key| KeyDigest::of(&key));
+    Preview::new(manifest, history, latest, own, signatures)?.print(manifest, &owner.about, printer)
 }
 
 /// By whose key a change is made.
@@ -177,8 +200,8 @@ fn report(
     let mut text = format!("Manifest set: {}", manifest.hash());
     text.push_str(&trusted_workloads(manifest));
     if is_first && manifest.going_out().next().is_some() {
-        printer.note(
-            "warning: policies are going out, and nothing was in force before: if they are of drafts, take them out with \
+        printer.warning(
+            "policies are going out, and nothing was in force before: if they are of drafts, take them out with \
              `contrast generate --finish`, and set the manifest again",
         );
     }

@@ -11,6 +11,8 @@ use crate::{
     key_file::read_key,
     printer::Printer,
     transition::{latest_transition, transition_after},
+    usage::out_file,
+    whole_file::replace,
 };
 
 /// Sign a manifest change as a workload owner, without a Coordinator: for keys that are kept offline.
@@ -18,12 +20,9 @@ use crate::{
 /// What is signed is the transition: the hash of the new manifest and of the whole history before it. The
 /// signature permits this one change and no other.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Examples:\n  contrast sign -m manifest.json --workload-owner-key workload-owner.pem\n  \
-    contrast set -c coordinator.example:1313 --signature signature.der\n\n\
-    With a key in an HSM:\n  contrast sign -m manifest.json --prepare --out transition.hex\n  \
-    openssl dgst -sha256 -sign pkcs11:... -out signature.der transition.hex"
-)]
+#[command(after_help = "With a key in an HSM, between --prepare and `contrast set --signature`:
+  \
+    openssl dgst -sha256 -sign pkcs11:... -out signature.der transition.hex")]
 pub(crate) struct Args {
     /// The new manifest.
     #[arg(long, short, default_value = "manifest.json")]
@@ -39,7 +38,7 @@ pub(crate) struct Args {
     #[arg(long)]
     prepare: bool,
     /// Where to write; by default `signature.der`, or `transition.hex` with --prepare.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, short, value_name = "FILE", value_parser = out_file)]
     out: Option<PathBuf>,
 }
 
@@ -61,7 +60,7 @@ pub(crate) fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
         }
     };
     let out = args.out.unwrap_or_else(|| default.into());
-    std::fs::write(&out, content).with_context(|| format!("cannot write {}", out.display()))?;
+    replace(&out, &content)?;
     let what = if args.prepare { "To be signed" } else { "Signed" };
     let said = format!(
         "{what}: transition {transition}\n  after: {latest}\n  manifest: {}\n  file: {}",

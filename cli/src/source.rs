@@ -4,6 +4,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use anyhow::{Context as _, ensure};
+use atls::ConnectionKey;
 use coordinator_client::Attested;
 use keys::LogPublicKey;
 use storage_schema::{
@@ -13,6 +14,7 @@ use storage_schema::{
 use wire::history::{BlobsRequest, HeadRequest, SegmentsRequest, StreamsRequest, StreamsResponse};
 
 use crate::{
+    audit::filtered,
     client::{attested, failure},
     files::read_manifest,
     key_file::read_key,
@@ -35,7 +37,8 @@ pub(crate) struct From {
     /// The manifest in force: the Coordinator is verified by it.
     #[arg(long, short, default_value = "manifest.json")]
     manifest: PathBuf,
-    /// Private key of an auditor or a workload owner, who may read certificates and refusals.
+    /// Private key of an auditor or a workload owner, who may read certificates and refusals. By default the auditor.pem
+    /// or the workload-owner.pem beside the manifest, if it is there.
     #[arg(long, visible_alias = "workload-owner-key", value_name = "FILE")]
     auditor_key: Option<PathBuf>,
     /// A copy of a Coordinator's state directory, instead of a live one.
@@ -88,7 +91,11 @@ impl From {
         }
         if let Some(address) = &self.coordinator {
             let manifest = read_manifest(&self.manifest)?;
-            let key = self.auditor_key.as_deref().map(read_key).transpose()?;
+            let usual = ["auditor.pem", "workload-owner.pem"].map(|name| self.manifest.with_file_name(name));
+            let path_of_key = self.auditor_key.as_ref().or(usual.iter().find(|path| path.exists()));
+            let key = path_of_key.map(|path| read_key(path)).transpose()?;
+            // One that only happens to be there may be of another deployment, or a public one.
+            let key = key.filter(|key| self.auditor_key.is_some() || ConnectionKey::from_pem(key).is_ok());
             let coordinator = attested(address, &manifest, key.as_ref()).await?;
             let known = check(&coordinator, &path).await?;
             let known = known.ok_or_else(|| Refused(format!("{address} has no manifest yet")))?;
@@ -96,7 +103,7 @@ impl From {
                 let text = format!("{address} has the log {}, --log-key says {expected}", known.log);
                 return Err(Refused(text).into());
             }
-            return Ok((Source::live(coordinator, key.is_some()), known.log.key()));
+            return Ok((Source::live(coordinator, self.auditor_key.is_some()), known.log.key()));
         }
         let source = match (&self.state_dir, &self.export) {
             (Some(directory), _) => {
@@ -116,8 +123,8 @@ impl From {
             return Ok((source, log.key()));
         }
         let found = source.own_key().await?;
-        printer.note(&format!(
-            "warning: this log names its own key, so a forged one would pass; pin it: --log-key '{}'",
+        printer.warning(&format!(
+            "this log names its own key, so a forged one would pass; pin it: --log-key '{}'",
             LogId::new(found)
         ));
         Ok((source, found))
@@ -242,8 +249,19 @@ impl Source {
         Ok(())
     }
 
-    /// Every event of a stream.
+    /// Whether this is an export in which events were left out.
+    pub(crate) fn is_filtered(&self) -> anyhow::Result<bool> {
+        match self {
+            Self::Export(file) => Ok(ExportFile(file).log()?.1),
+            _ => Ok(false),
+        }
+    }
+
+    /// Every event of a stream; of a filtered export those that are there.
     pub(crate) async fn events(&self, stream: StreamId, key: LogPublicKey) -> anyhow::Result<Vec<Recorded>> {
+        if let (Self::Export(file), true) = (self, self.is_filtered()?) {
+            return filtered::events(file, stream, key);
+        }
         let mut position = Position::start(stream, Some(key));
         let mut all = Vec::new();
         self.each_segment(&mut position, u64::MAX, |_, events, _| {

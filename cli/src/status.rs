@@ -13,8 +13,6 @@ use crate::{
 };
 
 /// Show the replicas of a Coordinator: state, how far each has read, its store, what it was warned of.
-///
-/// Example: contrast status -c coordinator-0.example:1313 -c coordinator-1.example:1313
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// A replica, as host:port; give each of them.

@@ -25,8 +25,6 @@ enum Command {
 
 /// Copy the log of a stopped Coordinator into etcd, or with --back into a directory; every segment is
 /// verified on the way and once more at the end. It can be repeated.
-///
-/// Example: contrast store migrate --state-dir ./state --etcd-endpoints http://127.0.0.1:2379
 #[derive(Debug, clap::Args)]
 struct MigrateArgs {
     /// State directory of the Coordinator; with --back a new one.

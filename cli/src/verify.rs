@@ -20,8 +20,6 @@ use crate::{
 
 /// Verify a Coordinator as a data owner: evidence, manifest, history, root CA.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  contrast verify -c coordinator.example:1313\n  \
-    contrast verify -c https://coordinator.example -m manifest.json")]
 pub(crate) struct Args {
     /// The Coordinator, as host:port, or as the URL of its HTTP API.
     #[arg(long, short, env = "CONTRAST_COORDINATOR")]

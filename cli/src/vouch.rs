@@ -24,18 +24,16 @@ use crate::{
     printer::{Printer, Refused},
     remembered::Memory,
     verify::{self, Verified},
+    whole_file::replace,
 };
 
 /// Vouch for a deployment as a workload owner, so that pods take its certificates and secrets.
 ///
 /// Look at its history first: whoever set an earlier manifest may have learnt workload secrets.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Examples:\n  contrast vouch -c coordinator.example:1313 --workload-owner-key workload-owner.pem\n\n\
-    With a key in an HSM:\n  contrast vouch -c coordinator.example:1313 --prepare root.txt\n  \
-    openssl dgst -sha256 -sign pkcs11:... -out root.der root.txt\n  \
-    contrast vouch -c coordinator.example:1313 --signature root.der --public-key workload-owner.pub.der"
-)]
+#[command(after_help = "With a key in an HSM, between --prepare and --signature:
+  \
+    openssl dgst -sha256 -sign pkcs11:... -out root.der root.txt")]
 pub(crate) struct Args {
     /// The Coordinator, as host:port, or as the URL of its HTTP API.
     #[arg(long, short, env = "CONTRAST_COORDINATOR")]
@@ -68,7 +66,7 @@ pub(crate) async fn run(args: Args, printer: &Printer) -> anyhow::Result<()> {
     let verified = verify::check(&session, &manifest, &memory).await?;
     let text = keys::root_voucher(&root_key(&verified)?);
     if let Some(file) = &args.prepare {
-        std::fs::write(file, &text).with_context(|| format!("cannot write {}", file.display()))?;
+        replace(file, text.as_bytes())?;
         let said = format!("To be signed: {text}\n  file: {}", file.display());
         return printer.result(&said, &json!({ "text": text, "file": file }));
     }
@@ -137,16 +135,16 @@ pub(crate) async fn after_set(
         return Ok(());
     }
     if verified.history.len() > 1 {
-        printer.note(&format!(
-            "warning: pods wait for a workload owner to vouch for this deployment, which has {} manifests: look at them \
+        printer.warning(&format!(
+            "pods wait for a workload owner to vouch for this deployment, which has {} manifests: look at them \
              (`contrast history`), then run `contrast vouch`",
             verified.history.len()
         ));
         return Ok(());
     }
     if !key_file.exists() {
-        printer.note(&format!(
-            "warning: pods wait for a workload owner to vouch for this deployment, and {} is not here: run `contrast vouch`",
+        printer.warning(&format!(
+            "pods wait for a workload owner to vouch for this deployment, and {} is not here: run `contrast vouch`",
             key_file.display()
         ));
         return Ok(());

@@ -200,7 +200,7 @@ impl ExportFile<'_> {
         self.each_line(|line| {
             match line {
                 Line::Export { filtered: true, .. } => {
-                    return Err(Taken::Bad("this export was made with a filter, so it is not a whole log; export without --since, --kind, --workload and the like, and read that".into()));
+                    return Err(Taken::Bad("this export was made with a filter, so it is not a whole log: `history` shows its manifests, and `audit verify` checks what is there; for the rest export without --since, --kind, --workload and the like".into()));
                 }
                 Line::Event { stream, raw, .. } if stream_id(&stream)? == wanted => {
                     events.push(base64(&raw).map_err(Taken::Bad)?);

@@ -4,8 +4,10 @@
 mod attacks;
 mod certificates;
 mod continuity;
+mod corporate;
 mod floods;
 mod metrics;
+mod outputs;
 mod owners;
 mod proxy;
 mod rewriting;

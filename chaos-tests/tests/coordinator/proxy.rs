@@ -33,14 +33,7 @@ fn nginx(deployment: &Deployment) -> Nginx {
         "-days",
         "2",
     ]);
-    openssl.args([
-        "-subj",
-        "/CN=localhost",
-        "-addext",
-        "subjectAltName=DNS:localhost",
-        "-addext",
-        "basicConstraints=critical,CA:FALSE",
-    ]);
+    openssl.args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]);
     run(openssl.args(["-keyout", &at("proxy.key"), "-out", &at("proxy.pem")]));
     let port = free_port().unwrap();
     let config = format!(

@@ -27,6 +27,7 @@ use crate::{
     history::moment,
     printer::Printer,
     source::{From, Source},
+    usage::out_file,
 };
 
 /// Segments that are in memory at once.
@@ -39,7 +40,7 @@ const CHUNK: u64 = 32;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Where to write; stdout if it is not given.
-    #[arg(long, short)]
+    #[arg(long, short, value_name = "FILE", value_parser = out_file)]
     out: Option<PathBuf>,
     /// Go on where an interrupted or an earlier export to the same file ended.
     #[arg(long, requires = "out")]

@@ -2,6 +2,7 @@
 
 mod evidence;
 mod export;
+pub(crate) mod filtered;
 mod ocsf;
 mod proof;
 mod record;
@@ -17,17 +18,11 @@ use crate::{
     printer::{Printer, Refused},
     remembered::{check, recall},
     source::{From, Source},
+    usage::out_file,
 };
 
 /// Export the event log, check an export, prove single events, follow the log live.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  \
-    contrast audit export -c coordinator.example:1313 --auditor-key auditor.pem --out audit.jsonl\n  \
-    contrast audit export --state-dir ./copy --since \"7 days ago\" --kind AttestationRefused --format ocsf\n  \
-    contrast audit verify audit.jsonl\n  \
-    contrast audit prove 4fb2... -c coordinator.example:1313 --auditor-key auditor.pem --out proof.json\n  \
-    contrast audit check-proof proof.json --log-key 'contrast/...'\n  \
-    contrast audit watch -c coordinator.example:1313 --auditor-key auditor.pem --position siem.position")]
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -51,7 +46,7 @@ enum Command {
         /// Serial number of the certificate, 32 hex digits.
         serial: manifest::SerialNumber,
         /// Where to write the proof; stdout if it is not given.
-        #[arg(long, short)]
+        #[arg(long, short, value_name = "FILE", value_parser = out_file)]
         out: Option<PathBuf>,
         #[command(flatten)]
         from: From,

@@ -80,8 +80,8 @@ pub(super) fn check(file: &Path, pinned: Option<LogId>, printer: &Printer) -> an
     let proof: Proof = serde_json::from_slice(&read(file)?).with_context(|| file.display().to_string())?;
     let named: LogId = proof.log.parse().with_context(|| file.display().to_string())?;
     if pinned.is_none() {
-        printer.note(&format!(
-            "warning: the proof names its own log, so a forged one would pass; pin it: --log-key '{named}'"
+        printer.warning(&format!(
+            "the proof names its own log, so a forged one would pass; pin it: --log-key '{named}'"
         ));
     }
     let log = pinned.unwrap_or(named);

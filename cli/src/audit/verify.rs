@@ -12,13 +12,12 @@ use serde_json::{Map, Value};
 use storage_schema::{
     BlobHash, Event, Fact, LogId, Position, StreamId,
     export::{ExportError, ExportFile, Line, Taken, base64, segment},
-    merkle::{Frontier, Hash, leaf_hash},
-    open_signed_head,
+    merkle::Frontier,
 };
 
 use super::{
     evidence::{Judge, Verdict},
-    record,
+    filtered, record,
 };
 use crate::printer::{Printer, Refused};
 
@@ -42,8 +41,8 @@ pub(crate) fn run(file: &Path, pinned: Option<LogId>, printer: &Printer) -> anyh
             return Err(Refused(format!("the export is of the log {log}, not of {pinned}")).into());
         }
         Some(_) => {}
-        None => printer.note(&format!(
-            "warning: the export names its own key, so a forged one would pass; pin it: --log-key '{log}'"
+        None => printer.warning(&format!(
+            "the export names its own key, so a forged one would pass; pin it: --log-key '{log}'"
         )),
     }
     let progress = printer.progress("events", None);
@@ -55,7 +54,10 @@ pub(crate) fn run(file: &Path, pinned: Option<LogId>, printer: &Printer) -> anyh
     });
     progress.finish_and_clear();
     let outcome = outcome.map_err(anyhow::Error::from).and_then(|()| check.end());
-    outcome.map_err(|error| Refused(format!("the export does not verify: {error:#}")))?;
+    outcome.map_err(|error| Refused(format!(
+            "the export does not verify: {error:#}\n  next: export again from the Coordinator and compare; keep this file, it \
+             is evidence"
+        )))?;
     let outcome = check.outcome;
     let mut text = format!(
         "Verified: {} events in {} segments, log {log}\n  {} certificates: evidence verified once more against the \
@@ -187,26 +189,8 @@ impl Check {
         leaves: &[Option<String>],
         events: &[Unproven],
     ) -> anyhow::Result<Vec<u64>> {
-        let (head, _, _) = open_signed_head(head, Some(self.log.key()))?;
-        ensure!(head.stream == stream, "the segment is of stream {}", head.stream);
-        let (mut tree, mut events, mut places) = (before, events.iter(), Vec::new());
-        for leaf in leaves {
-            let leaf: Hash = match leaf {
-                Some(leaf) => bytes(leaf)?.try_into().ok().context("a leaf hash is not 32 bytes long")?,
-                None => {
-                    places.push(tree.size());
-                    leaf_hash(&events.next().context("an event is missing")?.raw)
-                }
-            };
-            tree.push(leaf);
-        }
-        ensure!(events.next().is_none(), "there are events that the segment does not have");
-        ensure!(
-            (tree.size(), tree.root()) == (head.size, head.root),
-            "stream {stream}: the events do not yield the signed tree head {}",
-            hex::encode(head.root)
-        );
-        Ok(places)
+        let events = events.iter().map(|event| event.raw.as_slice());
+        filtered::places(self.log.key(), stream, head, before, leaves, events)
     }
 
     /// An event that is proven to be in the log: is its readable form true, and was it rightly so?

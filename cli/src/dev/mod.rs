@@ -31,10 +31,6 @@ use report::{Report, Workload};
 ///
 /// The hardware is simulated and protects nothing; everything else is what production runs.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Examples:\n  contrast dev\n  contrast dev ./my-deployment --keep\n  contrast dev --platform tdx\n  \
-    contrast dev --output json > report.json"
-)]
 pub(crate) struct Args {
     /// Files and folders of Kubernetes YAML; a shop of four services if none is given.
     paths: Vec<PathBuf>,

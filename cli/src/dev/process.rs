@@ -99,7 +99,7 @@ impl Coordinator {
                     let log = std::fs::read_to_string(&path).unwrap_or_default();
                     bail!(
                         "the Coordinator ended ({status}): {}",
-                        log.lines().rfind(|line| line.starts_with("Error")).unwrap_or("no error in its log")
+                        log.lines().rfind(|line| line.contains(" ERROR ")).unwrap_or("no error in its log")
                     );
                 }
                 if tokio::net::TcpStream::connect(ports.probe).await.is_ok() {

@@ -4,11 +4,14 @@ use std::{fmt::Write as _, path::PathBuf};
 
 use attestation::{Check, ReportData, Verdict, appraise};
 use endorsements::Reach;
-use manifest::{Manifest, PolicyHash, SerialNumber, Timestamp};
+use manifest::{PolicyHash, SerialNumber, Timestamp};
 use program::now;
 use serde::Serialize;
 
-use super::document::{Document, read_all};
+use super::{
+    document::{Document, read_all},
+    unlisted::{self, Places},
+};
 use crate::{
     endorsements::Cache,
     files::read_manifest,
@@ -20,9 +23,6 @@ use crate::{
 /// The file may be a raw report or quote, the document of a handshake, a certificate with evidence, the
 /// log of a pod that was refused, or an export of `contrast audit export` (see --serial).
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  kubectl logs web-0 -c contrast-initializer | contrast explain -\n  \
-    contrast explain report.bin -m manifest.json --endorsement vcek.der\n  \
-    contrast explain audit.jsonl --serial 4f1c...")]
 pub(crate) struct Args {
     /// The evidence; `-` reads standard input.
     evidence: PathBuf,
@@ -41,6 +41,10 @@ pub(crate) struct Args {
     /// Folder of the policy documents that `contrast generate` wrote.
     #[arg(long, default_value = "policies", value_name = "DIR")]
     policies: PathBuf,
+    /// Files and folders of the YAML that is deployed, or what `kubectl get pod NAME -o yaml` prints: where the policy of a
+    /// refused pod is looked for, besides --policies. Repeatable.
+    #[arg(long, value_name = "PATH")]
+    deployed: Vec<PathBuf>,
     /// Serial number of the certificate to look at in an export; the last one if none is given.
     #[arg(long, value_name = "HEX")]
     serial: Option<SerialNumber>,
@@ -66,8 +70,12 @@ pub(crate) async fn run(args: Args, cache: &'static Cache, printer: &Printer) ->
     let bytes = read_all(&args.evidence)?;
     let document = match Document::of(&args.evidence, &bytes, args.serial) {
         Ok(document) => document,
-        Err(error) => match refused_policy(&bytes).filter(|policy| !manifest.policies.contains_key(policy)) {
-            Some(policy) => return Err(Refused(without_entry(&args, policy, &manifest)).into()),
+        Err(error) => match unlisted::refused_policy(&bytes) {
+            Some(policy) => {
+                let places =
+                    Places { manifest: &args.manifest, policies: &args.policies, deployed: &args.deployed };
+                return unlisted::explain(policy, &manifest, &places, printer);
+            }
             None => return Err(error),
         },
     };
@@ -118,38 +126,6 @@ pub(crate) async fn run(args: Args, cache: &'static Cache, printer: &Printer) ->
     }
 }
 
-/// The policy of a pod that was refused because the manifest lacks it: its log has no evidence, for that was fine.
-fn refused_policy(log: &[u8]) -> Option<PolicyHash> {
-    let text = String::from_utf8_lossy(log);
-    let line = text.lines().rfind(|line| line.contains("is not in the current manifest"))?;
-    let words = line.split(|c: char| !c.is_ascii_hexdigit());
-    words.filter(|word| word.len() == 64).find_map(|word| word.parse().ok())
-}
-
-/// The usual refusal: the YAML was changed, and the manifest in force is of before.
-fn without_entry(args: &Args, policy: PolicyHash, manifest: &Manifest) -> String {
-    let name = args.manifest.display();
-    let mut text = format!(
-        "the Coordinator accepted the pod's evidence, but its policy {policy} is not among the {} of {name}",
-        manifest.policies.len()
-    );
-    let document = args.policies.join(format!("{policy}.toml"));
-    let folder = args.policies.display();
-    text.push_str(&match document.exists() {
-        true => format!(
-            "\n  {} is its document, so `contrast generate` made it: the manifest is of another run\n  \
-             next: `contrast generate` and `contrast set` with the same YAML",
-            document.display()
-        ),
-        false => format!(
-            "\n  {folder} does not hold its document: the YAML that was applied is not the one that `contrast generate` \
-             saw last, or the host changed the policy\n  next: `contrast set` with the YAML that is deployed, or `kubectl \
-             apply` the YAML that is set; `contrast policy diff OLD NEW` compares two documents"
-        ),
-    });
-    text
-}
-
 fn report_data(hex: &str) -> anyhow::Result<ReportData> {
     let mut bytes = [0; 64];
     hex::decode_to_slice(hex, &mut bytes)
@@ -179,21 +155,4 @@ fn text(explanation: &Explanation, printer: &Printer) -> String {
         _ => text.push_str("Refused"),
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_log_of_the_usual_refusal_names_the_policy() {
-        let hash = "ab".repeat(32);
-        let log = format!(
-            "2026 INFO initializer: asking\n2026 ERROR initializer: the Coordinator refused this pod: policy {hash} is not in \
-             the current manifest (generation 1, 5 policies)\n"
-        );
-        assert_eq!(refused_policy(log.as_bytes()).unwrap().to_string(), hash);
-        assert!(refused_policy(b"policy abab is not in the current manifest").is_none());
-        assert!(refused_policy(&[0xff; 4096]).is_none());
-    }
 }

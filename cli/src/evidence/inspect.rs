@@ -16,10 +16,6 @@ use crate::printer::Printer;
 
 /// Show what a report, quote, certificate, revocation list or collateral says. Verifies nothing.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Examples:\n  contrast inspect report.bin\n  contrast inspect /contrast/tls-config/certChain.pem\n  \
-    contrast inspect crl-Milan.der --output json"
-)]
 pub(crate) struct Args {
     /// The file; `-` reads standard input.
     file: PathBuf,
@@ -98,7 +94,7 @@ fn revocation_list(list: &CertificateRevocationList<'_>) -> Inspection {
 }
 
 /// Names of the extensions that AMD, Intel and we add.
-const EXTENSIONS: [(&str, &str); 14] = [
+const EXTENSIONS: [(&str, &str); 16] = [
     ("1.3.6.1.4.1.3704.1.1", "AMD structure version"),
     ("1.3.6.1.4.1.3704.1.2", "AMD product"),
     ("1.3.6.1.4.1.3704.1.3.1", "AMD TCB: bootloader"),
@@ -113,6 +109,8 @@ const EXTENSIONS: [(&str, &str); 14] = [
     ("1.3.9901.2.2", "evidence: TDX"),
     ("1.3.9901.2.3", "evidence: unsigned"),
     ("1.3.9901.3.1", "workload secret id"),
+    ("1.3.9901.3.1001", "commitment to the workload secret"),
+    ("1.3.9901.3.1002", "number of the manifest"),
 ];
 
 fn certificate_fields(der: &[u8]) -> anyhow::Result<Inspection> {
@@ -142,12 +140,88 @@ fn certificate_fields(der: &[u8]) -> anyhow::Result<Inspection> {
             }
             (_, Some(name)) => fields.push(shown(name, value(extension.value))),
             (_, None) if oid.starts_with("1.3.9901.2.") => {
-                fields.push(shown(format!("claim {oid}"), value(extension.value)));
+                fields.push(shown(claim(&oid), value(extension.value)));
             }
             _ => {}
         }
     }
     Ok(Inspection { kind: "Certificate".into(), fields })
+}
+
+/// Names of the claims of SEV-SNP, from 1 on (docs/spec/control-plane.md, section 4.4).
+const SNP_CLAIMS: [&str; 46] = [
+    "report version",
+    "guest SVN",
+    "policy: ABI major",
+    "policy: ABI minor",
+    "policy: debug",
+    "policy: migration agent",
+    "policy: SMT",
+    "policy: single socket",
+    "family id",
+    "image id",
+    "VMPL",
+    "current TCB: boot loader",
+    "current TCB: SNP",
+    "current TCB: TEE",
+    "current TCB: microcode",
+    "platform: SMT",
+    "platform: TSME",
+    "author key present",
+    "chip key masked",
+    "signing key",
+    "report data",
+    "measurement",
+    "host data (policy)",
+    "ID key digest",
+    "author key digest",
+    "report id",
+    "report id of the migration agent",
+    "reported TCB: boot loader",
+    "reported TCB: SNP",
+    "reported TCB: TEE",
+    "reported TCB: microcode",
+    "chip id",
+    "committed TCB: boot loader",
+    "committed TCB: SNP",
+    "committed TCB: TEE",
+    "committed TCB: microcode",
+    "current firmware: build",
+    "current firmware: minor",
+    "current firmware: major",
+    "committed firmware: build",
+    "committed firmware: minor",
+    "committed firmware: major",
+    "launch TCB: boot loader",
+    "launch TCB: SNP",
+    "launch TCB: TEE",
+    "launch TCB: microcode",
+];
+
+/// Names of the claims of TDX, from 1 on.
+const TDX_CLAIMS: [&str; 14] = [
+    "quote version",
+    "TEE TCB SVN",
+    "MRSEAM",
+    "attributes",
+    "XFAM",
+    "MRTD",
+    "MRCONFIGID (policy)",
+    "MROWNER",
+    "MROWNERCONFIG",
+    "RTMR0",
+    "RTMR1",
+    "RTMR2",
+    "RTMR3",
+    "report data",
+];
+
+/// What a claim says, by its object identifier.
+fn claim(oid: &str) -> String {
+    let number = |prefix: &str| oid.strip_prefix(prefix)?.parse::<usize>().ok()?.checked_sub(1);
+    let snp = number("1.3.9901.2.1.").and_then(|at| SNP_CLAIMS.get(at)).map(|name| format!("SNP {name}"));
+    let tdx = number("1.3.9901.2.2.").and_then(|at| TDX_CLAIMS.get(at)).map(|name| format!("TDX {name}"));
+    snp.or(tdx).unwrap_or_else(|| format!("claim {oid}"))
 }
 
 /// A short DER value as a person would write it.
@@ -165,5 +239,24 @@ fn value(der: &[u8]) -> String {
             _ => hex::encode(bytes),
         },
         other => hex::encode(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn claims_have_names() {
+        for (oid, name) in [
+            ("1.3.9901.2.1.1", "SNP report version"),
+            ("1.3.9901.2.1.23", "SNP host data (policy)"),
+            ("1.3.9901.2.1.46", "SNP launch TCB: microcode"),
+            ("1.3.9901.2.2.14", "TDX report data"),
+            ("1.3.9901.2.1.0", "claim 1.3.9901.2.1.0"),
+            ("1.3.9901.2.1.47", "claim 1.3.9901.2.1.47"),
+        ] {
+            assert_eq!(claim(oid), name);
+        }
     }
 }

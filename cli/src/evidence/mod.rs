@@ -3,3 +3,4 @@
 pub(crate) mod document;
 pub(crate) mod explain;
 pub(crate) mod inspect;
+mod unlisted;

@@ -170,7 +170,7 @@ impl Draft {
             }
         }
         if body.policies.values().all(|entry| entry.role != Role::Coordinator) {
-            printer.note("warning: no pod has the annotation contrast.edgeless.systems/pod-role: coordinator; `contrast set` needs one");
+            printer.warning("no pod has the annotation contrast.edgeless.systems/pod-role: coordinator; `contrast set` needs one");
         }
         let bytes = if self.unknown.is_empty() {
             body.to_json()

@@ -278,7 +278,7 @@ pub(crate) async fn run(mut args: Args, workspace: Option<&Path>, printer: &Prin
 
     let changes = files::changes(&originals, &deployment);
     for warning in &warnings {
-        printer.warning(&format!("{warning}"));
+        printer.warning(warning);
     }
     for note in &moved {
         printer.note(note);

@@ -18,11 +18,6 @@ use timeline::Timeline;
 /// Everything shown was verified first: signatures, hash chain, Merkle tree, and that a live
 /// Coordinator extends the checkpoint remembered from last time.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  contrast history list -c coordinator.example:1313\n  \
-    contrast history at \"tuesday noon\" -c coordinator.example:1313\n  \
-    contrast history diff 3 latest --state-dir ./copy-of-state\n  \
-    contrast history grep privileged --export audit.jsonl\n  \
-    contrast history verify -c coordinator.example:1313 --auditor-key auditor.pem")]
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use similar::TextDiff;
 
 use super::timeline::{Generation, Timeline};
-use crate::printer::{Printer, Refused};
+use crate::printer::{Printer, Refused, folded};
 
 pub(super) fn list(timeline: &Timeline, printer: &Printer) -> anyhow::Result<()> {
     #[derive(Serialize)]
@@ -18,14 +18,12 @@ pub(super) fn list(timeline: &Timeline, printer: &Printer) -> anyhow::Result<()>
     }
     let row = |generation| Ok(Row { generation, changes: timeline.summary(generation)? });
     let rows: Vec<Row<'_>> = timeline.generations.iter().map(row).collect::<anyhow::Result<_>>()?;
-    let mut text = format!("{:>3}  {:<24}  {:<14}  {:<24}  CHANGES\n", "GEN", "TIME", "MANIFEST", "SET BY");
+    let mut text = String::from("GEN  TIME                      MANIFEST        CHANGES\n");
     for Row { generation, changes } in &rows {
         let Generation { generation, at, manifest, set_by, .. } = generation;
-        let set_by = shortened(set_by, 23);
-        text += &format!(
-            "{generation:>3}  {at:<24}  {:<14}  {set_by:<24}  {changes}\n",
-            format!("{manifest:.12}…")
-        );
+        let row = format!("{generation:>3}  {at:<24}  {:<14}  ", format!("{manifest:.12}…"));
+        text += &folded(&row, changes);
+        text += &folded("     set by ", set_by);
     }
     printer.paged(&text, &rows)
 }

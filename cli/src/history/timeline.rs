@@ -11,7 +11,10 @@ use manifest::{
 use serde::Serialize;
 use storage_schema::{Authorisation, BlobHash, Fact, StreamId};
 
-use crate::source::{Recorded, Source};
+use crate::{
+    printer::Refused,
+    source::{Recorded, Source},
+};
 
 /// One manifest of the history.
 #[derive(Clone, Debug, Serialize)]
@@ -38,6 +41,9 @@ impl Timeline {
     pub(crate) async fn read(source: &Source, key: LogPublicKey) -> anyhow::Result<Self> {
         let events = source.events(StreamId::Control, key).await?;
         let generations: Vec<Generation> = events.iter().filter_map(generation).collect();
+        if source.is_filtered()? {
+            check_that_none_is_missing(&generations)?;
+        }
         let mut hashes = Vec::new();
         for generation in &generations {
             hashes.push(BlobHash::from_bytes(*generation.manifest.as_bytes()));
@@ -124,6 +130,20 @@ impl Timeline {
     pub(crate) fn diff(&self, old: &Generation, new: &Generation) -> anyhow::Result<ManifestDiff> {
         Ok(ManifestDiff::between(self.manifest(old)?.body(), self.manifest(new)?.body()))
     }
+}
+
+/// What is left out of a filtered export must be no manifest: each names the whole history before it.
+fn check_that_none_is_missing(generations: &[Generation]) -> anyhow::Result<()> {
+    let mut latest = None;
+    for (number, found) in (1..).zip(generations) {
+        let expected = TransitionHash::chain(latest, found.manifest);
+        if (found.generation, found.transition) != (number, expected) {
+            let text = format!("the export lacks the manifest of generation {number}: it was tampered with");
+            return Err(Refused(text).into());
+        }
+        latest = Some(expected);
+    }
+    Ok(())
 }
 
 fn generation(recorded: &Recorded) -> Option<Generation> {

@@ -10,8 +10,6 @@ use super::named::{Named, load_one};
 use crate::printer::Printer;
 
 /// Compare what two policies allow, field by field.
-///
-/// Example: contrast policy diff policies/OLD.toml ./deployment/web.yml
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The one: YAML after `contrast generate`, or a policy document.
@@ -23,18 +21,31 @@ pub(crate) struct Args {
     pod: Option<String>,
 }
 
-#[derive(Serialize)]
-struct Difference {
-    field: String,
-    before: Value,
-    after: Value,
+/// A field in which two policies differ.
+#[derive(Debug, PartialEq, Serialize)]
+pub(crate) struct Difference {
+    pub(crate) field: String,
+    pub(crate) before: Value,
+    pub(crate) after: Value,
+}
+
+impl std::fmt::Display for Difference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}\n  - {}\n  + {}", self.field, self.before, self.after)
+    }
+}
+
+/// Where the data of two policies differ.
+pub(crate) fn differences(before: Value, after: Value) -> Vec<Difference> {
+    let mut found = Vec::new();
+    compare(&mut found, "", &named(before), &named(after));
+    found
 }
 
 pub(super) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
     let before = load_one(&args.before, args.pod.as_deref())?;
     let after = load_one(&args.after, args.pod.as_deref())?;
-    let mut differences = Vec::new();
-    compare(&mut differences, "", &named(before.data()?), &named(after.data()?));
+    let mut differences = differences(before.data()?, after.data()?);
     if before.document.rules() != after.document.rules() {
         let of = |policy: &Named| match policy.document.rules() == RULES {
             true => "this version's".into(),
@@ -43,8 +54,8 @@ pub(super) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
         differences.push(Difference { field: "rules".into(), before: of(&before), after: of(&after) });
     }
     let mut text = String::new();
-    for Difference { field, before, after } in &differences {
-        let _ = writeln!(text, "{field}\n  - {before}\n  + {after}");
+    for difference in &differences {
+        let _ = writeln!(text, "{difference}");
     }
     if differences.is_empty() {
         text.push_str("Both allow the same.\n");

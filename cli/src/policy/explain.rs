@@ -8,8 +8,6 @@ use super::named::load;
 use crate::printer::Printer;
 
 /// Say in words what policies allow.
-///
-/// Example: contrast policy explain ./deployment
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// YAML after `contrast generate`, or a policy document from the policies folder.

@@ -1,6 +1,6 @@
 //! `contrast policy`: what a policy allows, and why a request was denied.
 
-mod diff;
+pub(crate) mod diff;
 mod explain;
 mod named;
 mod test;
@@ -12,9 +12,6 @@ use crate::printer::Printer;
 
 /// Look into the policies that `contrast generate` makes.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  contrast policy explain ./deployment\n  \
-    contrast policy test web.yml --request denied.json\n  contrast policy diff policies/OLD.toml web.yml\n  \
-    contrast policy settings > settings.json")]
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,

@@ -26,8 +26,6 @@ const MAX_VALUE: usize = 300;
 /// sent: what is allowed depends on what was started before. Each is {"kind": "CreateContainerRequest",
 /// "request": {..}}; a bare request needs --kind. Exit code 1 if one is denied.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  contrast policy test web.yml --request requests.jsonl\n  \
-    contrast policy test policies/4c1b….toml --kind ExecProcessRequest --request exec.json")]
 pub(crate) struct Args {
     /// YAML after `contrast generate`, or a policy document.
     path: PathBuf,

@@ -11,12 +11,6 @@ pub(crate) const TEMPLATE: &str = include_str!("../../../deploy/resources/coordi
 
 /// Print the Coordinator's Kubernetes resources: StatefulSet, services, rights, disruption budget, network policy.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  \
-    contrast coordinator --image ghcr.io/me/coordinator@sha256:... --runtime contrast-cc-metal-qemu-snp-8da615a6 --storage 10Gi > coordinator.yml\n  \
-    contrast coordinator --image ... --runtime ... --storage 10Gi --namespace shop --service-type LoadBalancer\n  \
-    contrast coordinator --image ... --runtime ... --replicas 3 --etcd-endpoints https://etcd-0.etcd:2379,https://etcd-1.etcd:2379 \\\n    \
-    --etcd-tls-secret etcd-client-tls --etcd-user-secret etcd-user --storage 10Gi --discovery endpoints\n  \
-    contrast coordinator --image ... --runtime ... --storage 10Gi --env CONTRAST_METRICS=1")]
 pub(crate) struct Args {
     /// The Coordinator's image, by digest.
     #[arg(long, short)]
@@ -173,8 +167,8 @@ pub(crate) fn run(args: &Args, printer: &Printer) -> anyhow::Result<()> {
         .into());
     }
     if args.ephemeral && args.replicas == 1 {
-        printer.note(
-            "warning: the event log is in the pod's memory; when the pod goes (an eviction, a node's restart), this \
+        printer.warning(
+            "the event log is in the pod's memory; when the pod goes (an eviction, a node's restart), this \
              deployment is gone for ever",
         );
     }

@@ -13,10 +13,6 @@ pub(crate) const TEMPLATE: &str = include_str!("../../../deploy/resources/runtim
 
 /// Print the Kubernetes resources of a runtime: RuntimeClass, installer DaemonSet, its rights and configuration.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  \
-    contrast runtime resources Metal-QEMU-SNP --bundle contrast-node-install.json --image ghcr.io/me/installer@sha256:... | kubectl apply -f -\n  \
-    contrast runtime resources Metal-QEMU-SNP --bundle ... --image ... --uninstall | kubectl apply -f -\n  \
-    contrast runtime resources Metal-QEMU-SNP --bundle ... --image ... --form helm-values > values.yaml")]
 pub(crate) struct Args {
     /// The nodes' platform, such as Metal-QEMU-SNP.
     platform: Platform,

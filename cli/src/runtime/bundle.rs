@@ -85,8 +85,11 @@ impl Guest {
     /// Reads a bundle. `files` is where its files are if they are not beside it: an installed runtime's folder.
     pub(super) fn read(bundle: &Path, files: Option<&Path>, printer: &Printer) -> anyhow::Result<Self> {
         let description = bundle.join(DESCRIPTION);
-        let launch: Launch = serde_json::from_slice(&read(&description)?)
-            .with_context(|| description.display().to_string())?;
+        let bytes = read(&description).context(
+            "a bundle needs launch.json, which says how its guest is started: `contrast runtime measure --help` shows one",
+        )?;
+        let launch: Launch =
+            serde_json::from_slice(&bytes).with_context(|| description.display().to_string())?;
         ensure!(!launch.vcpus.is_empty(), "{}: vcpus: name at least one number", description.display());
         let installed = bundle.join(INSTALLED);
         if installed.exists() {

@@ -31,10 +31,7 @@ use crate::{
 #[command(after_help = "launch.json:\n  {\"platform\": \"Metal-QEMU-SNP\", \"vcpus\": [1, 2], \
     \"cpu_models\": {\"Milan\": \"EPYC-Milan\"},\n   \"command_line\": \"console=hvc0 nr_cpus=$(vcpus) $(kernel_params)\"}\n  \
     $(kernel_params) is what contrast-node-install.json adds; that alone is the default. Without \
-    contrast-node-install.json\n  name the files here: firmware, kernel, initrd, image.\n\n\
-    Examples:\n  contrast runtime measure ./bundle --output json > values.json\n  \
-    contrast runtime measure ./bundle --files /opt/edgeless/contrast-cc-metal-qemu-snp-0a1b2c3d\n  \
-    contrast generate --reference-values Metal-QEMU-SNP --runtime-bundle ./bundle ./deployment")]
+    contrast-node-install.json\n  name the files here: firmware, kernel, initrd, image.")]
 pub(crate) struct Args {
     /// Folder of the bundle.
     bundle: PathBuf,

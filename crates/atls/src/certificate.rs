@@ -36,12 +36,15 @@ pub enum CertificateError {
     #[error("certificate is not signed by its own key")]
     NotSelfSigned,
     /// Outside its validity.
-    #[error("certificate is valid from {from} to {to} (unix seconds), not at {now}")]
+    #[error(
+        "the certificate is valid from {from} to {to}, and the clock here says {now}; it was made for this handshake, so \
+         one of the two clocks is wrong: set it"
+    )]
     Expired {
-        /// Start, unix seconds.
-        from: i64,
-        /// End, unix seconds.
-        to: i64,
+        /// Start.
+        from: Timestamp,
+        /// End.
+        to: Timestamp,
         /// When it was checked.
         now: Timestamp,
     },
@@ -155,7 +158,10 @@ impl PeerCertificate {
         let (from, to) =
             (certificate.validity.not_before.timestamp(), certificate.validity.not_after.timestamp());
         if !i64::try_from(now.as_secs()).is_ok_and(|at| (from..=to).contains(&at)) {
-            return Err(CertificateError::Expired { from, to, now });
+            let date = |seconds: i64| {
+                Timestamp::from_millis(u64::try_from(seconds).unwrap_or_default().saturating_mul(1000))
+            };
+            return Err(CertificateError::Expired { from: date(from), to: date(to), now });
         }
         let spki = certificate.public_key();
         let algorithm = spki.algorithm.algorithm.to_id_string();

@@ -54,7 +54,7 @@ pub enum CallError {
         error: tonic::transport::Error,
     },
     /// Somebody, but not a Coordinator of the manifest.
-    #[error("the Coordinator at {address}: {reason}")]
+    #[error("the Coordinator at {address}: {reason}{}", next_step(reason))]
     Stranger {
         /// Where.
         address: String,
@@ -85,6 +85,17 @@ pub enum CallError {
     /// A bug of this program.
     #[error("a bug of this program: {0}")]
     Bug(String),
+}
+
+/// What to do about evidence that is not believed, where that is known.
+fn next_step(reason: &Stranger) -> &'static str {
+    match reason.to_string().contains("NOT-HARDWARE") {
+        true => {
+            "\n  next: this is a simulated machine, which protects nothing; for trials the manifest must name its root, as \
+             that of `contrast dev` does"
+        }
+        false => "",
+    }
 }
 
 impl CallError {

@@ -9,8 +9,12 @@
 //! leads through proxies that end TLS, so there the evidence is in the answers, and the same [`Trust`] judges it.
 
 mod attested;
+#[cfg(feature = "session")]
+mod corporate;
 mod dial;
 mod error;
+#[cfg(feature = "session")]
+mod given_certificate;
 #[cfg(feature = "session")]
 mod grpc;
 #[cfg(feature = "session")]
@@ -22,6 +26,8 @@ mod session;
 mod trust;
 
 pub use attested::{Attested, Caller, Deadlines, Unjudged};
+#[cfg(feature = "session")]
+pub use corporate::{Speech, dial_configured};
 pub use dial::{dial, with_port};
 pub use error::{CallError, Stranger, answered};
 #[cfg(feature = "session")]

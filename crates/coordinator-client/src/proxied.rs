@@ -11,7 +11,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
     Method, Request, StatusCode, Uri,
     body::Bytes,
-    header::{CONTENT_TYPE, HOST, USER_AGENT},
+    header::{CONTENT_TYPE, HOST, PROXY_AUTHORIZATION, USER_AGENT},
 };
 use hyper_util::rt::TokioIo;
 use manifest::{Timestamp, TransitionHash};
@@ -29,8 +29,9 @@ use zeroize::Zeroizing;
 
 use crate::{
     attested::Deadlines,
-    dial::dial,
+    corporate::{Dialled, Speech, dialled},
     error::CallError,
+    given_certificate::Given,
     grpc::MAX_ANSWER_BYTES,
     request::{NewManifest, OlderHead, SeedShareForm, ShownHistory, latest_of},
     trust::Trust,
@@ -108,18 +109,24 @@ impl Proxied {
         let (base, longest) = (&self.base, self.deadlines.request);
         let host = base.host().unwrap_or_default();
         let prefix = base.path().trim_end_matches('/');
-        let request = Request::builder()
-            .method(method)
-            .uri(format!("{prefix}{path}"))
-            .header(HOST, base.authority().map_or(host, |authority| authority.as_str()))
-            .header(USER_AGENT, concat!("contrast/", env!("CARGO_PKG_VERSION")))
-            .header(CONTENT_TYPE, "application/json")
-            .body(Full::new(Bytes::from(body)))
-            .map_err(proxy(base))?;
+        let authority = base.authority().map_or(host, |authority| authority.as_str());
+        let speech = if self.tls.is_some() { Speech::Encrypted } else { Speech::Plain };
         let exchange = async {
-            let stream = dial(&self.place, self.deadlines.dial).await?;
+            let Dialled { stream, reader } = dialled(&self.place, speech).await?;
+            // A proxy that reads the requests wants to be told the whole URL.
+            let origin = if reader.is_some() { format!("http://{authority}") } else { String::new() };
+            let mut request = Request::builder()
+                .method(method)
+                .uri(format!("{origin}{prefix}{path}"))
+                .header(HOST, authority)
+                .header(USER_AGENT, concat!("contrast/", env!("CARGO_PKG_VERSION")))
+                .header(CONTENT_TYPE, "application/json");
+            if let Some(authorization) = reader.and_then(|reader| reader.authorization) {
+                request = request.header(PROXY_AUTHORIZATION, authorization);
+            }
+            let request = request.body(Full::new(Bytes::from(body))).map_err(proxy(base))?;
             match &self.tls {
-                None => exchange(stream, request).await,
+                None => exchange(stream, request).await.map_err(proxy(base)),
                 Some(tls) => {
                     let name = host.trim_matches(['[', ']']).to_owned();
                     let name = ServerName::try_from(name).map_err(proxy(base))?;
@@ -139,14 +146,20 @@ impl Proxied {
         answer(status, &bytes)
     }
 
+    /// Something answers there, but not a Coordinator.
+    fn has_no_api(&self, status: StatusCode) -> CallError {
+        CallError::Proxy(format!(
+            "{} has no HTTP API that this program knows ({status}): a Coordinator's is on port 1314, and a proxy must lead \
+             there whatever comes behind this address",
+            self.base
+        ))
+    }
+
     /// Verifies the Coordinator, with its whole history.
     pub(crate) async fn shown_history(&self) -> Result<ShownHistory, CallError> {
         let (status, capabilities) = self.request(Method::GET, "/capabilities", Vec::new()).await?;
         if status != StatusCode::OK {
-            let base = &self.base;
-            return Err(CallError::Proxy(format!(
-                "{base} has no HTTP API that this program knows ({status})"
-            )));
+            return Err(self.has_no_api(status));
         }
         let nonce = nonce()?;
         let shown = self.post("/v1/attest", &json!({ "nonce": BASE64_STANDARD.encode(nonce) })).await?;
@@ -174,6 +187,9 @@ impl Proxied {
             self.request(Method::POST, "/v1/attest-key", question.to_string().into_bytes()).await?;
         if status == StatusCode::RANGE_NOT_SATISFIABLE {
             return Ok(None);
+        }
+        if status == StatusCode::NOT_FOUND {
+            return Err(self.has_no_api(status));
         }
         let shown = answer(status, &body)?;
         let (capabilities, signed_head) = (bytes(&shown, "capabilities")?, bytes(&shown, "signed_head")?);
@@ -462,12 +478,16 @@ fn proxy<E: Display>(url: impl Display) -> impl Fn(E) -> CallError {
 }
 
 fn connector(ca_pem: Option<&[u8]>) -> Result<TlsConnector, String> {
-    let mut roots = RootCertStore::empty();
+    let (mut roots, mut given) = (RootCertStore::empty(), Vec::new());
     match ca_pem {
         Some(pem) => {
             for certificate in CertificateDer::pem_slice_iter(pem) {
                 let certificate = certificate.map_err(|error| format!("the CA certificates: {error}"))?;
-                roots.add(certificate).map_err(|error| format!("the CA certificates: {error}"))?;
+                roots.add(certificate.clone()).map_err(|error| format!("the CA certificates: {error}"))?;
+                given.push(certificate);
+            }
+            if given.is_empty() {
+                return Err("the file of CA certificates holds none in PEM".into());
             }
         }
         None => {
@@ -475,10 +495,13 @@ fn connector(ca_pem: Option<&[u8]>) -> Result<TlsConnector, String> {
         }
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
+    let mut config = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?
-        .with_root_certificates(roots)
+        .with_root_certificates(roots.clone())
         .with_no_client_auth();
+    if !given.is_empty() {
+        config.dangerous().set_certificate_verifier(Arc::new(Given::new(roots, provider, given)?));
+    }
     Ok(TlsConnector::from(Arc::new(config)))
 }

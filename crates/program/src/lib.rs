@@ -19,5 +19,5 @@ pub use hygiene::keep_secrets;
 #[cfg(feature = "kubernetes")]
 pub use kubernetes::{KubernetesApi, KubernetesError};
 pub use log::LogOptions;
-pub use options::{FileError, parse, parse_command};
+pub use options::{FileError, parse, parse_command, with_file_of};
 pub use sources::{Sources, UnderWay, network};

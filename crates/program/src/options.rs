@@ -56,6 +56,15 @@ pub fn parse_command<P: Parser>(mut command: Command, default_file: Option<&str>
     P::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 
+/// The command as a line and the text of a file of options leave it, without the environment: for tests of a program's own
+/// options.
+pub fn with_file_of(command: Command, file: &str, line: &[&str]) -> Result<Command, String> {
+    let table: Table = toml::from_str(file).map_err(|error| error.to_string())?;
+    let arguments: Vec<OsString> = line.iter().map(OsString::from).collect();
+    let given = given(&command, &arguments);
+    with_table(command, &table, Weight { given: given.as_ref(), in_environment: &|_| false })
+}
+
 fn named_file(arguments: &[OsString]) -> Option<PathBuf> {
     let mut arguments = arguments.iter().skip(1);
     while let Some(argument) = arguments.next() {

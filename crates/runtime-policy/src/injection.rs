@@ -287,13 +287,9 @@ pub(crate) fn inject(
                 change.take_out_of_place(SERVICE_MESH, &[INITIALIZER])?;
                 injected::service_mesh(workload, mesh, coordinator)
             }
-            None => injected::initializer(
-                workload,
-                initializer,
-                coordinator,
-                injection.lift_default_deny,
-                renews,
-            ),
+            None => {
+                injected::initializer(workload, initializer, coordinator, injection.lift_default_deny, renews)
+            }
         };
         let mut first = first.map_err(|wrong| change.annotation_error(wrong))?;
         if let Some(environment) = first["env"].as_array_mut() {
