@@ -138,10 +138,10 @@ fn flip(value: &mut Value) {
         Value::Number(found) => (found.as_u64().unwrap_or_default() + 1).into(),
         Value::String(text) if text.is_empty() => "AAAA".into(),
         Value::String(text) => {
-            // In the middle, and still base64 or PEM.
+            // In the middle, and still hex, base64 or PEM; `a` and `A` are one digit in hex.
             let middle = text.len() / 2;
             let turned = text.char_indices().map(|(at, c)| match (at == middle, c) {
-                (true, 'A') => 'B',
+                (true, 'A' | 'a') => 'B',
                 (true, _) => 'A',
                 (false, c) => c,
             });
