@@ -202,7 +202,7 @@ mod tests {
             "http://127.0.0.1:1",
             "contrast-cc-metal-qemu-snp-0a1b2c3d",
         ];
-        let hex = ["00".repeat(16), "00".repeat(32)];
+        let hex = [16, 32, 48].map(|bytes| "00".repeat(bytes));
         let mut tried = tried.into_iter().map(str::to_owned).chain(hex);
         tried.find(|value| {
             let line = ["test".to_owned(), format!("--{}={value}", argument.get_long().unwrap())];
