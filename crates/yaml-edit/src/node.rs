@@ -129,7 +129,7 @@ enum Trouble {
     Tab(usize),
 }
 
-/// The text with spaces for the tabs that begin the line, or that follow the first colon from there on. In braces, in double
+/// The text with spaces for the tabs that begin the line, or that follow the colon nearest to that place. In braces, in double
 /// quotes and behind a colon kubectl takes a tab for a space; where it does not, it refuses the file itself.
 fn without_tab(text: &str, at: usize) -> Option<String> {
     let begin = text.get(..at)?.rfind('\n').map_or(0, |end| end + 1);
@@ -139,7 +139,10 @@ fn without_tab(text: &str, at: usize) -> Option<String> {
     if line[..blank].contains('\t') {
         changed[begin..begin + blank].fill(b' ');
     } else {
-        let colon = at + text[at..].lines().next()?.find(":\t")? + 1;
+        // The reader's mark is at the colon, or behind it.
+        let line = line.lines().next()?;
+        let colons = line.match_indices(":\t").map(|(place, _)| begin + place + 1);
+        let colon = colons.min_by_key(|place| place.abs_diff(at))?;
         let tabs = text[colon..].len() - text[colon..].trim_start_matches('\t').len();
         changed[colon..colon + tabs].fill(b' ');
     }
