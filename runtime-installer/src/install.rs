@@ -350,6 +350,9 @@ impl<'a> Work<'a> {
                 patch::without_entry(&before, format_of(path), handler).map_err(|error| at(path, error))?
             }
         };
+        // A file that bears the handler's name was made for it, where the files were of several versions then.
+        let is_its_own = path.file_stem() == Some(handler.as_str().as_ref());
+        let after = after.filter(|rest| !(is_its_own && rest.trim().is_empty()));
         if after.as_ref() == Some(&before) {
             return Ok(false);
         }

@@ -112,7 +112,7 @@ fn quotes_and_commas_are_read_as_kubectl_reads_them() {
     assert!(read("a: \"\\'\\q\"").unwrap_err().to_string().starts_with("line 1: "));
 
     for (text, value) in [
-        ("image:\tx\nname:\t\ty # c\n", json!({"image": "x", "name": "y"})),
+        ("image:\tx\nname:\t\tw # c\n", json!({"image": "x", "name": "w"})),
         ("a: {name:\tapp,\tb: 1}\n", json!({"a": {"name": "app", "b": 1}})),
         ("a: {\n\tname: app,\n\t\tb: [1,\n\t2]\n}\n", json!({"a": {"name": "app", "b": [1, 2]}})),
         ("a: \"x\n\ty\"\n", json!({"a": "x y"})),
