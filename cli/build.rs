@@ -3,8 +3,17 @@
 use std::process::Command;
 
 /// What the program consists of: a change there makes another program.
-const SOURCES: [&str; 5] =
-    ["../cli", "../crates", "../storage-schema", "../runtime-installer", "../Cargo.lock"];
+const SOURCES: [&str; 9] = [
+    "../cli",
+    "../crates",
+    "../storage-schema",
+    "../runtime-installer",
+    "../deploy/resources",
+    "../deploy/example",
+    "../Cargo.toml",
+    "../Cargo.lock",
+    "../rust-toolchain.toml",
+];
 
 fn git(args: &[&str]) -> Option<String> {
     let output = Command::new("git").args(args).output().ok().filter(|output| output.status.success())?;

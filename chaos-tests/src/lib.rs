@@ -9,6 +9,7 @@ pub mod etcd;
 pub mod filler;
 pub mod fleet;
 pub mod host;
+pub mod http2;
 pub mod linearizable;
 pub mod model;
 pub mod plan;

@@ -2,7 +2,7 @@
 //! that crash, pause, join and follow, a store that may be rolled back; all under a seeded scheduler.
 //!
 //! It is small enough to run thousands of schedules a second, and leaves out what has tests of its own:
-//! encoding, signatures, TLS. What it keeps is what is decided in `actors/src/manifest/follow.rs` and in the
+//! encoding, signatures, TLS. What it keeps is what is decided in `actors/src/ledger/follow.rs` and in the
 //! Coordinator's `Standing`: who has which secret after which change, what is done about a change whose
 //! outcome is not known, when a certificate may be handed out. [`Bug`] plants the mistakes that these
 //! decisions exist to avoid; the tests demand that each is found.

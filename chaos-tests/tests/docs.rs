@@ -176,12 +176,12 @@ fn every_variable_metric_annotation_and_container_in_the_docs_exists() {
 const ELSEWHERE: [(&str, &str); 12] = [
     (
         "cargo build --release && ./target/release/contrast dev",
-        "builds everything; `contrast dev` is tried by cli/tests",
+        "builds everything; `contrast dev` is tried by whole_deployment.rs",
     ),
     ("./test", "runs this test"),
     ("cargo build --release --workspace --bins && ./target/release/load", "a measurement"),
     ("kubectl -n shop create configmap", "needs a cluster"),
-    ("contrast runtime resources", "needs a cluster: ./test cluster"),
+    ("contrast runtime resources", "needs a bundle and a cluster: cli/tests/generate.rs"),
     ("kubectl kustomize", "needs images and a cluster: cli/tests/generate.rs"),
     ("# Helm 3 takes a program.", "needs Helm and a cluster: ./test cluster"),
     ("contrast generate --reference-values", "needs a bundle and images: cli/tests/generate.rs"),

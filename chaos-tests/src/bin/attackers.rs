@@ -3,13 +3,18 @@
 #![expect(clippy::unwrap_used, reason = "a test's program fails by panicking")]
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    path::PathBuf,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use atls::{ClientConfig, ConnectionKey};
-use chaos_tests::now;
+use chaos_tests::{
+    http2::{frame, headers},
+    now,
+};
 use clap::Parser;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
@@ -29,6 +34,9 @@ struct Args {
     transit: SocketAddr,
     #[arg(long)]
     probe: SocketAddr,
+    /// Where to write, every second, how often each attack reached the Coordinator: JSON.
+    #[arg(long, value_name = "FILE")]
+    rounds: PathBuf,
 }
 
 const SET_MANIFEST: &str = "/edgelesssys.contrast.userapi.UserAPI/SetManifest";
@@ -43,29 +51,6 @@ async fn from(host: u8, to: SocketAddr) -> std::io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.bind(SocketAddr::new(IpAddr::from([127, 0, 0, 2 + host]), 0))?;
     socket.connect(to).await
-}
-
-/// A frame of HTTP/2.
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    [&length[1..], &[kind, flags], stream.to_be_bytes().as_slice(), payload].concat()
-}
-
-/// The head of a gRPC request, each header as a literal.
-fn headers(stream: u32, path: &str) -> Vec<u8> {
-    let headers = [
-        (":method", "POST"),
-        (":scheme", "https"),
-        (":authority", "coordinator"),
-        (":path", path),
-        ("content-type", "application/grpc"),
-        ("te", "trailers"),
-    ];
-    let literal = |(name, value): (&str, &str)| {
-        let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
-        [vec![0], text(name), text(value)].concat()
-    };
-    frame(1, 4, stream, &headers.map(literal).concat())
 }
 
 async fn attested(host: u8, to: SocketAddr) -> std::io::Result<impl AsyncRead + AsyncWrite + Unpin> {
@@ -91,7 +76,7 @@ async fn hold(mut stream: impl AsyncRead + Unpin) {
     let _ = tokio::time::timeout(Duration::from_secs(20), read).await;
 }
 
-/// TCP alone; half a TLS record; a handshake and then silence.
+/// Half a TLS record on many connections; a handshake and then silence.
 async fn silent(host: u8, to: SocketAddr) -> std::io::Result<()> {
     let mut held = Vec::new();
     for _ in 0..50 {
@@ -117,7 +102,7 @@ async fn large_body(host: u8, to: SocketAddr) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The same over HTTP/2, on many streams; and one whole request of eight million empty policies.
+/// The same over HTTP/2, on many streams, beginning with thousands of empty policies.
 async fn large_messages(host: u8, to: SocketAddr) -> std::io::Result<()> {
     let mut stream = http2(host, to).await?;
     for request in 0..8 {
@@ -210,14 +195,28 @@ async fn probes(host: u8, to: SocketAddr) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Runs an attack again and again; a refusal is no reason to stop.
-fn again<F>(attack: impl Fn() -> F + Send + Sync + 'static)
+/// How often each attack reached the Coordinator, by its name.
+type Rounds = Arc<Mutex<BTreeMap<&'static str, u64>>>;
+
+/// Runs an attack again and again; a refusal is no reason to stop. One that ran to its end counts, and so does one whose
+/// connection the Coordinator ended.
+fn again<F>(rounds: &Rounds, name: &'static str, attack: impl Fn() -> F + Send + Sync + 'static)
 where
     F: Future<Output = std::io::Result<()>> + Send + 'static,
 {
+    let rounds = Arc::clone(rounds);
+    rounds.lock().unwrap().entry(name).or_default();
     tokio::spawn(async move {
         loop {
-            if attack().await.is_err() {
+            let outcome = attack().await;
+            let was_ended = |error: &std::io::Error| {
+                use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+                matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
+            };
+            if outcome.as_ref().err().is_none_or(was_ended) {
+                *rounds.lock().unwrap().entry(name).or_default() += 1;
+            }
+            if outcome.is_err() {
                 tokio::time::sleep(Duration::from_millis(100)).await; // or refusals alone would take the processor
             }
         }
@@ -226,21 +225,26 @@ where
 
 #[tokio::main]
 async fn main() {
-    let Args { user, mesh, http, transit, probe } = Args::parse();
+    let Args { user, mesh, http, transit, probe, rounds: report } = Args::parse();
+    let rounds = Rounds::default();
     for host in 0..HOSTS {
         for to in [user, mesh, http, transit] {
-            again(move || silent(host, to));
+            again(&rounds, "silent", move || silent(host, to));
         }
         for _ in 0..3 {
-            again(move || large_body(host, http));
-            again(move || large_messages(host, user));
-            again(move || amplified(host, user));
-            again(move || amplified_http(host, http));
+            again(&rounds, "large body", move || large_body(host, http));
+            again(&rounds, "large messages", move || large_messages(host, user));
+            again(&rounds, "amplified", move || amplified(host, user));
+            again(&rounds, "amplified over HTTP", move || amplified_http(host, http));
         }
-        again(move || bad_evidence(host, http, mesh));
-        again(move || senseless_frames(host, user));
-        again(move || rapid_reset(host, user));
-        again(move || probes(host, probe));
+        again(&rounds, "bad evidence", move || bad_evidence(host, http, mesh));
+        again(&rounds, "senseless frames", move || senseless_frames(host, user));
+        again(&rounds, "rapid reset", move || rapid_reset(host, user));
+        again(&rounds, "probes", move || probes(host, probe));
     }
-    std::future::pending::<()>().await;
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let text = serde_json::to_string(&*rounds.lock().unwrap()).unwrap();
+        tokio::fs::write(&report, text).await.unwrap();
+    }
 }

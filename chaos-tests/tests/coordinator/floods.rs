@@ -7,7 +7,11 @@ use std::{
 };
 
 use atls::{ClientConfig, ConnectionKey};
-use chaos_tests::{deployment::Deployment, now};
+use chaos_tests::{
+    deployment::Deployment,
+    http2::{frame, headers},
+    now,
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::TcpStream,
@@ -36,29 +40,6 @@ fn ticks(pid: u32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
-}
-
-/// A frame of HTTP/2.
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    [&length[1..], &[kind, flags], stream.to_be_bytes().as_slice(), payload].concat()
-}
-
-/// The head of a gRPC request, each header as a literal.
-fn headers(stream: u32, path: &str) -> Vec<u8> {
-    let headers = [
-        (":method", "POST"),
-        (":scheme", "https"),
-        (":authority", "coordinator"),
-        (":path", path),
-        ("content-type", "application/grpc"),
-        ("te", "trailers"),
-    ];
-    let literal = |(name, value): (&str, &str)| {
-        let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
-        [vec![0], text(name), text(value)].concat()
-    };
-    frame(1, 4, stream, &headers.map(literal).concat())
 }
 
 /// A connection to the user port as a stranger, with HTTP/2 begun.

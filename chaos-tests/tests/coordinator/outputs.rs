@@ -78,8 +78,8 @@ fn printing(serial: &str) -> Vec<Vec<&str>> {
 
 /// Not tried with results that cannot be written, and why.
 const OTHERS: [(&str, &str); 15] = [
-    ("evict", "shuts a workload out for good: chaos-tests/tests/coordinator"),
-    ("dev", "a deployment of its own: cli/tests"),
+    ("evict", "shuts a workload out for good: chaos-tests/tests/updates"),
+    ("dev", "a deployment of its own: chaos-tests/tests/whole_deployment.rs"),
     ("generate", "needs images: cli/tests/generate.rs"),
     ("policy test", "needs a recorded request; prints as explain does"),
     ("recover", "a Coordinator recovers once"),

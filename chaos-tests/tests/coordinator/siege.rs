@@ -2,6 +2,7 @@
 //! enforces it, and all floods from another one. `SIEGE_SECONDS` says for how long; `./test siege` takes ten minutes.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::{Child, Command},
@@ -123,6 +124,11 @@ fn a_coordinator_in_its_memory_survives_all_floods_at_once_and_serves_who_has_a_
     let (own, theirs) = match groups {
         Ok(groups) => groups,
         Err(error) => {
+            // Whoever asks for a siege by name wants one.
+            assert!(
+                std::env::var_os("SIEGE_SECONDS").is_none(),
+                "no control group can be made here: {error}"
+            );
             println!("not tried: no control group can be made here: {error}");
             return;
         }
@@ -146,6 +152,8 @@ fn a_coordinator_in_its_memory_survives_all_floods_at_once_and_serves_who_has_a_
     ] {
         attack.arg(name).arg(port.to_string());
     }
+    let rounds = deployment.path("rounds.json");
+    attack.arg("--rounds").arg(&rounds);
     let mut attackers = Attackers(attack.spawn().unwrap());
 
     let (started, mut good) = (Instant::now(), Good::default());
@@ -182,6 +190,9 @@ fn a_coordinator_in_its_memory_survives_all_floods_at_once_and_serves_who_has_a_
         round += 1;
         assert!(attackers.0.try_wait().unwrap().is_none(), "the attackers gave up");
     }
+    let rounds: BTreeMap<String, u64> = serde_json::from_slice(&fs::read(&rounds).unwrap()).unwrap();
+    println!("rounds of each attack: {rounds:?}");
+    assert!(!rounds.is_empty() && rounds.values().all(|count| *count > 0), "{rounds:?}");
     let used = own.most_used();
     println!("memory: {} MiB of {MEMORY} at most; {} rounds in {:?}", used >> 20, round, started.elapsed());
     for what in ["certificate", "probe", "owner reads"] {

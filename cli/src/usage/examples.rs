@@ -20,7 +20,7 @@ pub(super) const EXAMPLES: &[(&str, &[&str])] = &[
             "contrast generate --reference-values Metal-QEMU-SNP ./deployment",
             "contrast generate --reference-values Metal-QEMU-TDX --dry-run ./deployment",
             "kubectl kustomize . | contrast generate --reference-values Metal-QEMU-SNP - | kubectl apply -f -",
-            "helm install shop ./chart --post-renderer ./contrast-post-renderer",
+            "helm install shop ./chart --post-renderer contrast",
             "contrast generate --reference-values Metal-QEMU-SNP --images ./images --offline ./deployment",
             "contrast generate --reference-values Metal-QEMU-SNP --runtime-bundle ./bundle ./deployment",
         ],
