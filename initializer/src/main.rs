@@ -252,8 +252,16 @@ async fn run(args: Args) -> anyhow::Result<()> {
     files::put(&ready_file, 0o644, b"")?;
     if args.sidecar {
         let (sender, heard) = watch::channel(identity.heard.clone());
+        let sender = Arc::new(sender);
+        let (own_mesh_ca, own) = watch::channel(identity.mesh_ca.clone());
         let address = pod.peers_address.clone();
-        let following = peers::follow(address, pod.directory.clone(), identity.root_key.clone(), sender);
+        let following = peers::follow(
+            address,
+            pod.directory.clone(),
+            identity.root_key.clone(),
+            own,
+            Arc::clone(&sender),
+        );
         let following = tokio::spawn(following);
         loop {
             let renewal = async {
@@ -266,7 +274,12 @@ async fn run(args: Args) -> anyhow::Result<()> {
                 pod.initialize(Patience::Endless).await
             };
             tokio::select! {
-                renewed = renewal => identity = renewed?,
+                renewed = renewal => {
+                    identity = renewed?;
+                    own_mesh_ca.send_replace(identity.mesh_ca.clone());
+                    // Where nobody answers questions, this is all that is heard.
+                    sender.send_replace(identity.heard.clone());
+                }
                 () = &mut stop => break,
             }
         }

@@ -2,12 +2,15 @@
 //! asked for every few seconds, because it may change at any moment.
 //!
 //! The list is public and signed, so it is asked for over plain HTTP: that costs the Coordinator next to nothing, and
-//! whoever is on the way can withhold it, as he can anyway.
+//! whoever is on the way can withhold it, as he can anyway. What comes so is taken only if the mesh CA signed it that
+//! this pod got with its certificate. For another one the root vouches, whose key seedshare owners can derive: such a list
+//! is a reason to ask for a new certificate, with which the Coordinator gives its list.
 
 use std::{
     collections::hash_map::RandomState,
     hash::{BuildHasher as _, Hasher as _},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -56,8 +59,8 @@ pub(crate) fn take(directory: &Path, root_key: &[u8], bytes: &[u8]) -> anyhow::R
     let path = directory.join(PEERS_FILE);
     let known = std::fs::read(&path).ok();
     // What is there and cannot be read, as of another version, counts for nothing.
-    let known = known.and_then(|known| Peers::open(&known, root_key, 0).ok());
-    let list = Peers::open(bytes, root_key, known.as_ref().map_or(0, |known| known.number))?;
+    let known = known.and_then(|known| Peers::open(&known, root_key, None).ok());
+    let list = Peers::open(bytes, root_key, known.as_ref())?;
     if known.as_ref() != Some(&list) {
         std::fs::create_dir_all(directory)
             .with_context(|| format!("cannot create {}", directory.display()))?;
@@ -71,7 +74,8 @@ pub(crate) async fn follow(
     address: String,
     directory: PathBuf,
     root_key: Vec<u8>,
-    heard: watch::Sender<Heard>,
+    own_mesh_ca: watch::Receiver<Vec<u8>>,
+    heard: Arc<watch::Sender<Heard>>,
 ) {
     let mut failing = false;
     loop {
@@ -81,7 +85,15 @@ pub(crate) async fn follow(
             Ok(answer) => answer,
             Err(_) => Err(anyhow::anyhow!("{address} gave no answer within {ANSWER:?}")),
         };
-        match answer.and_then(|bytes| bytes.map(|bytes| take(&directory, &root_key, &bytes)).transpose()) {
+        let taken = answer.and_then(|bytes| {
+            let Some(bytes) = bytes else { return Ok(None) };
+            let list = Peers::open(&bytes, &root_key, None)?;
+            match list.mesh_ca == *own_mesh_ca.borrow() {
+                true => take(&directory, &root_key, &bytes).map(Some),
+                false => Ok(Some(list)),
+            }
+        });
+        match taken {
             Ok(found) => {
                 if std::mem::take(&mut failing) {
                     tracing::info!("the list of mesh peers can be asked for again");

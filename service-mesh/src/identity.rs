@@ -51,8 +51,8 @@ pub(crate) struct Identity {
     client: Arc<ClientConfig>,
     client_by_name: BTreeMap<String, Arc<ClientConfig>>,
     anchors: Arc<Anchors>,
-    /// Of the list of mesh peers; 0: there is none.
-    list_number: u64,
+    /// Of the mesh's peers; there may be none.
+    list: Option<Arc<Peers>>,
 }
 
 impl Identity {
@@ -76,9 +76,9 @@ impl Identity {
         self.anchors.still_counts(peer)
     }
 
-    /// Loads the files, if they are of the deployment that was met first, and the list of mesh peers not older than the
-    /// number `seen`; gives what is kept of the deployment from now on.
-    fn load(sources: &Sources, kept: Option<&Pin>, seen: u64) -> anyhow::Result<(Self, Pin)> {
+    /// Loads the files, if they are of the deployment that was met first, and the list of mesh peers, if it follows the one
+    /// that was `seen`; gives what is kept of the deployment from now on.
+    fn load(sources: &Sources, kept: Option<&Pin>, seen: Option<&Peers>) -> anyhow::Result<(Self, Pin)> {
         let directory = sources.directory.join("tls-config");
         let read = |name: &str| {
             let path = directory.join(name);
@@ -131,7 +131,7 @@ impl Identity {
             client: client(&provider, &certified, any)?,
             mutual_by_port: BTreeMap::new(),
             client_by_name: BTreeMap::new(),
-            list_number: list.map_or(0, |list| list.number),
+            list,
             anchors: Arc::clone(&anchors),
         };
         for (key, names) in &sources.peers.0 {
@@ -147,13 +147,13 @@ impl Identity {
 }
 
 /// The Coordinator's list of mesh peers; none from Coordinators of upstream.
-fn list_of(directory: &Path, root_key: &[u8], seen: u64) -> anyhow::Result<Option<Peers>> {
+fn list_of(directory: &Path, root_key: &[u8], seen: Option<&Peers>) -> anyhow::Result<Option<Peers>> {
     let path = directory.join(PEERS_FILE);
     match std::fs::read(&path) {
         Ok(bytes) => {
             Peers::open(&bytes, root_key, seen).map(Some).with_context(|| path.display().to_string())
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && seen == 0 => Ok(None),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && seen.is_none() => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
 }
@@ -232,7 +232,7 @@ pub(crate) type Current = watch::Receiver<Option<Arc<Identity>>>;
 /// Loads the files whenever they change, for ever.
 pub(crate) async fn watch(sources: Sources, current: watch::Sender<Option<Arc<Identity>>>) {
     let sources = Arc::new(sources);
-    let (mut loaded, mut kept, mut seen) = (None, None::<Pin>, 0);
+    let (mut loaded, mut kept, mut seen) = (None, None::<Pin>, None::<Arc<Peers>>);
     let mut failing_since = None;
     let mut pause = Duration::ZERO;
     loop {
@@ -246,12 +246,12 @@ pub(crate) async fn watch(sources: Sources, current: watch::Sender<Option<Arc<Id
             continue;
         }
         // Blocking: files, and signatures to check.
-        let known = kept.clone();
-        let load = move || Identity::load(&to_load, known.as_ref(), seen);
+        let (known, last) = (kept.clone(), seen.clone());
+        let load = move || Identity::load(&to_load, known.as_ref(), last.as_deref());
         let Ok(outcome) = tokio::task::spawn_blocking(load).await else { continue };
         match outcome {
             Ok((identity, pin)) => {
-                (kept, seen) = (Some(pin), identity.list_number);
+                (kept, seen) = (Some(pin), identity.list.clone());
                 let first = current.send_replace(Some(Arc::new(identity))).is_none();
                 tracing::info!(first, "certificate and CA loaded");
                 loaded = found;
@@ -327,7 +327,7 @@ mod tests {
             trust: Trust::MeshCa,
             peers: AllowedPeers::default(),
         };
-        let load = |kept: Option<&Pin>| Identity::load(&sources, kept, 0).map(|(_, pin)| pin);
+        let load = |kept: Option<&Pin>| Identity::load(&sources, kept, None).map(|(_, pin)| pin);
         let refused = |kept: Option<&Pin>| format!("{:#}", load(kept).unwrap_err());
         write(directory.path(), 1, 2);
         let first = load(None).unwrap();

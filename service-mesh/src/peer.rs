@@ -39,6 +39,9 @@ struct Anchor {
     issuer: Issuer,
 }
 
+/// Most certificates above a leaf that are looked at.
+const MOST_INTERMEDIATES: usize = 4;
+
 /// The CAs that peers' certificates may be under, and the list that says which of them count.
 #[derive(Debug)]
 pub(crate) struct Anchors {
@@ -147,6 +150,15 @@ impl PeerVerifier {
         Self { anchors, provider, allowed }
     }
 
+    /// A chain of ours has two certificates above the leaf. Each that comes is tried under each CA before the peer has
+    /// proved anything, so a stranger must not bring a hundred.
+    fn bound(intermediates: &[CertificateDer<'_>]) -> Result<(), Error> {
+        match intermediates.len() > MOST_INTERMEDIATES {
+            true => Err(Error::General(format!("the peer shows {} certificates", intermediates.len() + 1))),
+            false => Ok(()),
+        }
+    }
+
     fn check_name(&self, leaf: &CertificateDer<'_>) -> Result<(), Error> {
         let Some(allowed) = &self.allowed else { return Ok(()) };
         let found = names(leaf).ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))?;
@@ -195,6 +207,7 @@ impl ServerCertVerifier for PeerVerifier {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
+        Self::bound(intermediates)?;
         let parsed = ParsedCertificate::try_from(leaf)?;
         let algorithms = self.provider.signature_verification_algorithms.all;
         self.anchors.verify(leaf, |Anchor { roots, .. }| {
@@ -239,6 +252,7 @@ impl ClientCertVerifier for PeerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
+        Self::bound(intermediates)?;
         self.anchors.verify(leaf, |Anchor { clients, .. }| {
             clients.verify_client_cert(leaf, intermediates, now).map(drop)
         })?;

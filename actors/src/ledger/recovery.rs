@@ -26,7 +26,10 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
         let owner = cmd.caller.ok_or(RecoverError::NoKey)?;
         let transition = self.state.decide_recover(owner, &current)?;
         if let Some(accepted) = self.check_extends(cmd, owner)? {
-            self.accepted.retain(|other| *other != accepted);
+            // A signature differs each time, so it is the owner who tells one acceptance from another.
+            let is_anothers =
+                |fact: &Fact| !matches!(fact, Fact::OlderHeadAccepted { owner: by, .. } if *by == owner);
+            self.accepted.retain(is_anothers);
             self.accepted.push(accepted);
         }
 
@@ -127,8 +130,8 @@ impl<S: EventStore, C: Clock> Ledger<S, C> {
             mesh_ca: ca.mesh_der().to_vec(),
         };
         let keys = Unsure { request, engine: Arc::new(engine), secret, shares: None };
-        let accepted = std::mem::take(&mut self.accepted);
-        let facts = accepted.into_iter().chain([fact]).collect();
+        // They stay until the recovery is in the log: an append that fails must not lose them.
+        let facts = self.accepted.iter().cloned().chain([fact]).collect();
         self.commit_change(facts, keys, transition, ca)?;
         tracing::info!(%transition, %owner, "recovered by seedshare owners");
         Ok(())

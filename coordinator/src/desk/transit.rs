@@ -186,8 +186,9 @@ impl<L: EventStore> Desk<L> {
             Ok(recorded) => recorded.map_err(Failure::from),
             Err(error) => Err(error.into()),
         };
-        if recorded.is_err() {
-            self.transit_uses.restore(uses);
+        match &recorded {
+            Ok(_) => self.transit_uses.confirm(&uses),
+            Err(_) => self.transit_uses.restore(uses),
         }
         recorded
     }

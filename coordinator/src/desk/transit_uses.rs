@@ -150,6 +150,17 @@ impl TransitUses {
         ToRecord(due)
     }
 
+    /// Takes note that this is on record. Until then whoever comes with the same key and version records the use as well:
+    /// nobody's answer leaves before an event says that there are answers.
+    pub(super) fn confirm(&self, recorded: &ToRecord) {
+        let mut counts = self.counts();
+        for (row, ..) in &recorded.0 {
+            if let Some(count) = counts.rows.get_mut(row) {
+                count.recorded = true;
+            }
+        }
+    }
+
     /// Counts again what could not be recorded.
     pub(super) fn restore(&self, not_recorded: ToRecord) {
         let mut counts = self.counts();
@@ -157,7 +168,6 @@ impl TransitUses {
             let count =
                 counts.rows.entry(row).or_insert(Count { since, uses: Uses::default(), recorded: false });
             count.uses.add(uses);
-            count.recorded = false;
         }
     }
 }
@@ -179,7 +189,6 @@ impl Counts {
 
     fn take(&mut self, row: Row) -> Option<(Row, Timestamp, Uses)> {
         let count = self.rows.get_mut(&row)?;
-        count.recorded = true;
         Some((row, count.since, std::mem::take(&mut count.uses)))
     }
 
@@ -223,6 +232,9 @@ mod tests {
         let uses = TransitUses::default();
         let first = uses.note(&key("web"), caller(1), encrypted(1, 3), NOW);
         assert_eq!((first.facts().len(), sum(std::slice::from_ref(&first))), (1, 3));
+        let beside = uses.note(&key("web"), caller(1), encrypted(1, 2), NOW);
+        assert_eq!(sum(std::slice::from_ref(&beside)), 2, "the first is not on record yet");
+        uses.confirm(&first);
         for _ in 0..10_000 {
             assert!(uses.note(&key("web"), caller(1), encrypted(1, 1), NOW).is_empty());
         }
@@ -248,7 +260,9 @@ mod tests {
         let mut recorded = Vec::new();
         for number in 0..200 {
             for version in 0..100 {
-                recorded.push(uses.note(&key("web"), caller(number), encrypted(version, 1), NOW));
+                let first = uses.note(&key("web"), caller(number), encrypted(version, 1), NOW);
+                uses.confirm(&first);
+                recorded.push(first);
             }
         }
         recorded.push(uses.due(NOW, true));

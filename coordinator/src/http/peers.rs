@@ -3,17 +3,26 @@
 
 use std::sync::Arc;
 
+use actors::SignedPeers;
 use axum::{
     body::Body,
     extract::Request,
     response::{IntoResponse as _, Response},
 };
-use hyper::StatusCode;
+use hyper::{StatusCode, body::Bytes};
 
 use super::{api::Api, error::ApiError, server::json};
 use crate::desk::Failure;
 
 pub(super) const PATH: &str = "/v1/mesh-peers";
+
+struct Shared(Arc<SignedPeers>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.0.bytes
+    }
+}
 
 pub(super) async fn peers(api: Arc<Api>, request: Request<Body>) -> Result<Response, ApiError> {
     let query = request.uri().query().unwrap_or_default();
@@ -23,7 +32,10 @@ pub(super) async fn peers(api: Arc<Api>, request: Request<Body>) -> Result<Respo
     };
     api.desk.in_force().map_err(Failure::from)?;
     match api.desk.peers() {
-        Some(peers) if peers.list.number > after => Ok(json(StatusCode::OK, peers.bytes.clone())),
+        // Every answer is the same memory, however many wait to be fetched.
+        Some(peers) if peers.list.number > after => {
+            Ok(json(StatusCode::OK, Bytes::from_owner(Shared(peers))))
+        }
         _ => Ok(StatusCode::NO_CONTENT.into_response()),
     }
 }

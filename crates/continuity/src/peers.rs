@@ -5,8 +5,8 @@
 //! manifest it has been named without a gap: a certificate under an older CA counts only if its policy was there then,
 //! and still is. What an owner takes out of the manifest, or evicts, counts under no CA.
 //!
-//! The mesh CA that the list names as the newest signs it, and the root vouches for that CA. So whoever carries the
-//! list can withhold it, and nothing else. No network, no clock.
+//! The mesh CA that the list names as the newest signs it, and the root vouches for that CA. Seedshare owners can derive
+//! the root's key, so whoever asks without attesting compares the CA with the one that it knows. No network, no clock.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -89,6 +89,15 @@ pub enum PeersError {
         /// What this one is.
         found: u64,
     },
+    /// Evictions are for good.
+    #[error(
+        "the list of mesh peers, number {found}, lets in again whom an owner has shut out: the Coordinator's log was put \
+         back to an earlier moment"
+    )]
+    Forgets {
+        /// Its number.
+        found: u64,
+    },
 }
 
 /// Under which CA a certificate is good.
@@ -167,8 +176,9 @@ impl Peers {
         Ok(serde_json::to_vec(&signed).unwrap_or_default())
     }
 
-    /// Reads a list of the deployment with this root key (SubjectPublicKeyInfo DER), not older than `seen`.
-    pub fn open(bytes: &[u8], root_key: &[u8], seen: u64) -> Result<Self, PeersError> {
+    /// Reads a list of the deployment with this root key (SubjectPublicKeyInfo DER), not older than `seen`, and with all
+    /// who are shut out in that: a number alone could come again, after a log was rolled back and grew by something else.
+    pub fn open(bytes: &[u8], root_key: &[u8], seen: Option<&Self>) -> Result<Self, PeersError> {
         if bytes.len() > MAX_PEERS_BYTES {
             return Err(PeersError::TooLarge(bytes.len()));
         }
@@ -192,8 +202,14 @@ impl Peers {
         if list.older.len() > MAX_OLDER {
             return Err(malformed(&format_args!("{} mesh CAs of before", list.older.len())));
         }
-        if list.number < seen {
-            return Err(PeersError::Old { kept: seen, found: list.number });
+        let Some(seen) = seen else { return Ok(list) };
+        if list.number < seen.number {
+            return Err(PeersError::Old { kept: seen.number, found: list.number });
+        }
+        if !seen.evicted_keys.is_subset(&list.evicted_keys)
+            || !seen.evicted_policies.is_subset(&list.evicted_policies)
+        {
+            return Err(PeersError::Forgets { found: list.number });
         }
         Ok(list)
     }
@@ -297,26 +313,33 @@ mod tests {
     fn only_this_deployments_newest_mesh_ca_can_sign_a_list() {
         let ((root, ours), (foreign_root, theirs)) = (ca(1), ca(2));
         let bytes = signed(&list(&ours), &ours);
-        assert_eq!(Peers::open(&bytes, &root, 5), Ok(list(&ours)));
-        assert!(matches!(Peers::open(&bytes, &foreign_root, 0), Err(PeersError::NotSigned(_))));
+        assert_eq!(Peers::open(&bytes, &root, Some(&list(&ours))), Ok(list(&ours)));
+        assert!(matches!(Peers::open(&bytes, &foreign_root, None), Err(PeersError::NotSigned(_))));
         assert!(matches!(
-            Peers::open(&signed(&list(&theirs), &theirs), &root, 0),
+            Peers::open(&signed(&list(&theirs), &theirs), &root, None),
             Err(PeersError::NotSigned(_))
         ));
         // Another mesh CA of the same root signs a list that names ours as the newest.
         let (_, older) = ca(1);
         assert!(matches!(
-            Peers::open(&signed(&list(&ours), &older), &root, 0),
+            Peers::open(&signed(&list(&ours), &older), &root, None),
             Err(PeersError::NotSigned(_))
         ));
-        assert_eq!(Peers::open(&bytes, &root, 6), Err(PeersError::Old { kept: 6, found: 5 }));
+        let seen = Peers { number: 6, ..list(&ours) };
+        assert_eq!(Peers::open(&bytes, &root, Some(&seen)), Err(PeersError::Old { kept: 6, found: 5 }));
+        let mut more = list(&ours);
+        more.evicted_keys.insert(KeyDigest::from_bytes([8; 32]));
+        assert_eq!(Peers::open(&bytes, &root, Some(&more)), Err(PeersError::Forgets { found: 5 }));
+        let mut more = list(&ours);
+        more.evicted_policies.insert(policy(7));
+        assert_eq!(Peers::open(&bytes, &root, Some(&more)), Err(PeersError::Forgets { found: 5 }));
         let text = String::from_utf8(bytes).unwrap();
         let changed = text.replace("generation\\\":4", "generation\\\":3");
         assert_ne!(changed, text);
-        assert!(matches!(Peers::open(changed.as_bytes(), &root, 0), Err(PeersError::NotSigned(_))));
-        assert!(Peers::open(b"{}", &root, 0).is_err());
+        assert!(matches!(Peers::open(changed.as_bytes(), &root, None), Err(PeersError::NotSigned(_))));
+        assert!(Peers::open(b"{}", &root, None).is_err());
         assert_eq!(
-            Peers::open(&vec![b' '; MAX_PEERS_BYTES + 1], &root, 0),
+            Peers::open(&vec![b' '; MAX_PEERS_BYTES + 1], &root, None),
             Err(PeersError::TooLarge(MAX_PEERS_BYTES + 1))
         );
         // A certificate's signature is none over a list: its bytes do not begin with the label.
@@ -325,7 +348,7 @@ mod tests {
             list: String::new(),
             signature: Vec::new(),
         };
-        assert!(Peers::open(&serde_json::to_vec(&of_certificate).unwrap(), &root, 0).is_err());
+        assert!(Peers::open(&serde_json::to_vec(&of_certificate).unwrap(), &root, None).is_err());
     }
 
     #[test]

@@ -133,7 +133,7 @@ fn refused(code: &str, line: &str, place: &str, proxy: &Proxy) -> io::Error {
             "the proxy {name} permits no connection to {place}: have its administrator permit CONNECT to that host and \
              port, or, if no proxy is needed for it, put the host into NO_PROXY"
         ),
-        ("502" | "503" | "504", _) => format!("the proxy {name} cannot reach {place} ({line})"),
+        ("502" | "503" | "504", _) => format!("the proxy {name} cannot reach {place}: {line:?}"),
         _ => format!("the proxy {name} made no tunnel to {place}: {line:?}"),
     };
     io::Error::new(ErrorKind::PermissionDenied, text)

@@ -92,6 +92,14 @@ impl Proxied {
         clock: fn() -> Timestamp,
     ) -> Result<Self, CallError> {
         let base: Uri = url.trim_end_matches('/').parse().map_err(proxy(url))?;
+        // They would stand in the Host header, in the open to the next proxy, and in every error.
+        if base.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+            return Err(CallError::Proxy(
+                "the URL of a Coordinator has no user and password in it; those of a company's proxy belong into \
+                 HTTPS_PROXY"
+                    .into(),
+            ));
+        }
         let place = place(&base).ok_or_else(|| proxy(url)("no host"))?;
         let tls = match base.scheme_str() {
             Some("https") => Some(connector(ca_pem).map_err(proxy(url))?),

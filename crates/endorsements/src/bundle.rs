@@ -2,13 +2,14 @@
 //! file needs no signature of its own.
 
 use std::{
-    io,
+    io::{self, Read as _},
     path::PathBuf,
     sync::{Mutex, PoisonError},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use crate::{Endorsements, Name, PutError};
 
@@ -28,11 +29,16 @@ struct Item {
     content: String,
 }
 
+/// Largest file that is watched, in bytes: more than the cache keeps (12 MiB), as base64 in JSON.
+const MAX_WATCHED: u64 = 32 << 20;
+/// Most warnings about one file.
+const MAX_WARNINGS: usize = 20;
+
 /// A bundle that somebody may replace while the program runs.
 pub(crate) struct WatchedBundle {
     path: PathBuf,
-    /// What was taken in last.
-    known: Mutex<Vec<u8>>,
+    /// SHA-256 of what was taken in last.
+    known: Mutex<Option<[u8; 32]>>,
 }
 
 impl WatchedBundle {
@@ -45,23 +51,29 @@ impl WatchedBundle {
         let at = |error: &dyn std::fmt::Display| {
             io::Error::other(format!("endorsement bundle {}: {error}", self.path.display()))
         };
-        let size = std::fs::metadata(&self.path).map_err(|error| at(&error))?.len();
-        if size > MAX_BYTES as u64 {
-            return Err(at(&format!("it has {size} bytes, at most {MAX_BYTES} are accepted")));
+        // Its size is not asked for: whoever writes the file may do so meanwhile.
+        let mut bytes = Vec::new();
+        let file = std::fs::File::open(&self.path).map_err(|error| at(&error))?;
+        file.take(MAX_WATCHED + 1).read_to_end(&mut bytes).map_err(|error| at(&error))?;
+        if bytes.len() as u64 > MAX_WATCHED {
+            return Err(at(&format!("it has more than {MAX_WATCHED} bytes")));
         }
-        let bytes = std::fs::read(&self.path).map_err(|error| at(&error))?;
+        let digest = Some(Sha256::digest(&bytes).into());
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if *known == bytes {
+        if *known == digest {
             return Ok(());
         }
         let report = endorsements.import(&bytes).map_err(|error| at(&error))?;
         tracing::info!(
             path = %self.path.display(), imported = report.imported.len(), older = report.older.len(), "endorsement bundle taken in"
         );
-        for refused in report.refused {
+        for refused in report.refused.iter().take(MAX_WARNINGS) {
             tracing::warn!(path = %self.path.display(), "endorsement refused: {refused}");
         }
-        *known = bytes;
+        if let Some(more) = report.refused.len().checked_sub(MAX_WARNINGS).filter(|more| *more > 0) {
+            tracing::warn!(path = %self.path.display(), more, "more endorsements refused");
+        }
+        *known = digest;
         Ok(())
     }
 }

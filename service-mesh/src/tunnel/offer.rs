@@ -10,6 +10,11 @@ use rustls::{
     unbuffered::{ConnectionState, UnbufferedStatus},
 };
 
+/// Longest greeting that is looked into, in bytes: one record, and more than clients send.
+const LONGEST: usize = 17 << 10;
+
+/// Content type of a record (RFC 8446, 5.1).
+const HANDSHAKE: u8 = 22;
 const HTTP1: &[u8] = b"http/1.1";
 
 /// What the first bytes of a client say.
@@ -36,6 +41,13 @@ impl ResolvesServerCert for Listening {
 /// Reads the client's offer out of what it sent; nothing is answered. Whatever is wrong with it is for the real handshake
 /// to say.
 pub(super) fn read(config: &ServerConfig, incoming: &[u8]) -> Offer {
+    if incoming.len() > LONGEST {
+        return Offer::Choose(None);
+    }
+    // Each try reads everything anew, so one for each byte that trickles in would cost its square.
+    if !ends_with_a_record(incoming) {
+        return Offer::Incomplete;
+    }
     let listening = Arc::new(Listening::default());
     let mut config = config.clone();
     config.cert_resolver = Arc::clone(&listening) as Arc<dyn ResolvesServerCert>;
@@ -59,6 +71,24 @@ pub(super) fn read(config: &ServerConfig, incoming: &[u8]) -> Offer {
             (false, false) => {}
         }
     }
+}
+
+/// Whether the bytes are whole TLS records (RFC 8446, 5.1: a header of 5 bytes, of which the last two are the length). What is
+/// none is for the handshake to refuse.
+fn ends_with_a_record(incoming: &[u8]) -> bool {
+    let mut rest = incoming;
+    while let [kind, _, _, high, low, ..] = rest {
+        if *kind != HANDSHAKE {
+            return true;
+        }
+        let length = 5 + usize::from(u16::from_be_bytes([*high, *low]));
+        match rest.get(length..) {
+            Some([]) => return true,
+            Some(more) => rest = more,
+            None => return false,
+        }
+    }
+    false
 }
 
 /// The only protocol that is offered. Of several HTTP/1.1, which is also what clients speak where none is chosen; else
